@@ -1,0 +1,496 @@
+//! Columns: the one shape in which data moves between decoders, guests, state and files.
+//!
+//! The kinds are those of the WIT interface; conversion to Arrow or to guest memory is the edges'.
+
+use crate::{Error, Result};
+
+/// One bit per row, least significant first: set = present.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Bitmap {
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl Bitmap {
+    /// An empty bitmap.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// `len` bits, all set.
+    pub fn all_set(len: usize) -> Self {
+        let mut bytes = vec![0xff; len.div_ceil(8)];
+        if !len.is_multiple_of(8)
+            && let Some(last) = bytes.last_mut()
+        {
+            *last = (1u8 << (len % 8)) - 1;
+        }
+        Self { bytes, len }
+    }
+
+    /// Takes `bytes` as the bits of `len` rows; bits past the end are cleared.
+    pub fn from_bytes(mut bytes: Vec<u8>, len: usize) -> Result<Self> {
+        if bytes.len() != len.div_ceil(8) {
+            let why = format!("{} bytes for {len} rows, expected {}", bytes.len(), len.div_ceil(8));
+            return Err(Error::malformed("validity bitmap", why));
+        }
+        if !len.is_multiple_of(8)
+            && let Some(last) = bytes.last_mut()
+        {
+            *last &= (1u8 << (len % 8)) - 1;
+        }
+        Ok(Self { bytes, len })
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bits, least significant first.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Appends a bit.
+    pub fn push(&mut self, set: bool) {
+        if self.len.is_multiple_of(8) {
+            self.bytes.push(0);
+        }
+        if set {
+            self.bytes[self.len / 8] |= 1 << (self.len % 8);
+        }
+        self.len += 1;
+    }
+
+    /// The bit of a row; panics past the end.
+    pub fn get(&self, row: usize) -> bool {
+        assert!(row < self.len, "row {row} of {} bits", self.len);
+        self.bytes[row / 8] >> (row % 8) & 1 == 1
+    }
+
+    /// The number of set bits.
+    pub fn count_set(&self) -> usize {
+        self.bytes.iter().map(|byte| byte.count_ones() as usize).sum()
+    }
+
+    /// Removes all bits, keeping the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.len = 0;
+    }
+}
+
+/// Strings or byte strings end to end: `offsets` has one entry more than there are rows, the first 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Strings {
+    /// Where each row begins in `bytes`; the last is its length.
+    pub offsets: Vec<u32>,
+    /// The rows' bytes, one after the other.
+    pub bytes: Vec<u8>,
+}
+
+impl Default for Strings {
+    fn default() -> Self {
+        Self { offsets: vec![0], bytes: Vec::new() }
+    }
+}
+
+impl Strings {
+    /// No rows.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends a row; panics when the column would pass 4 GiB (batches are far smaller).
+    pub fn push(&mut self, row: &[u8]) {
+        self.bytes.extend_from_slice(row);
+        let end = u32::try_from(self.bytes.len()).expect("a column holds less than 4 GiB");
+        self.offsets.push(end);
+    }
+
+    /// The bytes of a row.
+    pub fn get(&self, row: usize) -> &[u8] {
+        &self.bytes[self.offsets[row] as usize..self.offsets[row + 1] as usize]
+    }
+
+    /// The rows in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.offsets.windows(2).map(|pair| &self.bytes[pair[0] as usize..pair[1] as usize])
+    }
+
+    /// Removes all rows, keeping the memory.
+    pub fn clear(&mut self) {
+        self.offsets.truncate(1);
+        self.bytes.clear();
+    }
+
+    /// Checks offsets that came from outside: first 0, never falling, last = the number of bytes.
+    pub fn check(&self) -> Result<()> {
+        let bad = |why: &str| Err(Error::malformed("string offsets", why));
+        match (self.offsets.first(), self.offsets.last()) {
+            (Some(0), Some(&last)) if last as usize == self.bytes.len() => {}
+            (Some(0), _) => return bad("the last offset is not the number of bytes"),
+            _ => return bad("the first offset is not 0"),
+        }
+        if self.offsets.windows(2).any(|pair| pair[0] > pair[1]) {
+            return bad("an offset is smaller than the one before");
+        }
+        Ok(())
+    }
+
+    /// Checks that every row is UTF-8 (offsets must have been checked).
+    pub fn check_utf8(&self) -> Result<()> {
+        let text = std::str::from_utf8(&self.bytes)
+            .map_err(|error| Error::malformed("utf8 column", error.to_string()))?;
+        match self.offsets.iter().find(|&&offset| !text.is_char_boundary(offset as usize)) {
+            Some(offset) => Err(Error::malformed("utf8 column", format!("a row begins inside a character, at byte {offset}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The type of a column, field, slot or feature.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum DataType {
+    /// 64-bit signed integer (`i64`).
+    I64,
+    /// 64-bit IEEE float (`f64`).
+    F64,
+    /// Truth value (`bool`).
+    Bool,
+    /// UTF-8 string (`string`).
+    Utf8,
+    /// Bytes (`bytes`).
+    Bytes,
+    /// Instant, µs since the Unix epoch (`timestamp`).
+    Timestamp,
+    /// List of one of the above (`list<…>`).
+    List(Box<DataType>),
+}
+
+impl DataType {
+    /// The name used in `describe`, in `plumb.toml` and in messages.
+    pub fn name(&self) -> String {
+        match self {
+            DataType::I64 => "i64".into(),
+            DataType::F64 => "f64".into(),
+            DataType::Bool => "bool".into(),
+            DataType::Utf8 => "string".into(),
+            DataType::Bytes => "bytes".into(),
+            DataType::Timestamp => "timestamp".into(),
+            DataType::List(of) => format!("list<{}>", of.name()),
+        }
+    }
+
+    /// Reads a type's name; lists of lists do not exist.
+    pub fn parse(name: &str) -> Result<Self> {
+        Ok(match name {
+            "i64" => DataType::I64,
+            "f64" => DataType::F64,
+            "bool" => DataType::Bool,
+            "string" => DataType::Utf8,
+            "bytes" => DataType::Bytes,
+            "timestamp" => DataType::Timestamp,
+            _ => match name.strip_prefix("list<").and_then(|rest| rest.strip_suffix('>')) {
+                Some(of) if !of.starts_with("list<") => DataType::List(Box::new(Self::parse(of)?)),
+                _ => {
+                    let why = "known types are i64, f64, bool, string, bytes, timestamp and list<…> of them";
+                    return Err(Error::definition(format!("type `{name}`"), why));
+                }
+            },
+        })
+    }
+}
+
+/// The values of a column; a null row holds 0, false or an empty string.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// `i64`
+    I64(Vec<i64>),
+    /// `f64`
+    F64(Vec<f64>),
+    /// `bool`, one byte a row, 0 or 1
+    Bool(Vec<u8>),
+    /// `string`
+    Utf8(Strings),
+    /// `bytes`
+    Bytes(Strings),
+    /// `timestamp`, µs
+    Timestamp(Vec<i64>),
+    /// `list<…>`: `offsets` has one entry more than there are rows
+    List {
+        /// Where each row begins in `child`.
+        offsets: Vec<u32>,
+        /// The elements of all rows; not itself a list.
+        child: Box<Column>,
+    },
+}
+
+/// A column: values and which of them are present (`None` = all).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Column {
+    /// Set = present; `None` = every row is.
+    pub validity: Option<Bitmap>,
+    /// The values.
+    pub values: Values,
+}
+
+impl Column {
+    /// An empty column of a type.
+    pub fn new(data_type: &DataType) -> Self {
+        let values = match data_type {
+            DataType::I64 => Values::I64(Vec::new()),
+            DataType::F64 => Values::F64(Vec::new()),
+            DataType::Bool => Values::Bool(Vec::new()),
+            DataType::Utf8 => Values::Utf8(Strings::new()),
+            DataType::Bytes => Values::Bytes(Strings::new()),
+            DataType::Timestamp => Values::Timestamp(Vec::new()),
+            DataType::List(of) => Values::List { offsets: vec![0], child: Box::new(Column::new(of)) },
+        };
+        Self { validity: None, values }
+    }
+
+    /// A column without nulls.
+    pub fn of(values: Values) -> Self {
+        Self { validity: None, values }
+    }
+
+    /// `rows` nulls of a type.
+    pub fn nulls(data_type: &DataType, rows: usize) -> Self {
+        let mut column = Self::new(data_type);
+        for _ in 0..rows {
+            column.push_null();
+        }
+        column
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        match &self.values {
+            Values::I64(v) | Values::Timestamp(v) => v.len(),
+            Values::F64(v) => v.len(),
+            Values::Bool(v) => v.len(),
+            Values::Utf8(v) | Values::Bytes(v) => v.len(),
+            Values::List { offsets, .. } => offsets.len() - 1,
+        }
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The column's type.
+    pub fn data_type(&self) -> DataType {
+        match &self.values {
+            Values::I64(_) => DataType::I64,
+            Values::F64(_) => DataType::F64,
+            Values::Bool(_) => DataType::Bool,
+            Values::Utf8(_) => DataType::Utf8,
+            Values::Bytes(_) => DataType::Bytes,
+            Values::Timestamp(_) => DataType::Timestamp,
+            Values::List { child, .. } => DataType::List(Box::new(child.data_type())),
+        }
+    }
+
+    /// Whether a row is present.
+    pub fn is_valid(&self, row: usize) -> bool {
+        self.validity.as_ref().is_none_or(|bits| bits.get(row))
+    }
+
+    /// Appends a null.
+    pub fn push_null(&mut self) {
+        let len = self.len();
+        match &mut self.values {
+            Values::I64(v) | Values::Timestamp(v) => v.push(0),
+            Values::F64(v) => v.push(0.0),
+            Values::Bool(v) => v.push(0),
+            Values::Utf8(v) | Values::Bytes(v) => v.push(b""),
+            Values::List { offsets, .. } => {
+                let end = offsets[len];
+                offsets.push(end);
+            }
+        }
+        self.validity.get_or_insert_with(|| Bitmap::all_set(len)).push(false);
+    }
+
+    /// Marks the row just pushed onto the values as present; every `push_*` below ends with it.
+    pub fn mark_valid(&mut self) {
+        if let Some(bits) = &mut self.validity {
+            bits.push(true);
+        }
+    }
+
+    /// Appends to an `i64` or `timestamp` column; panics on another type.
+    pub fn push_i64(&mut self, value: i64) {
+        match &mut self.values {
+            Values::I64(v) | Values::Timestamp(v) => v.push(value),
+            other => panic_type("i64", other),
+        }
+        self.mark_valid();
+    }
+
+    /// Appends to an `f64` column; panics on another type.
+    pub fn push_f64(&mut self, value: f64) {
+        match &mut self.values {
+            Values::F64(v) => v.push(value),
+            other => panic_type("f64", other),
+        }
+        self.mark_valid();
+    }
+
+    /// Appends to a `bool` column; panics on another type.
+    pub fn push_bool(&mut self, value: bool) {
+        match &mut self.values {
+            Values::Bool(v) => v.push(u8::from(value)),
+            other => panic_type("bool", other),
+        }
+        self.mark_valid();
+    }
+
+    /// Appends to a `string` or `bytes` column; panics on another type.
+    pub fn push_bytes(&mut self, value: &[u8]) {
+        match &mut self.values {
+            Values::Utf8(v) | Values::Bytes(v) => v.push(value),
+            other => panic_type("string", other),
+        }
+        self.mark_valid();
+    }
+
+    /// The rows of an `i64` or `timestamp` column.
+    pub fn as_i64(&self) -> Option<&[i64]> {
+        match &self.values {
+            Values::I64(v) | Values::Timestamp(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The rows of an `f64` column.
+    pub fn as_f64(&self) -> Option<&[f64]> {
+        match &self.values {
+            Values::F64(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The rows of a `bool` column.
+    pub fn as_bool(&self) -> Option<&[u8]> {
+        match &self.values {
+            Values::Bool(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The rows of a `string` or `bytes` column.
+    pub fn as_strings(&self) -> Option<&Strings> {
+        match &self.values {
+            Values::Utf8(v) | Values::Bytes(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The bytes of a string row, `None` when null; panics on another type.
+    pub fn str_bytes(&self, row: usize) -> Option<&[u8]> {
+        match &self.values {
+            Values::Utf8(v) | Values::Bytes(v) => self.is_valid(row).then(|| v.get(row)),
+            other => panic_type("string", other),
+        }
+    }
+
+    /// Appends row `row` of `from`, a column of the same type; panics on another.
+    pub fn push_from(&mut self, from: &Column, row: usize) {
+        if !from.is_valid(row) {
+            return self.push_null();
+        }
+        match (&mut self.values, &from.values) {
+            (Values::I64(to), Values::I64(v)) | (Values::Timestamp(to), Values::Timestamp(v)) => to.push(v[row]),
+            (Values::F64(to), Values::F64(v)) => to.push(v[row]),
+            (Values::Bool(to), Values::Bool(v)) => to.push(v[row]),
+            (Values::Utf8(to), Values::Utf8(v)) | (Values::Bytes(to), Values::Bytes(v)) => to.push(v.get(row)),
+            (Values::List { offsets, child }, Values::List { offsets: from_offsets, child: from_child }) => {
+                for element in from_offsets[row]..from_offsets[row + 1] {
+                    child.push_from(from_child, element as usize);
+                }
+                offsets.push(child.len() as u32);
+            }
+            (to, _) => panic_type(&from.data_type().name(), to),
+        }
+        self.mark_valid();
+    }
+
+    /// A column of the rows `rows`, in that order.
+    pub fn take(&self, rows: impl IntoIterator<Item = usize>) -> Column {
+        let mut taken = Column::new(&self.data_type());
+        for row in rows {
+            taken.push_from(self, row);
+        }
+        taken
+    }
+}
+
+#[cold]
+#[expect(clippy::panic, reason = "the type of a column is checked where it enters; a mismatch is a bug")]
+fn panic_type(wanted: &str, values: &Values) -> ! {
+    let found = Column { validity: None, values: values.clone() }.data_type().name();
+    panic!("expected a column of {wanted}, found {found}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nulls_and_values_keep_their_rows() {
+        let mut column = Column::new(&DataType::Utf8);
+        column.push_bytes(b"a");
+        column.push_null();
+        column.push_bytes(b"bc");
+        assert_eq!(column.len(), 3);
+        assert_eq!((column.str_bytes(0), column.str_bytes(1), column.str_bytes(2)), (Some(&b"a"[..]), None, Some(&b"bc"[..])));
+        let taken = column.take([2, 1]);
+        assert_eq!((taken.str_bytes(0), taken.str_bytes(1)), (Some(&b"bc"[..]), None));
+    }
+
+    #[test]
+    fn lists_copy_their_elements() {
+        let mut lists = Column::new(&DataType::List(Box::new(DataType::I64)));
+        if let Values::List { offsets, child } = &mut lists.values {
+            child.push_i64(1);
+            child.push_i64(2);
+            offsets.push(2);
+        }
+        lists.push_null();
+        let taken = lists.take([1, 0]);
+        assert_eq!(taken.len(), 2);
+        assert!(!taken.is_valid(0));
+        let Values::List { offsets, .. } = &taken.values else { panic!() };
+        assert_eq!(offsets, &[0, 0, 2]);
+    }
+
+    #[test]
+    fn foreign_strings_are_checked() {
+        let strings = |offsets: &[u32], bytes: &[u8]| Strings { offsets: offsets.to_vec(), bytes: bytes.to_vec() };
+        assert!(strings(&[0, 1, 3], b"abc").check().is_ok());
+        assert!(strings(&[], b"").check().is_err());
+        assert!(strings(&[0, 2, 1], b"a").check().is_err());
+        assert!(strings(&[1, 1], b"a").check().is_err());
+        assert!(strings(&[0, 1, 2], "é".as_bytes()).check_utf8().is_err());
+        assert!(strings(&[0, 2], &[0xff, 0xfe]).check_utf8().is_err());
+    }
+}

@@ -1,0 +1,1 @@
+//! The embedded defaults: a durable log and an online store on fjall

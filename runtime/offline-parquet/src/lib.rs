@@ -1,0 +1,1 @@
+//! The offline store: archive, snapshots and training sets as Parquet

@@ -1,0 +1,11 @@
+//! The flow of events through plumb: ports, decoding, acceptance, the partition loop, commits, recovery,
+//! queries and the drivers of joins and backfills.
+//!
+//! Data flows one way: [`port::Source`] → [`decode`] → [`accept`] → guests (`plumb-transform`) → state
+//! (`plumb-core`) → [`port::OnlineStore`] and, in the same commit, the [`port::Archive`]. Edges implement
+//! the ports; only `plumb-assembly` knows which.
+
+pub mod error;
+pub mod port;
+
+pub use error::{Error, Result};

@@ -1,0 +1,248 @@
+//! The ports: what the flow needs from the outside. Edges implement them; none is async, each call may
+//! block, and every error says by its kind whether to retry.
+
+use crate::Result;
+use plumb_core::entity::EntityKey;
+use plumb_core::event::{EventBatch, SourceSchema};
+use plumb_core::plan::StateId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Why a record was not accepted; the text is the reason shown in the dead letters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// The record's place in its partition.
+    pub offset: u64,
+    /// The record's own timestamp in µs.
+    pub record_time_us: i64,
+    /// The undecoded record (for a row of a columnar file, its JSON).
+    pub bytes: Vec<u8>,
+    /// Why, e.g. ``missing field `event_type` ``.
+    pub reason: String,
+}
+
+/// Decoded records of one partition, in source order; an offset is in `events` or in `rejected`, never both.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceBatch {
+    /// The records that could be decoded.
+    pub events: EventBatch,
+    /// The records that could not.
+    pub rejected: Vec<Rejected>,
+    /// The offset after the last record of this batch.
+    pub next_offset: u64,
+}
+
+/// What a reader has to say.
+#[derive(Debug)]
+pub enum Polled {
+    /// Some records.
+    Batch(SourceBatch),
+    /// Nothing new now; more may come.
+    Idle,
+    /// The end; nothing more will come (files, or `--until-end`).
+    End,
+}
+
+/// A source of events: a number of partitions, each an ordered log.
+pub trait Source: Send + Sync {
+    /// What its records look like.
+    fn schema(&self) -> &Arc<SourceSchema>;
+    /// The partitions, in order.
+    fn partitions(&self) -> Result<Vec<u32>>;
+    /// Reads a partition from an offset on. `memo` is what this source kept in the partition's last
+    /// manifest (a file source: its files in the order first seen), `None` at the first start.
+    fn open(&self, partition: u32, offset: u64, memo: Option<&serde_json::Value>) -> Result<Box<dyn PartitionReader>>;
+}
+
+/// Reads one partition.
+pub trait PartitionReader: Send {
+    /// The next records, at most about `max_records`. Never blocks for longer than about 50 ms.
+    fn poll(&mut self, max_records: usize) -> Result<Polled>;
+    /// What the source wants to find again in the next `open` (kept in the manifest); `None` if nothing.
+    fn memo(&self) -> Option<serde_json::Value>;
+}
+
+/// A field of an online entity: per source partition one header and one field per raw tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OnlineField {
+    /// First event time, base, tile totals and small tiles.
+    Header,
+    /// The raw contributions of the tile that begins at this instant (µs).
+    Tile(i64),
+}
+
+/// One write of a publish: an absolute value, or its removal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnlineWrite {
+    /// The state the entity belongs to.
+    pub state_id: StateId,
+    /// The entity, or a reserved key.
+    pub key: EntityKey,
+    /// The field.
+    pub field: OnlineField,
+    /// Its new bytes; `None` removes it.
+    pub value: Option<Vec<u8>>,
+}
+
+/// How a publish ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublishOutcome {
+    /// Written, and the position moved.
+    Published,
+    /// A higher generation owns the partition: stop.
+    Fenced {
+        /// That generation.
+        current: u64,
+    },
+    /// The store holds another position than expected (`None`: none at all, it was emptied): rebuild or catch up.
+    Mismatch {
+        /// The position it holds.
+        stored: Option<u64>,
+    },
+}
+
+/// One entity to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnlineRead {
+    /// The state.
+    pub state_id: StateId,
+    /// The entity, or a reserved key.
+    pub key: EntityKey,
+    /// The starts (µs) of the raw tiles that the windows' edges need; a store may return more.
+    pub tiles: Vec<i64>,
+}
+
+/// What one source partition holds of an entity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnlinePartial {
+    /// The source partition.
+    pub partition: u32,
+    /// The header's bytes.
+    pub header: Vec<u8>,
+    /// Raw tiles by start.
+    pub tiles: BTreeMap<i64, Vec<u8>>,
+}
+
+/// The answer to a read, consistent at `positions`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OnlineAnswer {
+    /// Per source partition the position the store has been published to; `None` = not (re)built yet.
+    pub positions: BTreeMap<u32, Option<u64>>,
+    /// Per entity asked, in order, what the partitions hold (partitions without anything are absent).
+    pub entities: Vec<Vec<OnlinePartial>>,
+}
+
+/// The online store: a fenced, positioned view that can always be rebuilt from state.
+pub trait OnlineStore: Send + Sync {
+    /// Claims a partition for a generation; returns the stored position, `None` if there is none.
+    /// A higher stored generation is [`crate::Error::Fenced`].
+    fn claim(&self, source: &str, partition: u32, generation: u64) -> Result<Option<u64>>;
+    /// Writes `writes` and moves the position from `expected` to `position`, all or nothing.
+    fn publish(
+        &self,
+        source: &str,
+        partition: u32,
+        generation: u64,
+        expected: Option<u64>,
+        position: u64,
+        writes: &[OnlineWrite],
+    ) -> Result<PublishOutcome>;
+    /// Removes everything of a partition of a state (all states if `None`), and with `None` its position too.
+    fn clear(&self, source: &str, partition: u32, generation: u64, state_id: Option<StateId>) -> Result<()>;
+    /// Reads entities from all `partitions` of a source in one round trip, as of one consistent moment.
+    fn read(&self, source: &str, partitions: &[u32], reads: &[OnlineRead]) -> Result<OnlineAnswer>;
+}
+
+/// Storage of whole files under `/`-separated paths, the base of commits. `file:` now, `s3:` later.
+pub trait ObjectStore: Send + Sync {
+    /// Creates an object durably if the path is free: true = created, false = it exists.
+    fn create(&self, path: &str, bytes: &[u8]) -> Result<bool>;
+    /// Writes an object durably, replacing what is there.
+    fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()>;
+    /// Reads an object; `None` if it does not exist.
+    fn get(&self, path: &str) -> Result<Option<Vec<u8>>>;
+    /// The paths under a folder (all levels) in byte order, with their sizes.
+    fn list(&self, folder: &str) -> Result<Vec<(String, u64)>>;
+    /// Moves an object durably; fine if it was moved before (`from` gone, `to` there).
+    fn rename(&self, from: &str, to: &str) -> Result<()>;
+    /// Removes an object; fine if it is gone.
+    fn delete(&self, path: &str) -> Result<()>;
+    /// The local path of an object where there is one, for readers that map files.
+    fn local_path(&self, path: &str) -> Option<std::path::PathBuf>;
+}
+
+/// A row file staged for a commit, named in the manifest and moved to `path` after it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RowFile {
+    /// Where it is staged, under `_staging/`.
+    pub staged: String,
+    /// Where readers will find it.
+    pub path: String,
+    /// How many rows it holds.
+    pub rows: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// SHA-256 of its bytes, hex.
+    pub sha256: String,
+    /// The smallest and largest event time in it, µs.
+    pub event_time_us: (i64, i64),
+    /// The smallest and largest source offset in it.
+    pub offsets: (u64, u64),
+}
+
+/// The archive of accepted events: the truth from which every value can be computed again.
+pub trait Archive: Send + Sync {
+    /// Encodes and stages events of one partition, one file per UTC date (`events/<source>/date=…/<name>.parquet`);
+    /// `name` is unique to the commit (`<partition>-<generation>-<seq>`). Durable when it returns; invisible to readers.
+    fn stage(&self, partition: u32, name: &str, events: &EventBatch) -> Result<Vec<RowFile>>;
+    /// Stages dead letters likewise (`dead_letters/<source>/…`); `view` is set for a fault of one view.
+    fn stage_dead_letters(&self, source: &str, partition: u32, name: &str, letters: &[DeadLetter]) -> Result<Vec<RowFile>>;
+    /// Reads committed events of a source.
+    fn scan(&self, schema: &Arc<SourceSchema>, scan: &ArchiveScan, visit: &mut dyn FnMut(u32, EventBatch) -> Result<()>) -> Result<()>;
+}
+
+/// Which committed events to read. Files come in the manifest's order, so a partition's events come in offset order.
+#[derive(Debug, Clone, Default)]
+pub struct ArchiveScan {
+    /// The committed files, as the manifests name them, with their partition.
+    pub files: Vec<(u32, RowFile)>,
+    /// Only fields the schema's columns at these indices (others come as nulls); `None` = all.
+    pub columns: Option<Vec<usize>>,
+    /// Only events with `start <= event_time < end`, µs.
+    pub event_time_us: Option<(i64, i64)>,
+    /// Only events whose partition's offset is below this; partitions not listed: all.
+    pub below_offset: BTreeMap<u32, u64>,
+    /// Only events at or above this offset, per partition.
+    pub from_offset: BTreeMap<u32, u64>,
+    /// Only events where this column (index) holds this string: one entity's history.
+    pub equals: Option<(usize, String)>,
+}
+
+/// A record or (record, view) that could not be applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The record's place in its partition.
+    pub offset: u64,
+    /// The record's own timestamp in µs.
+    pub record_time_us: i64,
+    /// The record (for a view's fault, its JSON).
+    pub bytes: Vec<u8>,
+    /// Why.
+    pub reason: String,
+    /// The view and version for a fault of one view; `None` = the record was rejected.
+    pub view: Option<String>,
+}
+
+/// Where events are appended before they are processed: the embedded log (Kafka later).
+pub trait EventLog: Send + Sync {
+    /// The number of partitions.
+    fn partitions(&self) -> u32;
+    /// Appends records durably, each to its partition, all or nothing; `stamp_us` is their record timestamp.
+    /// Returns each partition's next offset.
+    fn append(&self, stamp_us: i64, records: &[(u32, Vec<u8>)]) -> Result<BTreeMap<u32, u64>>;
+    /// Up to `max_records` records of a partition from an offset on: (offset, stamp, bytes).
+    fn read(&self, partition: u32, offset: u64, max_records: usize) -> Result<Vec<(u64, i64, Vec<u8>)>>;
+    /// The offset after a partition's last record.
+    fn end(&self, partition: u32) -> Result<u64>;
+}

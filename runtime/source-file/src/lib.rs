@@ -1,0 +1,1 @@
+//! Events and labels from Parquet, JSON Lines and CSV files

@@ -1,0 +1,1 @@
+//! Object storage behind the commit: local files now, any object store later

@@ -1,0 +1,1 @@
+//! For tests only: the naive oracle, the case runner, memory ports

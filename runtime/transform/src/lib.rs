@@ -1,0 +1,1 @@
+//! Host of transforms: loads, checks, compiles and calls WebAssembly components

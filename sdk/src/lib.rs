@@ -1,0 +1,1 @@
+//! Write feature transforms for plumb: typed events, windowed aggregates, features

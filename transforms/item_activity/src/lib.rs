@@ -1,0 +1,1 @@
+//! The item_activity feature view of the catalogue

@@ -1,0 +1,1 @@
+//! The user_activity feature view of the catalogue
