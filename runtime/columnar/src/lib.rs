@@ -1,0 +1,1 @@
+//! Columns to and from Arrow and Parquet, shared by the edges that read and write files.
