@@ -156,10 +156,12 @@ impl Strings {
 
     /// Checks that every row is UTF-8 (offsets must have been checked).
     pub fn check_utf8(&self) -> Result<()> {
-        let text = std::str::from_utf8(&self.bytes)
-            .map_err(|error| Error::malformed("utf8 column", error.to_string()))?;
+        let text =
+            std::str::from_utf8(&self.bytes).map_err(|error| Error::malformed("utf8 column", error.to_string()))?;
         match self.offsets.iter().find(|&&offset| !text.is_char_boundary(offset as usize)) {
-            Some(offset) => Err(Error::malformed("utf8 column", format!("a row begins inside a character, at byte {offset}"))),
+            Some(offset) => {
+                Err(Error::malformed("utf8 column", format!("a row begins inside a character, at byte {offset}")))
+            }
             None => Ok(()),
         }
     }
@@ -462,7 +464,10 @@ mod tests {
         column.push_null();
         column.push_bytes(b"bc");
         assert_eq!(column.len(), 3);
-        assert_eq!((column.str_bytes(0), column.str_bytes(1), column.str_bytes(2)), (Some(&b"a"[..]), None, Some(&b"bc"[..])));
+        assert_eq!(
+            (column.str_bytes(0), column.str_bytes(1), column.str_bytes(2)),
+            (Some(&b"a"[..]), None, Some(&b"bc"[..]))
+        );
         let taken = column.take([2, 1]);
         assert_eq!((taken.str_bytes(0), taken.str_bytes(1)), (Some(&b"bc"[..]), None));
     }

@@ -43,7 +43,12 @@ impl Contributions {
             return Err(Error::malformed("contributions", format!("row index {row} in a batch of {events} events")));
         }
         for (column, slot) in self.slots.iter().zip(&view.slots) {
-            check_column(&format!("slot column `{}`", slot.name), column, &slot.slot_type.column_type(), self.rows.len())?;
+            check_column(
+                &format!("slot column `{}`", slot.name),
+                column,
+                &slot.slot_type.column_type(),
+                self.rows.len(),
+            )?;
         }
         if self.rows.is_sorted() {
             return Ok(self);
@@ -61,13 +66,18 @@ impl Contributions {
 /// UTF-8 are checked where guest memory is copied out.
 pub fn check_column(what: &str, column: &Column, expected: &DataType, rows: usize) -> Result<()> {
     if column.data_type() != *expected {
-        return Err(Error::malformed(what, format!("is of type {}, declared is {}", column.data_type().name(), expected.name())));
+        return Err(Error::malformed(
+            what,
+            format!("is of type {}, declared is {}", column.data_type().name(), expected.name()),
+        ));
     }
     if column.len() != rows {
         return Err(Error::malformed(what, format!("has {} rows, expected {rows}", column.len())));
     }
     match &column.validity {
-        Some(bits) if bits.len() != rows => Err(Error::malformed(what, format!("validity of {} rows, expected {rows}", bits.len()))),
+        Some(bits) if bits.len() != rows => {
+            Err(Error::malformed(what, format!("validity of {} rows, expected {rows}", bits.len())))
+        }
         _ => Ok(()),
     }
 }

@@ -119,7 +119,10 @@ impl EventBatch {
     pub fn column(&self, name: &str) -> Result<&Column> {
         match self.schema.column_of(name) {
             Some(index) => Ok(&self.columns[index]),
-            None => Err(Error::definition(format!("field `{name}`"), format!("source `{}` has no such field", self.schema.source))),
+            None => Err(Error::definition(
+                format!("field `{name}`"),
+                format!("source `{}` has no such field", self.schema.source),
+            )),
         }
     }
 

@@ -12,13 +12,13 @@
 //! from state, [`temporal`] answers many at once from sorted history; [`global`] is the rank among
 //! all entities.
 
-pub mod error;
-pub mod time;
 pub mod column;
-pub mod event;
-pub mod entity;
-pub mod view;
-pub mod plan;
 pub mod contribution;
+pub mod entity;
+pub mod error;
+pub mod event;
+pub mod plan;
+pub mod time;
+pub mod view;
 
 pub use error::{Error, ErrorKind, Result};

@@ -102,7 +102,10 @@ impl Plan {
     /// Derives the plan of a definition; `allowed_lateness_us` must be at least the source's `max_future`.
     pub fn new(view: &ViewDef, allowed_lateness_us: i64) -> Result<Self> {
         if view.slots.len() > MAX_SLOTS {
-            return Err(Error::definition(format!("view `{}`", view.name), format!("{} slots, at most {MAX_SLOTS} are possible", view.slots.len())));
+            return Err(Error::definition(
+                format!("view `{}`", view.name),
+                format!("{} slots, at most {MAX_SLOTS} are possible", view.slots.len()),
+            ));
         }
         let mut keyed: Vec<(usize, AccumulatorKind)> = Vec::new();
         let mut globals: Vec<GlobalDef> = Vec::new();
@@ -112,7 +115,9 @@ impl Plan {
             })?;
             check_operator(&aggregate.name, aggregate.operator, slot.slot_type, &aggregate.window)?;
             keyed.push((aggregate.slot, kind_of(aggregate.operator)));
-            if let (Operator::RelativeRank, WindowSpec::Hopping { width_us, hop_us }) = (aggregate.operator, aggregate.window) {
+            if let (Operator::RelativeRank, WindowSpec::Hopping { width_us, hop_us }) =
+                (aggregate.operator, aggregate.window)
+            {
                 let global = GlobalDef { slot: aggregate.slot, width_us, hop_us };
                 if !globals.contains(&global) {
                     globals.push(global);
@@ -129,7 +134,9 @@ impl Plan {
                 slot_type: view.slots[slot].slot_type,
                 in_base: matches!(kind, AccumulatorKind::Sessions { .. })
                     || view.aggregates.iter().any(|aggregate| {
-                        aggregate.slot == slot && kind_of(aggregate.operator) == kind && aggregate.window == WindowSpec::Lifetime
+                        aggregate.slot == slot
+                            && kind_of(aggregate.operator) == kind
+                            && aggregate.window == WindowSpec::Lifetime
                     }),
             })
             .collect();
@@ -139,14 +146,17 @@ impl Plan {
             .map(|aggregate| {
                 let wanted = (aggregate.slot, kind_of(aggregate.operator));
                 let global = match (aggregate.operator, aggregate.window) {
-                    (Operator::RelativeRank, WindowSpec::Hopping { width_us, hop_us }) => {
-                        globals.iter().position(|global| *global == GlobalDef { slot: aggregate.slot, width_us, hop_us })
-                    }
+                    (Operator::RelativeRank, WindowSpec::Hopping { width_us, hop_us }) => globals
+                        .iter()
+                        .position(|global| *global == GlobalDef { slot: aggregate.slot, width_us, hop_us }),
                     _ => None,
                 };
                 AggregatePlan {
                     operator: aggregate.operator,
-                    accumulator: keyed.iter().position(|&key| key == wanted).expect("every aggregate's accumulator was listed above"),
+                    accumulator: keyed
+                        .iter()
+                        .position(|&key| key == wanted)
+                        .expect("every aggregate's accumulator was listed above"),
                     window: aggregate.window,
                     global,
                 }
@@ -188,7 +198,9 @@ fn kind_of(operator: Operator) -> AccumulatorKind {
         Operator::TopK { .. } => AccumulatorKind::ValueCounts,
         Operator::Last => AccumulatorKind::Last,
         Operator::LastTime => AccumulatorKind::LastTime,
-        Operator::SessionCount { gap_us } | Operator::SessionDurationSum { gap_us } => AccumulatorKind::Sessions { gap_us },
+        Operator::SessionCount { gap_us } | Operator::SessionDurationSum { gap_us } => {
+            AccumulatorKind::Sessions { gap_us }
+        }
     }
 }
 
@@ -217,8 +229,7 @@ fn check_operator(name: &str, operator: Operator, slot: SlotType, window: &Windo
 
 /// The tile grid for a longest window: about 300 to 1,000 tiles a window, on round lengths.
 fn tile_width(longest_us: i64) -> i64 {
-    const LENGTHS_US: [i64; 7] =
-        [MINUTE_US, 5 * MINUTE_US, 15 * MINUTE_US, HOUR_US, 6 * HOUR_US, DAY_US, 7 * DAY_US];
+    const LENGTHS_US: [i64; 7] = [MINUTE_US, 5 * MINUTE_US, 15 * MINUTE_US, HOUR_US, 6 * HOUR_US, DAY_US, 7 * DAY_US];
     let wanted_us = longest_us / 256;
     LENGTHS_US.iter().rev().copied().find(|&length_us| length_us <= wanted_us).unwrap_or(MINUTE_US)
 }

@@ -197,9 +197,20 @@ pub trait Archive: Send + Sync {
     /// `name` is unique to the commit (`<partition>-<generation>-<seq>`). Durable when it returns; invisible to readers.
     fn stage(&self, partition: u32, name: &str, events: &EventBatch) -> Result<Vec<RowFile>>;
     /// Stages dead letters likewise (`dead_letters/<source>/…`); `view` is set for a fault of one view.
-    fn stage_dead_letters(&self, source: &str, partition: u32, name: &str, letters: &[DeadLetter]) -> Result<Vec<RowFile>>;
+    fn stage_dead_letters(
+        &self,
+        source: &str,
+        partition: u32,
+        name: &str,
+        letters: &[DeadLetter],
+    ) -> Result<Vec<RowFile>>;
     /// Reads committed events of a source.
-    fn scan(&self, schema: &Arc<SourceSchema>, scan: &ArchiveScan, visit: &mut dyn FnMut(u32, EventBatch) -> Result<()>) -> Result<()>;
+    fn scan(
+        &self,
+        schema: &Arc<SourceSchema>,
+        scan: &ArchiveScan,
+        visit: &mut dyn FnMut(u32, EventBatch) -> Result<()>,
+    ) -> Result<()>;
 }
 
 /// Which committed events to read. Files come in the manifest's order, so a partition's events come in offset order.
