@@ -2,6 +2,7 @@
 //! block, and every error says by its kind whether to retry.
 
 use crate::Result;
+use plumb_core::column::{Column, DataType};
 use plumb_core::entity::EntityKey;
 use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_core::plan::StateId;
@@ -256,4 +257,60 @@ pub trait EventLog: Send + Sync {
     fn read(&self, partition: u32, offset: u64, max_records: usize) -> Result<Vec<(u64, i64, Vec<u8>)>>;
     /// The offset after a partition's last record.
     fn end(&self, partition: u32) -> Result<u64>;
+}
+
+/// Reads accepted events of one source once, from the first to the last: event files,
+/// or a scan of the archive. The order of events never changes a feature value.
+pub trait EventReader: Send {
+    /// The next events; `None` at the end. Batches of some 10,000 events read fastest.
+    fn next_batch(&mut self) -> Result<Option<EventBatch>>;
+}
+
+/// The view whose values a [`SnapshotSink`] gets, with what its files need to say about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotView {
+    /// The entity's name.
+    pub entity: String,
+    /// The fields of the entity's key, in declared order.
+    pub key_fields: Vec<String>,
+    /// The view's name.
+    pub view: String,
+    /// Version and digest as a folder name, e.g. `1.2.0_ab12cd34`.
+    pub version_folder: String,
+    /// The features' names and types, in declared order.
+    pub features: Vec<(String, DataType)>,
+}
+
+/// Feature values of one view at instants of one UTC date, ordered by instant, then by key bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SnapshotRows {
+    /// The date's 00:00 UTC in µs; every instant lies in the day that begins here.
+    pub day_us: i64,
+    /// The instant each row's values hold at, µs.
+    pub times_us: Vec<i64>,
+    /// One string column per key field, in declared order, without nulls.
+    pub keys: Vec<Column>,
+    /// One column per feature, in declared order.
+    pub features: Vec<Column>,
+}
+
+impl SnapshotRows {
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.times_us.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.times_us.is_empty()
+    }
+}
+
+/// Takes a backfill's snapshots, one folder per view, version and date
+/// (`features/entity=E/view=V/version=…/date=YYYY-MM-DD/`).
+pub trait SnapshotSink: Send {
+    /// Takes rows of one view and date. Dates of a view come in rising order; a large date comes in several calls.
+    fn write(&mut self, view: &SnapshotView, rows: &SnapshotRows) -> Result<()>;
+    /// Makes everything taken durable and visible; without this call nothing of it may be.
+    fn finish(&mut self) -> Result<()>;
 }
