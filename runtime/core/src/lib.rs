@@ -12,6 +12,8 @@
 //! from state, [`temporal`] answers many at once from sorted history; [`global`] is the rank among
 //! all entities.
 
+pub mod accumulator;
+pub mod codec;
 pub mod column;
 pub mod contribution;
 pub mod entity;
