@@ -124,6 +124,14 @@ impl Strings {
         self.offsets.push(end);
     }
 
+    /// Appends all rows of `from`; panics when the column would pass 4 GiB.
+    pub fn append(&mut self, from: &Strings) {
+        let base = self.bytes.len();
+        u32::try_from(base + from.bytes.len()).expect("a column holds less than 4 GiB");
+        self.bytes.extend_from_slice(&from.bytes);
+        self.offsets.extend(from.offsets[1..].iter().map(|offset| base as u32 + offset));
+    }
+
     /// The bytes of a row.
     pub fn get(&self, row: usize) -> &[u8] {
         &self.bytes[self.offsets[row] as usize..self.offsets[row + 1] as usize]
@@ -436,6 +444,38 @@ impl Column {
         self.mark_valid();
     }
 
+    /// Appends all rows of `from`, a column of the same type; panics on another.
+    pub fn append(&mut self, from: &Column) {
+        let len = self.len();
+        match (&mut self.validity, &from.validity) {
+            (None, None) => {}
+            (Some(bits), from_bits) => {
+                for row in 0..from.len() {
+                    bits.push(from_bits.as_ref().is_none_or(|from_bits| from_bits.get(row)));
+                }
+            }
+            (validity @ None, Some(from_bits)) => {
+                let mut bits = Bitmap::all_set(len);
+                for row in 0..from_bits.len() {
+                    bits.push(from_bits.get(row));
+                }
+                *validity = Some(bits);
+            }
+        }
+        match (&mut self.values, &from.values) {
+            (Values::I64(to), Values::I64(v)) | (Values::Timestamp(to), Values::Timestamp(v)) => to.extend_from_slice(v),
+            (Values::F64(to), Values::F64(v)) => to.extend_from_slice(v),
+            (Values::Bool(to), Values::Bool(v)) => to.extend_from_slice(v),
+            (Values::Utf8(to), Values::Utf8(v)) | (Values::Bytes(to), Values::Bytes(v)) => to.append(v),
+            (Values::List { offsets, child }, Values::List { offsets: from_offsets, child: from_child }) => {
+                let base = offsets[len];
+                offsets.extend(from_offsets[1..].iter().map(|offset| base + offset));
+                child.append(from_child);
+            }
+            (to, _) => panic_type(&from.data_type().name(), to),
+        }
+    }
+
     /// A column of the rows `rows`, in that order.
     pub fn take(&self, rows: impl IntoIterator<Item = usize>) -> Column {
         let mut taken = Column::new(&self.data_type());
@@ -470,6 +510,32 @@ mod tests {
         );
         let taken = column.take([2, 1]);
         assert_eq!((taken.str_bytes(0), taken.str_bytes(1)), (Some(&b"bc"[..]), None));
+    }
+
+    #[test]
+    fn appending_equals_pushing_row_by_row() {
+        let with_null = {
+            let mut column = Column::new(&DataType::Utf8);
+            column.push_bytes(b"xy");
+            column.push_null();
+            column
+        };
+        let without = Column::of(Values::Utf8(Strings { offsets: vec![0, 1, 1], bytes: b"a".to_vec() }));
+        let mut lists = Column::new(&DataType::List(Box::new(DataType::Utf8)));
+        if let Values::List { offsets, child } = &mut lists.values {
+            child.push_bytes(b"p");
+            child.push_bytes(b"qr");
+            offsets.extend([1, 2]);
+        }
+        let with_null_list = lists.take([0, 1]);
+        lists.push_null();
+        for (a, b) in [(&with_null, &without), (&without, &with_null), (&without, &without), (&lists, &with_null_list)] {
+            let mut pushed = a.clone();
+            (0..b.len()).for_each(|row| pushed.push_from(b, row));
+            let mut appended = a.clone();
+            appended.append(b);
+            assert_eq!(appended, pushed);
+        }
     }
 
     #[test]

@@ -136,6 +136,16 @@ impl EventBatch {
         }
     }
 
+    /// Appends all rows of `from`, a batch of the same schema.
+    pub fn append(&mut self, from: &EventBatch) {
+        self.offsets.extend_from_slice(&from.offsets);
+        self.record_times_us.extend_from_slice(&from.record_times_us);
+        self.times_us.extend_from_slice(&from.times_us);
+        for (to, column) in self.columns.iter_mut().zip(&from.columns) {
+            to.append(column);
+        }
+    }
+
     /// A batch of the rows `rows`, in that order.
     pub fn take(&self, rows: impl IntoIterator<Item = usize>) -> EventBatch {
         let mut taken = EventBatch::new(self.schema.clone());

@@ -148,6 +148,10 @@ pub trait OnlineStore: Send + Sync {
         position: u64,
         writes: &[OnlineWrite],
     ) -> Result<PublishOutcome>;
+    /// Writes without moving a position, while there is none (after [`OnlineStore::clear`] or at the first start):
+    /// the parts of a rebuild, which readers do not see until the closing `publish` sets the position.
+    /// [`PublishOutcome::Mismatch`] if the partition has a position.
+    fn rebuild(&self, source: &str, partition: u32, generation: u64, writes: &[OnlineWrite]) -> Result<PublishOutcome>;
     /// Removes everything of a partition of a state (all states if `None`), and with `None` its position too.
     fn clear(&self, source: &str, partition: u32, generation: u64, state_id: Option<StateId>) -> Result<()>;
     /// Reads entities from all `partitions` of a source in one round trip, as of one consistent moment.
