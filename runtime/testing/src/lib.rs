@@ -1,1 +1,3 @@
-//! For tests only: the naive oracle, the case runner, memory ports
+//! For tests only: the naive oracle and the runner of case files.
+
+pub mod oracle;

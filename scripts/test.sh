@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The test stages, cheapest first; prints the seconds of each and stops at the first that fails.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+total_start=$SECONDS
+passed=0
+
+stage() {
+    local name=$1 start=$SECONDS
+    shift
+    echo "== $name"
+    "$@" || { echo "== $name FAILED after $((SECONDS - start)) s"; exit 1; }
+    echo "== $name: $((SECONDS - start)) s"
+}
+
+# Runs `cargo test` and adds up what its runners report.
+cargo_tests() {
+    local log count
+    log=$(mktemp)
+    cargo test --release --locked "$@" 2>&1 | tee "$log" || { rm -f "$log"; return 1; }
+    count=$(sed -nE 's/^test result: ok\. ([0-9]+) passed.*/\1/p' "$log" | awk '{s += $1} END {print s + 0}')
+    passed=$((passed + count))
+    rm -f "$log"
+}
+
+stage "set-up" scripts/setup.sh
+stage "formatting" cargo fmt --all --check
+stage "build" make --no-print-directory build
+stage "clippy" cargo clippy --release --workspace --all-targets --locked -- -D warnings
+stage "unit, property and integration tests" cargo_tests --workspace --exclude plumb-benches
+stage "demo" scripts/demo.sh
+stage "benchmarks compile" cargo check --release --locked --benches -p plumb-benches
+echo "all stages: $((SECONDS - total_start)) s"
+echo "$passed passed, 0 failed"
