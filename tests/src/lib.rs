@@ -1,1 +1,1 @@
-//! Tests of the whole: cases, laws, processes, command line
+//! The tests are in `tests/`; this crate holds nothing else.

@@ -1,0 +1,96 @@
+//! The rules of the folder tree, as checks: who may depend on whom, and what the core may not know.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+/// The layers, lowest first; a crate depends only on lower layers.
+const LAYERS: [&[&str]; 7] = [
+    &["plumb-core"],
+    &["plumb-transform", "plumb-columnar"],
+    &["plumb-pipeline"],
+    &["plumb-source-file", "plumb-embedded", "plumb-offline-parquet", "plumb-store-object", "plumb-serve-http"],
+    &["plumb-assembly"],
+    &["plumb-runtime"],
+    &["plumb-testing"],
+];
+
+struct Package {
+    normal: BTreeSet<String>,
+    all_kinds: BTreeSet<String>,
+}
+
+fn workspace() -> BTreeMap<String, Package> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline", "--manifest-path"])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+        .output()
+        .expect("cargo metadata runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names = |package: &serde_json::Value, wanted: &dyn Fn(&serde_json::Value) -> bool| {
+        let dependencies = package["dependencies"].as_array().unwrap().iter();
+        dependencies.filter(|d| wanted(d)).map(|d| d["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    packages
+        .map(|package| {
+            let normal = names(package, &|dependency| dependency["kind"].is_null());
+            let all_kinds = names(package, &|_| true);
+            (package["name"].as_str().unwrap().to_owned(), Package { normal, all_kinds })
+        })
+        .collect()
+}
+
+fn layer_of(name: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&name))
+}
+
+#[test]
+fn crates_depend_only_on_layers_below_them() {
+    for (name, package) in workspace() {
+        let Some(own) = layer_of(&name) else { continue };
+        for dependency in package.normal.iter().filter(|dependency| dependency.starts_with("plumb-")) {
+            let other = layer_of(dependency).unwrap_or_else(|| panic!("{name} depends on {dependency}, which has no layer"));
+            assert!(other < own, "{name} depends on {dependency}, which is not below it");
+        }
+    }
+}
+
+#[test]
+fn the_core_knows_no_io_clock_async_or_engine() {
+    let allowed: BTreeSet<&str> = ["hashbrown", "num-bigint", "rustc-hash", "semver", "thiserror"].into();
+    let core = &workspace()["plumb-core"];
+    let strangers: Vec<_> = core.normal.iter().filter(|name| !allowed.contains(name.as_str())).collect();
+    assert!(strangers.is_empty(), "the core depends on {strangers:?}");
+}
+
+#[test]
+fn transforms_and_the_runtime_meet_in_wit_only() {
+    for (name, package) in workspace() {
+        let guest_side = name.starts_with("plumb-sdk") || name.ends_with("_activity");
+        for dependency in &package.normal {
+            let guest_dependency = dependency.starts_with("plumb-sdk") || dependency.ends_with("_activity");
+            assert!(!(guest_side && layer_of(dependency).is_some()), "{name} depends on the runtime's {dependency}");
+            assert!(!(layer_of(&name).is_some() && guest_dependency), "the runtime's {name} depends on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn test_helpers_stay_out_of_the_product() {
+    for (name, package) in workspace() {
+        if name == "plumb-tests" || name == "plumb-benches" || name == "plumb-testing" {
+            continue;
+        }
+        assert!(!package.normal.contains("plumb-testing"), "{name} depends on plumb-testing outside [dev-dependencies]");
+    }
+}
+
+#[test]
+fn guests_have_no_wasi_and_files_name_no_second_arrow() {
+    for (name, package) in workspace() {
+        for banned in ["wasmtime-wasi", "wasi-common", "arrow", "chrono"] {
+            assert!(!package.all_kinds.contains(banned), "{name} depends on {banned}");
+        }
+    }
+}
