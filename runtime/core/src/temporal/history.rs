@@ -1,0 +1,257 @@
+//! The join's input: contributions of many events by dense key ids, packed as they come in.
+//!
+//! A history belongs to one view and is cut into slices of keys (key `k` is in slice `k % slices`), so
+//! that each worker fills one of its own without locks and each slice is later answered by one thread
+//! from all workers' histories. Nothing here depends on the order in which events are pushed.
+
+use crate::column::{Column, Values};
+use crate::contribution::Contributions;
+use crate::plan::{AccumulatorKind, Plan};
+use crate::view::SlotType;
+use hashbrown::HashTable;
+use rustc_hash::FxHasher;
+use std::hash::Hasher;
+
+/// The key id of an event or label whose key is null or not asked for.
+pub const NO_KEY: u32 = u32::MAX;
+
+/// Strings end to end, without the 4 GiB bound of a column.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    ends: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Pool {
+    pub(super) fn push(&mut self, text: &[u8]) -> u64 {
+        self.bytes.extend_from_slice(text);
+        self.ends.push(self.bytes.len());
+        self.ends.len() as u64 - 1
+    }
+
+    pub(super) fn get(&self, index: u64) -> &[u8] {
+        let index = index as usize;
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.bytes[start..self.ends[index]]
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+}
+
+/// Distinct strings and their codes, numbered in the order first seen; codes never reach a result.
+#[derive(Debug, Default)]
+pub(super) struct Dictionary {
+    pool: Pool,
+    table: HashTable<u32>,
+}
+
+impl Dictionary {
+    pub(super) fn code(&mut self, text: &[u8]) -> u32 {
+        let hash = hash_of(text);
+        if let Some(&code) = self.table.find(hash, |&code| self.pool.get(u64::from(code)) == text) {
+            return code;
+        }
+        let code = self.pool.push(text) as u32;
+        let pool = &self.pool;
+        self.table.insert_unique(hash, code, |&code| hash_of(pool.get(u64::from(code))));
+        code
+    }
+
+    pub(super) fn get(&self, code: u32) -> &[u8] {
+        self.pool.get(u64::from(code))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.pool.len()
+    }
+}
+
+fn hash_of(text: &[u8]) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(text);
+    hasher.finish()
+}
+
+/// One contribution: which slots it fills, and where its value words begin.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    pub(super) time_us: i64,
+    /// The slots it contributes to.
+    pub(super) mask: u64,
+    /// The key's number within its slice.
+    pub(super) key: u32,
+    /// Index of its first word: the event id where ids are kept, then the present value slots' values.
+    pub(super) word: u32,
+}
+
+/// What a row's words are, from the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// The slots whose values, not only presence, are read; a bit each.
+    pub(super) value_mask: u64,
+    /// The value slots that hold strings.
+    pub(super) text_mask: u64,
+    /// Whether the first word of a row is its event id (index into `ids`, `NO_ID` for none).
+    pub(super) keeps_ids: bool,
+}
+
+/// The id word of an event without an id.
+pub(super) const NO_ID: u64 = u64::MAX;
+
+impl Layout {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let mut layout = Layout { value_mask: 0, text_mask: 0, keeps_ids: plan.keeps_ids };
+        for accumulator in &plan.accumulators {
+            let bit = 1 << accumulator.slot;
+            match accumulator.kind {
+                AccumulatorKind::Sum | AccumulatorKind::ValueCounts | AccumulatorKind::Last => {
+                    layout.value_mask |= bit;
+                    if accumulator.slot_type == SlotType::Utf8 {
+                        layout.text_mask |= bit;
+                    }
+                }
+                AccumulatorKind::Count | AccumulatorKind::LastTime | AccumulatorKind::Sessions { .. } => {}
+            }
+        }
+        layout
+    }
+
+    /// The number of words of a row that fills these slots.
+    pub(super) fn words(&self, mask: u64) -> usize {
+        (mask & self.value_mask).count_ones() as usize + usize::from(self.keeps_ids)
+    }
+}
+
+/// The contributions to the keys of one slice.
+#[derive(Debug, Default)]
+pub(super) struct Slice {
+    pub(super) rows: Vec<Row>,
+    pub(super) words: Vec<u64>,
+    pub(super) dictionary: Dictionary,
+    pub(super) ids: Pool,
+    /// Per key of the slice the first time of any accepted event that carries it; `i64::MAX` = none.
+    pub(super) first_us: Vec<i64>,
+}
+
+/// Contributions of many events to one view, by dense key ids.
+#[derive(Debug)]
+pub struct History {
+    slots: Vec<SlotType>,
+    pub(super) layout: Layout,
+    pub(super) slices: Vec<Slice>,
+    non_finite: u64,
+    masks: Vec<u64>,
+}
+
+impl History {
+    /// An empty history for keys `0..keys`, cut into `slices` (at least one).
+    pub fn new(plan: &Plan, keys: usize, slices: usize) -> Self {
+        let slices = slices.max(1);
+        let slice =
+            |index: usize| Slice { first_us: vec![i64::MAX; (keys + slices - 1 - index) / slices], ..Slice::default() };
+        Self {
+            slots: plan.slots.clone(),
+            layout: Layout::new(plan),
+            slices: (0..slices).map(slice).collect(),
+            non_finite: 0,
+            masks: Vec::new(),
+        }
+    }
+
+    /// The number of slices of keys.
+    pub fn slices(&self) -> usize {
+        self.slices.len()
+    }
+
+    /// The number of values that were NaN or infinite, hence no contribution.
+    pub fn non_finite(&self) -> u64 {
+        self.non_finite
+    }
+
+    /// Takes note of accepted events, whether or not they contribute: row `i` carries `keys[i]`
+    /// ([`NO_KEY`]: none of ours) at `times_us[i]`.
+    pub fn see(&mut self, keys: &[u32], times_us: &[i64]) {
+        let slices = self.slices.len() as u32;
+        for (&key, &time_us) in keys.iter().zip(times_us).filter(|&(&key, _)| key != NO_KEY) {
+            let first_us = &mut self.slices[(key % slices) as usize].first_us[(key / slices) as usize];
+            *first_us = time_us.min(*first_us);
+        }
+    }
+
+    /// Adds what `extract` returned for a batch of events with these keys, times and (where the plan
+    /// keeps them) ids. Contributions of events without a key of ours are left out.
+    pub fn push(&mut self, keys: &[u32], times_us: &[i64], ids: Option<&Column>, contributions: &Contributions) {
+        let mut masks = std::mem::take(&mut self.masks);
+        self.non_finite += presence(&self.slots, contributions, &mut masks);
+        let slices = self.slices.len() as u32;
+        for (index, (&event, &mask)) in contributions.rows.iter().zip(&masks).enumerate() {
+            let event = event as usize;
+            let key = keys[event];
+            if mask == 0 || key == NO_KEY {
+                continue;
+            }
+            let slice = &mut self.slices[(key % slices) as usize];
+            let word = u32::try_from(slice.words.len()).expect("a slice of keys holds less than 2^32 values");
+            slice.rows.push(Row { time_us: times_us[event], mask, key: key / slices, word });
+            if self.layout.keeps_ids {
+                let id = ids.and_then(|ids| ids.str_bytes(event));
+                slice.words.push(id.map_or(NO_ID, |id| slice.ids.push(id)));
+            }
+            for slot in bits(mask & self.layout.value_mask) {
+                let value = match &contributions.slots[slot].values {
+                    Values::I64(v) | Values::Timestamp(v) => v[index].cast_unsigned(),
+                    Values::F64(v) => v[index].to_bits(),
+                    Values::Bool(v) => u64::from(v[index]),
+                    Values::Utf8(v) | Values::Bytes(v) => u64::from(slice.dictionary.code(v.get(index))),
+                    Values::List { .. } => 0,
+                };
+                slice.words.push(value);
+            }
+        }
+        self.masks = masks;
+    }
+}
+
+/// The positions of the set bits, ascending.
+pub(super) fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        (mask != 0).then(|| {
+            let bit = mask.trailing_zeros() as usize;
+            mask &= mask - 1;
+            bit
+        })
+    })
+}
+
+/// Writes which slots each contribution fills; returns how many numbers were not finite.
+pub(super) fn presence(slots: &[SlotType], contributions: &Contributions, masks: &mut Vec<u64>) -> u64 {
+    masks.clear();
+    masks.resize(contributions.len(), 0);
+    let mut non_finite = 0;
+    for (slot, (column, slot_type)) in contributions.slots.iter().zip(slots).enumerate() {
+        let valid = |row: usize| column.is_valid(row);
+        match (&column.values, slot_type) {
+            (Values::Bool(marks), SlotType::Mark) => {
+                for (row, (mask, &mark)) in masks.iter_mut().zip(marks).enumerate() {
+                    *mask |= u64::from(mark != 0 && valid(row)) << slot;
+                }
+            }
+            (Values::F64(numbers), _) => {
+                for (row, (mask, &number)) in masks.iter_mut().zip(numbers).enumerate() {
+                    if valid(row) {
+                        *mask |= u64::from(number.is_finite()) << slot;
+                        non_finite += u64::from(!number.is_finite());
+                    }
+                }
+            }
+            _ => {
+                for (row, mask) in masks.iter_mut().enumerate() {
+                    *mask |= u64::from(valid(row)) << slot;
+                }
+            }
+        }
+    }
+    non_finite
+}
