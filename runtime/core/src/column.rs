@@ -463,7 +463,9 @@ impl Column {
             }
         }
         match (&mut self.values, &from.values) {
-            (Values::I64(to), Values::I64(v)) | (Values::Timestamp(to), Values::Timestamp(v)) => to.extend_from_slice(v),
+            (Values::I64(to), Values::I64(v)) | (Values::Timestamp(to), Values::Timestamp(v)) => {
+                to.extend_from_slice(v)
+            }
             (Values::F64(to), Values::F64(v)) => to.extend_from_slice(v),
             (Values::Bool(to), Values::Bool(v)) => to.extend_from_slice(v),
             (Values::Utf8(to), Values::Utf8(v)) | (Values::Bytes(to), Values::Bytes(v)) => to.append(v),
@@ -529,7 +531,8 @@ mod tests {
         }
         let with_null_list = lists.take([0, 1]);
         lists.push_null();
-        for (a, b) in [(&with_null, &without), (&without, &with_null), (&without, &without), (&lists, &with_null_list)] {
+        for (a, b) in [(&with_null, &without), (&without, &with_null), (&without, &without), (&lists, &with_null_list)]
+        {
             let mut pushed = a.clone();
             (0..b.len()).for_each(|row| pushed.push_from(b, row));
             let mut appended = a.clone();

@@ -20,6 +20,7 @@ pub mod entity;
 pub mod error;
 pub mod event;
 pub mod plan;
+pub mod temporal;
 pub mod time;
 pub mod view;
 

@@ -1,0 +1,95 @@
+//! A slice's rows of all workers in key order, each key's by time.
+
+use super::history::{Dictionary, History, NO_ID, Pool, Row, bits};
+use crate::view::SlotType;
+use std::cmp::Ordering;
+
+/// A slice's contributions by key: the rows of key `k` are `rows[starts[k]..starts[k + 1]]`, rising in time.
+#[derive(Debug, Default)]
+pub(super) struct Arranged {
+    pub(super) rows: Vec<Row>,
+    pub(super) words: Vec<u64>,
+    pub(super) starts: Vec<usize>,
+    /// Per key the first time of any accepted event; `i64::MAX` = none.
+    pub(super) first_us: Vec<i64>,
+    pub(super) dictionary: Dictionary,
+    pub(super) ids: Pool,
+}
+
+impl Arranged {
+    /// Gathers slice `slice` of histories of one view: a counting sort by key, then each key's rows by
+    /// time, which are mostly in order already.
+    pub(super) fn new(parts: &[History], slice: usize) -> Self {
+        let Some(first) = parts.first() else { return Self { starts: vec![0], ..Self::default() } };
+        let keys = first.slices[slice].first_us.len();
+        let mut first_us = vec![i64::MAX; keys];
+        let (mut row_ends, mut word_ends) = (vec![0usize; keys + 1], vec![0usize; keys + 1]);
+        for part in parts.iter().map(|part| &part.slices[slice]) {
+            for (to, &from) in first_us.iter_mut().zip(&part.first_us) {
+                *to = from.min(*to);
+            }
+            for row in &part.rows {
+                row_ends[row.key as usize + 1] += 1;
+                word_ends[row.key as usize + 1] += first.layout.words(row.mask);
+            }
+        }
+        for key in 0..keys {
+            row_ends[key + 1] += row_ends[key];
+            word_ends[key + 1] += word_ends[key];
+        }
+        let starts = row_ends.clone();
+        let mut rows = vec![Row { time_us: 0, mask: 0, key: 0, word: 0 }; row_ends[keys]];
+        let mut words = vec![0; word_ends[keys]];
+        let (mut dictionary, mut ids) = (Dictionary::default(), Pool::default());
+        for part in parts {
+            let (layout, part) = (&part.layout, &part.slices[slice]);
+            let codes: Vec<u32> =
+                (0..part.dictionary.len() as u32).map(|code| dictionary.code(part.dictionary.get(code))).collect();
+            for row in &part.rows {
+                let key = row.key as usize;
+                let (at, mut to) = (row_ends[key], word_ends[key]);
+                row_ends[key] += 1;
+                let word = u32::try_from(to).expect("a slice of keys holds less than 2^32 values");
+                rows[at] = Row { word, ..*row };
+                let mut from = row.word as usize;
+                if layout.keeps_ids {
+                    let id = part.words[from];
+                    words[to] = if id == NO_ID { NO_ID } else { ids.push(part.ids.get(id)) };
+                    (from, to) = (from + 1, to + 1);
+                }
+                for slot in bits(row.mask & layout.value_mask) {
+                    let value = part.words[from];
+                    let text = layout.text_mask >> slot & 1 == 1;
+                    words[to] = if text { u64::from(codes[value as usize]) } else { value };
+                    (from, to) = (from + 1, to + 1);
+                }
+                word_ends[key] = to;
+            }
+        }
+        for key in 0..keys {
+            let rows = &mut rows[starts[key]..starts[key + 1]];
+            if !rows.is_sorted_by_key(|row| row.time_us) {
+                // Stable: it finds the runs that the workers' shares are.
+                rows.sort_by_key(|row| row.time_us);
+            }
+        }
+        Self { rows, words, starts, first_us, dictionary, ids }
+    }
+}
+
+impl Arranged {
+    /// The event id of an id word; a missing one comes before all others.
+    pub(super) fn id(&self, word: u64) -> Option<&[u8]> {
+        (word != NO_ID).then(|| self.ids.get(word))
+    }
+
+    /// The order of two values of a slot.
+    pub(super) fn compare(&self, slot_type: SlotType, a: u64, b: u64) -> Ordering {
+        match slot_type {
+            SlotType::I64 | SlotType::Timestamp => a.cast_signed().cmp(&b.cast_signed()),
+            SlotType::F64 => f64::from_bits(a).total_cmp(&f64::from_bits(b)),
+            SlotType::Mark | SlotType::Bool => a.cmp(&b),
+            SlotType::Utf8 => self.dictionary.get(a as u32).cmp(self.dictionary.get(b as u32)),
+        }
+    }
+}

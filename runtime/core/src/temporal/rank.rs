@@ -1,0 +1,146 @@
+//! Ranks among all entities: one sweep over the hop instants, with a Fenwick tree over the entities' counts.
+
+use super::history::{NO_KEY, presence};
+use crate::contribution::Contributions;
+use crate::plan::{GlobalDef, Plan};
+use crate::view::SlotType;
+
+/// One global distribution's contributions: which key, in which hop bucket; of all entities, also those
+/// no label asks for.
+#[derive(Debug)]
+pub struct RankHistory {
+    slots: Vec<SlotType>,
+    global: GlobalDef,
+    /// (hop bucket = time / hop, key id)
+    counted: Vec<(i64, u32)>,
+    masks: Vec<u64>,
+}
+
+impl RankHistory {
+    /// An empty history of the plan's distribution `global`.
+    pub fn new(plan: &Plan, global: usize) -> Self {
+        Self { slots: plan.slots.clone(), global: plan.globals[global].clone(), counted: Vec::new(), masks: Vec::new() }
+    }
+
+    /// Adds what `extract` returned for a batch of events with these keys ([`NO_KEY`] = a null key) and times.
+    pub fn push(&mut self, keys: &[u32], times_us: &[i64], contributions: &Contributions) {
+        presence(&self.slots, contributions, &mut self.masks);
+        for (&event, &mask) in contributions.rows.iter().zip(&self.masks) {
+            let key = keys[event as usize];
+            if mask >> self.global.slot & 1 == 1 && key != NO_KEY {
+                self.counted.push((times_us[event as usize].div_euclid(self.global.hop_us), key));
+            }
+        }
+    }
+
+    /// Renames the keys at or above `from` by `names[key - from]`: workers number keys that no label asks
+    /// for on their own.
+    pub fn rename(&mut self, from: u32, names: &[u32]) {
+        for (_, key) in &mut self.counted {
+            if *key >= from {
+                *key = names[(*key - from) as usize];
+            }
+        }
+    }
+}
+
+/// The relative rank of each label's key at its time; 0.0 for [`NO_KEY`].
+///
+/// `parts` are the histories of one distribution, `keys` is above every key id in them and in the labels.
+pub fn ranks(parts: &[RankHistory], keys: usize, label_keys: &[u32], label_times_us: &[i64]) -> Vec<f64> {
+    let mut ranks = vec![0.0; label_keys.len()];
+    let Some(GlobalDef { width_us, hop_us, .. }) = parts.first().map(|part| part.global.clone()) else { return ranks };
+    // A window [B − W, B) covers the buckets [B/hop − W/hop, B/hop): its width is a multiple of the hop.
+    let (width, end_of) = (width_us / hop_us, |time_us: i64| time_us.div_euclid(hop_us));
+    let mut order: Vec<u32> = (0..label_keys.len() as u32).filter(|&l| label_keys[l as usize] != NO_KEY).collect();
+    order.sort_unstable_by_key(|&label| label_times_us[label as usize]);
+    let (Some(&oldest), Some(&newest)) = (order.first(), order.last()) else { return ranks };
+    let reach = end_of(label_times_us[oldest as usize]).saturating_sub(width)..end_of(label_times_us[newest as usize]);
+    let mut counted: Vec<(i64, u32)> =
+        parts.iter().flat_map(|part| &part.counted).filter(|(bucket, _)| reach.contains(bucket)).copied().collect();
+    // Stable: it finds the runs that the workers' shares are.
+    counted.sort_by_key(|&(bucket, _)| bucket);
+
+    let mut standings = Standings::new(&counted, keys);
+    let (mut low, mut high) = (0, 0);
+    for label in order {
+        let end = end_of(label_times_us[label as usize]);
+        let start = end.saturating_sub(width);
+        while low < high && counted[low].0 < start {
+            standings.remove(counted[low].1);
+            low += 1;
+        }
+        if low == high {
+            // Nothing is counted: go straight to the window instead of moving everything between through it.
+            low += counted[low..].partition_point(|&(bucket, _)| bucket < start);
+            high = low;
+        }
+        while high < counted.len() && counted[high].0 < end {
+            standings.add(counted[high].1);
+            high += 1;
+        }
+        ranks[label as usize] = standings.rank(label_keys[label as usize]);
+    }
+    ranks
+}
+
+/// How many contributions each entity has in the window, and how many entities have how many.
+#[derive(Debug)]
+struct Standings {
+    counts: Vec<u32>,
+    /// Fenwick tree: entity counts by number of contributions, which are 1 and up.
+    tree: Vec<u32>,
+    entities: u32,
+}
+
+impl Standings {
+    fn new(counted: &[(i64, u32)], keys: usize) -> Self {
+        let mut counts = vec![0; keys];
+        counted.iter().for_each(|&(_, key)| counts[key as usize] += 1);
+        let most: u32 = counts.iter().copied().max().unwrap_or(0);
+        counts.fill(0);
+        Self { counts, tree: vec![0; most as usize + 1], entities: 0 }
+    }
+
+    fn add(&mut self, key: u32) {
+        let count = self.counts[key as usize];
+        self.shift(count, -1);
+        self.shift(count + 1, 1);
+        self.counts[key as usize] = count + 1;
+    }
+
+    fn remove(&mut self, key: u32) {
+        let count = self.counts[key as usize];
+        self.shift(count, -1);
+        self.shift(count - 1, 1);
+        self.counts[key as usize] = count - 1;
+    }
+
+    fn shift(&mut self, count: u32, by: i32) {
+        if count == 0 {
+            return;
+        }
+        self.entities = self.entities.wrapping_add_signed(by);
+        let mut at = count as usize;
+        while at < self.tree.len() {
+            self.tree[at] = self.tree[at].wrapping_add_signed(by);
+            at += at & at.wrapping_neg();
+        }
+    }
+
+    fn rank(&self, key: u32) -> f64 {
+        let count = self.counts[key as usize];
+        match (count, self.entities) {
+            (0, _) => 0.0,
+            (_, 1) => 1.0,
+            (_, entities) => {
+                let (mut at, mut fewer) = (count as usize - 1, 0u32);
+                while at > 0 {
+                    fewer += self.tree[at];
+                    at &= at - 1;
+                }
+                f64::from(fewer) / f64::from(entities - 1)
+            }
+        }
+    }
+}

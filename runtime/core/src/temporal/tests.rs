@@ -1,0 +1,309 @@
+//! The kernel against definitions written out, on small times so that ties and edges are frequent.
+
+use super::*;
+use crate::accumulator::exact_sum::ExactSum;
+use crate::column::DataType;
+use crate::contribution::Contributions;
+use crate::entity::EntityDef;
+use crate::view::{AggregateDef, SlotDef, ViewDef};
+use proptest::prelude::*;
+
+#[derive(Debug, Clone)]
+struct Event {
+    key: Option<u32>,
+    time_us: i64,
+    id: Option<String>,
+    mark: bool,
+    number: Option<f64>,
+    integer: Option<i64>,
+    text: Option<String>,
+}
+
+const SLOTS: [SlotType; 4] = [SlotType::Mark, SlotType::F64, SlotType::I64, SlotType::Utf8];
+const GAP: i64 = 5;
+
+fn view() -> ViewDef {
+    let windows = [
+        WindowSpec::Sliding { width_us: 7, hop_us: None },
+        WindowSpec::Sliding { width_us: 30, hop_us: None },
+        WindowSpec::Sliding { width_us: 12, hop_us: Some(5) },
+        WindowSpec::Hopping { width_us: 12, hop_us: 4 },
+        WindowSpec::Hopping { width_us: 6, hop_us: 6 },
+        WindowSpec::Lifetime,
+    ];
+    let mut aggregates = Vec::new();
+    for window in windows {
+        for (slot, operator) in [
+            (0, Operator::Count),
+            (0, Operator::LastTime),
+            (0, Operator::SessionCount { gap_us: GAP }),
+            (0, Operator::SessionDurationSum { gap_us: GAP }),
+            (1, Operator::Sum),
+            (1, Operator::Mean),
+            (1, Operator::Last),
+            (2, Operator::Sum),
+            (2, Operator::Mean),
+            (2, Operator::Last),
+            (3, Operator::TopK { k: 1 }),
+            (3, Operator::TopK { k: 2 }),
+            (3, Operator::Last),
+            (3, Operator::Count),
+        ] {
+            aggregates.push(AggregateDef { name: format!("a{}", aggregates.len()), operator, slot, window });
+        }
+    }
+    for (width_us, hop_us) in [(12, 4), (3, 3)] {
+        aggregates.push(AggregateDef {
+            name: format!("a{}", aggregates.len()),
+            operator: Operator::RelativeRank,
+            slot: 0,
+            window: WindowSpec::Hopping { width_us, hop_us },
+        });
+    }
+    let slots = SLOTS.iter().enumerate();
+    ViewDef {
+        name: "v".into(),
+        version: semver::Version::new(1, 0, 0),
+        entity: EntityDef { name: "e".into(), key: vec!["k".into()] },
+        source: "default".into(),
+        description: String::new(),
+        owner: String::new(),
+        team: String::new(),
+        tags: Vec::new(),
+        ttl_us: None,
+        freshness_us: None,
+        fields: Vec::new(),
+        slots: slots.map(|(i, &slot_type)| SlotDef { name: format!("s{i}"), slot_type }).collect(),
+        aggregates,
+        features: Vec::new(),
+    }
+}
+
+fn contributions(events: &[Event]) -> Contributions {
+    let mut all = Contributions::empty(&SLOTS);
+    for (row, event) in events.iter().enumerate() {
+        all.rows.push(row as u32);
+        all.slots[0].push_bool(event.mark);
+        push_f64(&mut all.slots[1], event.number);
+        match event.integer {
+            Some(value) => all.slots[2].push_i64(value),
+            None => all.slots[2].push_null(),
+        }
+        match &event.text {
+            Some(text) => all.slots[3].push_bytes(text.as_bytes()),
+            None => all.slots[3].push_null(),
+        }
+    }
+    all
+}
+
+fn ids(events: &[Event]) -> Column {
+    let mut ids = Column::new(&DataType::Utf8);
+    for event in events {
+        match &event.id {
+            Some(id) => ids.push_bytes(id.as_bytes()),
+            None => ids.push_null(),
+        }
+    }
+    ids
+}
+
+/// Runs the kernel as a driver does: events dealt to workers in batches, slices answered one by one.
+/// Per label its row of aggregates and the newest contribution, or `None` when not found.
+type Row = (Vec<Column>, Option<i64>);
+fn join(
+    events: &[Event],
+    labels: &[(Option<u32>, i64)],
+    keys: usize,
+    workers: usize,
+    slices: usize,
+) -> Vec<Option<Row>> {
+    let plan = Plan::new(&view(), 0).unwrap();
+    let mut parts: Vec<History> = (0..workers).map(|_| History::new(&plan, keys, slices)).collect();
+    let mut globals: Vec<Vec<RankHistory>> =
+        (0..plan.globals.len()).map(|g| (0..workers).map(|_| RankHistory::new(&plan, g)).collect()).collect();
+    for (batch, events) in events.chunks(3).enumerate() {
+        let keys: Vec<u32> = events.iter().map(|event| event.key.unwrap_or(NO_KEY)).collect();
+        let times: Vec<i64> = events.iter().map(|event| event.time_us).collect();
+        let contributions = contributions(events);
+        let part = &mut parts[batch % workers];
+        part.see(&keys, &times);
+        part.push(&keys, &times, Some(&ids(events)), &contributions);
+        globals.iter_mut().for_each(|parts| parts[batch % workers].push(&keys, &times, &contributions));
+    }
+    let label_keys: Vec<u32> = labels.iter().map(|label| label.0.unwrap_or(NO_KEY)).collect();
+    let label_times: Vec<i64> = labels.iter().map(|label| label.1).collect();
+    let ranks: Vec<Vec<f64>> = globals.iter().map(|parts| ranks(parts, keys, &label_keys, &label_times)).collect();
+    let mut rows = vec![None; labels.len()];
+    for slice in 0..slices {
+        let questions = labels.iter().enumerate().filter_map(|(label, &(key, as_of_us))| {
+            let key = key.filter(|key| *key as usize % slices == slice)?;
+            Some(Question { key, label: label as u32, as_of_us })
+        });
+        let answers = answer(&plan, &parts, slice, questions.collect(), &ranks);
+        for &(label, row) in &answers.rows {
+            assert_eq!(answers.as_of_us[row as usize], labels[label as usize].1);
+            let columns = answers.columns.iter().map(|column| column.take([row as usize])).collect();
+            rows[label as usize] = Some((columns, answers.newest_us[row as usize]));
+        }
+    }
+    rows
+}
+
+/// The definitions, label by label.
+fn naive(events: &[Event], key: u32, as_of_us: i64) -> Option<Row> {
+    let plan = Plan::new(&view(), 0).unwrap();
+    let own: Vec<&Event> = events.iter().filter(|e| e.key == Some(key) && e.time_us < as_of_us).collect();
+    if own.is_empty() {
+        return None;
+    }
+    let contributes =
+        |e: &&&Event| e.mark || e.number.is_some_and(f64::is_finite) || e.integer.is_some() || e.text.is_some();
+    let newest = own.iter().filter(contributes).map(|e| e.time_us).max();
+    let columns = plan.aggregates.iter().map(|aggregate| {
+        let slot = plan.accumulators[aggregate.accumulator].slot;
+        let has = |e: &Event| match slot {
+            0 => e.mark,
+            1 => e.number.is_some_and(f64::is_finite),
+            2 => e.integer.is_some(),
+            _ => e.text.is_some(),
+        };
+        let (start, end) = aggregate.window.bounds(as_of_us);
+        let inside = |t: i64| start <= t && t < end;
+        let seen: Vec<&Event> = own.iter().copied().filter(|e| has(e) && inside(e.time_us)).collect();
+        let mut column = Column::new(&aggregate.operator.output_type(SLOTS[slot]));
+        match aggregate.operator {
+            Operator::Count => column.push_i64(seen.len() as i64),
+            Operator::Sum | Operator::Mean => {
+                let mut sum = ExactSum::new();
+                for e in &seen {
+                    if slot == 1 { sum.add(e.number.unwrap()) } else { sum.add_i64(e.integer.unwrap()) }
+                }
+                let mut value = sum.round();
+                if aggregate.operator == Operator::Mean {
+                    value = value.filter(|_| !seen.is_empty()).map(|sum| sum / seen.len() as f64);
+                }
+                push_f64(&mut column, value);
+            }
+            Operator::TopK { k } => {
+                let mut values: Vec<&str> = seen.iter().map(|e| e.text.as_deref().unwrap()).collect();
+                values.sort_unstable();
+                let mut counted: Vec<(usize, &str)> = values.chunk_by(|a, b| a == b).map(|c| (c.len(), c[0])).collect();
+                counted.sort_by_key(|&(count, value)| (std::cmp::Reverse(count), value));
+                push_list(&mut column, counted.iter().take(k).map(|(_, value)| value.as_bytes()));
+            }
+            Operator::Last => {
+                let newest = seen.iter().max_by(|a, b| {
+                    (a.time_us, &a.id).cmp(&(b.time_us, &b.id)).then_with(|| match slot {
+                        1 => a.number.unwrap().total_cmp(&b.number.unwrap()),
+                        2 => a.integer.cmp(&b.integer),
+                        _ => a.text.cmp(&b.text),
+                    })
+                });
+                match (newest, slot) {
+                    (None, _) => column.push_null(),
+                    (Some(e), 1) => column.push_f64(e.number.unwrap()),
+                    (Some(e), 2) => column.push_i64(e.integer.unwrap()),
+                    (Some(e), _) => column.push_bytes(e.text.as_ref().unwrap().as_bytes()),
+                }
+            }
+            Operator::LastTime => match seen.iter().map(|e| e.time_us).max() {
+                Some(time_us) => column.push_i64(time_us),
+                None => column.push_null(),
+            },
+            Operator::SessionCount { gap_us } | Operator::SessionDurationSum { gap_us } => {
+                let mut times: Vec<i64> = own.iter().filter(|e| has(e)).map(|e| e.time_us).collect();
+                times.sort_unstable();
+                let ending: Vec<&[i64]> =
+                    times.chunk_by(|a, b| b - a <= gap_us).filter(|run| inside(run[run.len() - 1])).collect();
+                column.push_i64(match aggregate.operator {
+                    Operator::SessionCount { .. } => ending.len() as i64,
+                    _ => ending.iter().map(|run| run[run.len() - 1] - run[0]).sum(),
+                });
+            }
+            Operator::RelativeRank => {
+                let count =
+                    |key: u32| events.iter().filter(|e| e.key == Some(key) && has(e) && inside(e.time_us)).count();
+                let mut all: Vec<u32> = events.iter().filter_map(|e| e.key).filter(|&key| count(key) > 0).collect();
+                all.sort_unstable();
+                all.dedup();
+                let fewer = all.iter().filter(|&&other| count(other) < count(key)).count();
+                column.push_f64(match (count(key), all.len()) {
+                    (0, _) => 0.0,
+                    (_, 1) => 1.0,
+                    (_, n) => fewer as f64 / (n - 1) as f64,
+                });
+            }
+        }
+        column
+    });
+    Some((columns.collect(), newest))
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let number = prop_oneof![
+        Just(0.1),
+        Just(-0.1),
+        Just(1e300),
+        Just(-1e300),
+        Just(1e-300),
+        Just(f64::MAX),
+        Just(f64::NAN),
+        Just(f64::INFINITY),
+        -10.0..10.0
+    ];
+    (
+        prop_oneof![8 => (0u32..4).prop_map(Some), 1 => Just(None)],
+        -60i64..60,
+        proptest::option::of("[ab]{0,2}"),
+        any::<bool>(),
+        proptest::option::of(number),
+        proptest::option::of(prop_oneof![Just(i64::MIN), Just(i64::MAX), -5i64..5]),
+        proptest::option::of("[xyz]?"),
+    )
+        .prop_map(|(key, time_us, id, mark, number, integer, text)| Event {
+            key,
+            time_us,
+            id,
+            mark,
+            number,
+            integer,
+            text,
+        })
+}
+
+proptest! {
+    #[test]
+    fn answers_follow_the_definitions(
+        events in proptest::collection::vec(event(), 0..60),
+        labels in proptest::collection::vec((proptest::option::weighted(0.9, 0u32..6), -70i64..100), 1..40),
+        workers in 1usize..4,
+        slices in 1usize..4,
+    ) {
+        let rows = join(&events, &labels, 6, workers, slices);
+        for (row, &(key, as_of_us)) in rows.iter().zip(&labels) {
+            let expected = key.and_then(|key| naive(&events, key, as_of_us));
+            prop_assert_eq!(row, &expected, "key {:?} at {}", key, as_of_us);
+        }
+    }
+
+    #[test]
+    fn order_of_arrival_changes_nothing(
+        (events, shuffled) in proptest::collection::vec(event(), 0..40)
+            .prop_flat_map(|events| (Just(events.clone()), Just(events).prop_shuffle())),
+        labels in proptest::collection::vec((Just(Some(1u32)), -70i64..100), 1..20),
+    ) {
+        prop_assert_eq!(join(&events, &labels, 4, 1, 1), join(&shuffled, &labels, 4, 2, 3));
+    }
+}
+
+#[test]
+fn extreme_instants_are_answered() {
+    let event =
+        |time_us| Event { key: Some(0), time_us, id: None, mark: true, number: Some(1.0), integer: None, text: None };
+    let events = [event(i64::MIN + 1), event(0), event(i64::MAX - 1)];
+    for as_of_us in [i64::MIN, i64::MIN + 1, i64::MIN + 2, 0, 1, i64::MAX - 1, i64::MAX] {
+        let rows = join(&events, &[(Some(0), as_of_us)], 1, 1, 1);
+        assert_eq!(rows[0].is_some(), as_of_us > i64::MIN + 1, "{as_of_us}");
+    }
+}
