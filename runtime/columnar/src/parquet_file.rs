@@ -1,0 +1,194 @@
+//! Reading Parquet files, whoever wrote them. Every error names the file; a truncated or foreign file is
+//! an error, never a panic.
+
+use arrow_array::RecordBatch;
+use arrow_schema::{Schema, SchemaRef};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::file::statistics::Statistics;
+use plumb_pipeline::{Error, Result};
+use std::fs::File;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+
+/// An open Parquet file: its schema, its row groups and readers of its rows. Its footer is read once.
+#[derive(Debug)]
+pub struct ParquetFile {
+    path: PathBuf,
+    file: File,
+    metadata: ArrowReaderMetadata,
+}
+
+/// What to read of a file; the default is all of it.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// The top-level columns by index into [`ParquetFile::schema`], rising; `None` = all.
+    pub columns: Option<Vec<usize>>,
+    /// The row groups, in order; `None` = all.
+    pub row_groups: Option<Vec<usize>>,
+    /// How many rows of these row groups to leave out at the start.
+    pub skip_rows: u64,
+    /// Rows per batch; 0 = 8192.
+    pub batch_rows: usize,
+}
+
+impl ParquetFile {
+    /// Opens a file and reads its footer.
+    pub fn open(path: &Path) -> Result<Self> {
+        let at = || format!("open `{}`", path.display());
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::invalid(format!("`{}` does not exist", path.display())));
+            }
+            Err(error) => return Err(Error::unavailable(at(), error)),
+        };
+        let found = file.metadata().map_err(|error| Error::unavailable(at(), error))?;
+        if found.is_dir() {
+            return Err(Error::invalid(format!("`{}` is a folder, expected a Parquet file", path.display())));
+        }
+        if found.len() == 0 {
+            return Err(Error::invalid(format!("`{}` is empty (0 bytes), expected a Parquet file", path.display())));
+        }
+        let metadata = contained(|| ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()))
+            .map_err(|error| not_parquet(path, found.len(), &error))?;
+        Ok(Self { path: path.to_owned(), file, metadata })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The columns of the file, in its order.
+    pub fn schema(&self) -> &SchemaRef {
+        self.metadata.schema()
+    }
+
+    /// The index of a column; an error that names the file and the columns there are.
+    pub fn column(&self, name: &str) -> Result<usize> {
+        self.schema().index_of(name).map_err(|_| no_column(&self.path, name, self.schema()))
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> u64 {
+        (0..self.row_groups()).map(|group| self.row_group_rows(group)).sum()
+    }
+
+    /// The number of row groups.
+    pub fn row_groups(&self) -> usize {
+        self.metadata.metadata().num_row_groups()
+    }
+
+    /// The number of rows of a row group.
+    pub fn row_group_rows(&self, row_group: usize) -> u64 {
+        u64::try_from(self.metadata.metadata().row_group(row_group).num_rows()).unwrap_or(0)
+    }
+
+    /// The smallest and largest value of an integer or timestamp column in a row group, as stored (a timestamp
+    /// in its own unit); `None` where the writer kept no statistics.
+    pub fn i64_range(&self, row_group: usize, column: &str) -> Option<(i64, i64)> {
+        let group = self.metadata.metadata().row_group(row_group);
+        let chunk = group.columns().iter().find(|chunk| chunk.column_path().parts() == [column])?;
+        match chunk.statistics()? {
+            Statistics::Int64(of) => Some((*of.min_opt()?, *of.max_opt()?)),
+            Statistics::Int32(of) => Some((i64::from(*of.min_opt()?), i64::from(*of.max_opt()?))),
+            _ => None,
+        }
+    }
+
+    /// Whether a row group may hold a string in a column, by the statistics of its writer.
+    pub fn may_hold(&self, row_group: usize, column: &str, value: &[u8]) -> bool {
+        let group = self.metadata.metadata().row_group(row_group);
+        let chunk = group.columns().iter().find(|chunk| chunk.column_path().parts() == [column]);
+        match chunk.and_then(|chunk| chunk.statistics()) {
+            Some(Statistics::ByteArray(of)) => {
+                // Bounds may be cut short by the writer: a shortened maximum is rounded up, a minimum down.
+                of.min_opt().is_none_or(|min| min.data() <= value) && of.max_opt().is_none_or(|max| value <= max.data())
+            }
+            _ => true,
+        }
+    }
+
+    /// Reads rows in order.
+    pub fn batches(&self, selection: &Selection) -> Result<Batches> {
+        let file = self
+            .file
+            .try_clone()
+            .map_err(|error| Error::unavailable(format!("open `{}`", self.path.display()), error))?;
+        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+        if let Some(columns) = &selection.columns {
+            let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
+            builder = builder.with_projection(mask);
+        }
+        let all: Vec<usize>;
+        let groups = match &selection.row_groups {
+            Some(groups) => groups,
+            None => {
+                all = (0..self.row_groups()).collect();
+                &all
+            }
+        };
+        if selection.skip_rows > 0 {
+            let rows: u64 = groups.iter().map(|&group| self.row_group_rows(group)).sum();
+            let skip = selection.skip_rows.min(rows);
+            let selectors = vec![RowSelector::skip(skip as usize), RowSelector::select((rows - skip) as usize)];
+            builder = builder.with_row_selection(RowSelection::from(selectors));
+        }
+        let builder = builder.with_row_groups(groups.clone()).with_batch_size(if selection.batch_rows == 0 {
+            8192
+        } else {
+            selection.batch_rows
+        });
+        let reader = contained(|| builder.build()).map_err(|error| damaged(&self.path, &error))?;
+        Ok(Batches { path: self.path.clone(), reader: Some(reader) })
+    }
+}
+
+/// The rows of a file, batch by batch.
+#[derive(Debug)]
+pub struct Batches {
+    path: PathBuf,
+    reader: Option<ParquetRecordBatchReader>,
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let reader = self.reader.as_mut()?;
+        let batch = contained(|| reader.next().transpose()).transpose()?;
+        if batch.is_err() {
+            self.reader = None;
+        }
+        Some(batch.map_err(|error| damaged(&self.path, &error)))
+    }
+}
+
+/// Runs a step of the Parquet decoder, which panics on some damaged pages; nothing it held is used after that.
+fn contained<T, E: std::fmt::Display>(step: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match std::panic::catch_unwind(AssertUnwindSafe(step)) {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(panic) => Err(match panic.downcast::<String>() {
+            Ok(message) => *message,
+            Err(_) => "a page cannot be decoded".to_owned(),
+        }),
+    }
+}
+
+pub(crate) fn no_column(path: &Path, name: &str, schema: &Schema) -> Error {
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    Error::invalid(format!("`{}` has no column `{name}`; it has {}", path.display(), names.join(", ")))
+}
+
+fn not_parquet(path: &Path, bytes: u64, error: &dyn std::fmt::Display) -> Error {
+    Error::invalid(format!(
+        "`{}` is not a Parquet file, or is cut short or damaged ({bytes} bytes): {error}",
+        path.display()
+    ))
+}
+
+fn damaged(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::invalid(format!("`{}` is a damaged Parquet file: {error}", path.display()))
+}

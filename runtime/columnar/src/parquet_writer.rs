@@ -1,0 +1,85 @@
+//! Writing Parquet: one place for compression, encodings and statistics.
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::schema::types::ColumnPath;
+use plumb_pipeline::{Error, Result};
+use std::io::Write;
+use std::sync::Arc;
+
+/// How a column's values look, which decides its encoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnHint {
+    /// Values repeat (types, categories, keys): dictionary while it pays.
+    Repeating,
+    /// Values are mostly distinct (ids, measurements): plain.
+    Distinct,
+}
+
+/// The settings of the files of one schema; made once, used for many files.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    schema: SchemaRef,
+    properties: Arc<WriterProperties>,
+}
+
+impl Layout {
+    /// Settings for a schema: zstd level 1, statistics per row group, dictionaries where values repeat.
+    /// `hint` is asked for each top-level column.
+    pub fn new(schema: SchemaRef, hint: impl Fn(&str) -> ColumnHint) -> Self {
+        let mut properties = WriterProperties::builder()
+            .set_writer_version(WriterVersion::PARQUET_1_0)
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_offset_index_disabled(true)
+            .set_created_by("plumb".to_owned())
+            .set_max_row_group_row_count(Some(256 * 1024))
+            .set_dictionary_enabled(true);
+        for field in schema.fields() {
+            if hint(field.name()) == ColumnHint::Distinct {
+                properties =
+                    properties.set_column_dictionary_enabled(ColumnPath::from(vec![field.name().clone()]), false);
+            }
+        }
+        Self { schema, properties: Arc::new(properties.build()) }
+    }
+
+    /// The columns.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+}
+
+/// Writes one Parquet file.
+#[derive(Debug)]
+pub struct ParquetWriter<W: Write + Send> {
+    name: String,
+    writer: ArrowWriter<W>,
+}
+
+impl<W: Write + Send> ParquetWriter<W> {
+    /// Begins a file on `sink`; `name` is for error messages.
+    pub fn new(name: impl Into<String>, sink: W, layout: &Layout) -> Result<Self> {
+        let name = name.into();
+        let writer = ArrowWriter::try_new(sink, layout.schema.clone(), Some((*layout.properties).clone()))
+            .map_err(|error| cannot_write(&name, error))?;
+        Ok(Self { name, writer })
+    }
+
+    /// Appends rows.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.writer.write(batch).map_err(|error| cannot_write(&self.name, error))
+    }
+
+    /// Writes the footer and gives the sink back (not flushed to disk; that is the caller's).
+    pub fn finish(self) -> Result<W> {
+        self.writer.into_inner().map_err(|error| cannot_write(&self.name, error))
+    }
+}
+
+fn cannot_write(name: &str, error: parquet::errors::ParquetError) -> Error {
+    Error::unavailable(format!("write `{name}`"), error)
+}
