@@ -1,1 +1,9 @@
-//! Settings and the one place that puts core, guests and edges together
+//! Settings, and the one place that puts core, guests and edges together.
+//!
+//! [`settings`] is `plumb.toml`: one configuration for every command, read and checked once. Nothing
+//! below this crate sees a settings key; each part is built from checked values.
+
+pub mod settings;
+
+pub use plumb_pipeline::{Error, Result};
+pub use settings::Settings;

@@ -5,7 +5,9 @@
 //! (`plumb-core`) → [`port::OnlineStore`] and, in the same commit, the [`port::Archive`]. Edges implement
 //! the ports; only `plumb-assembly` knows which.
 
+pub mod decode;
 pub mod error;
+pub mod near;
 pub mod port;
 
 pub use error::{Error, Result};

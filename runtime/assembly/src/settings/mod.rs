@@ -1,0 +1,292 @@
+//! `plumb.toml`: one documented structure, every key with a default, unknown keys refused.
+//!
+//! Text becomes checked [`Settings`] once; nothing after that looks at a key again. The defaults are
+//! written out in `default.toml` beside this crate's manifest. What a later release brings is known by
+//! name and refused with a line that says so, never ignored.
+
+mod check;
+mod print;
+mod raw;
+#[cfg(test)]
+mod tests;
+mod unit;
+
+use crate::{Error, Result};
+use plumb_core::event::{Field, SourceSchema};
+use plumb_core::time::{DAY_US, HOUR_US, MINUTE_US};
+use plumb_pipeline::decode::TimeUnit;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Every key with its default and its meaning, as printed by `plumb` for a new project.
+pub const DEFAULT_TOML: &str = include_str!("../../default.toml");
+
+/// The name of the source that `[source]` describes.
+pub const DEFAULT_SOURCE: &str = "default";
+
+/// The checked configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Where the embedded log, the embedded online store and caches live.
+    pub data_dir: PathBuf,
+    /// The sources by name; never empty.
+    pub sources: BTreeMap<String, SourceSettings>,
+    /// `[transforms]`.
+    pub transforms: TransformSettings,
+    /// `[online]`.
+    pub online: OnlineSettings,
+    /// `[offline]`.
+    pub offline: OfflineSettings,
+    /// `[run]`.
+    pub run: RunSettings,
+    /// `[serve]`.
+    pub serve: ServeSettings,
+}
+
+/// `[source]` or `[sources.NAME]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceSettings {
+    /// Where its events come from.
+    pub kind: SourceKind,
+    /// The number of partitions of the embedded log.
+    pub partitions: u32,
+    /// The event file or folder of a file source.
+    pub path: PathBuf,
+    /// The keys of a Kafka source, for a later release.
+    pub kafka: KafkaSettings,
+    /// The field of the event time.
+    pub time_field: String,
+    /// The unit of integers in it.
+    pub time_unit: TimeUnit,
+    /// The field of the event's id.
+    pub id_field: String,
+    /// The field that partitions the log.
+    pub key_field: String,
+    /// Earlier events are rejected, µs.
+    pub min_time_us: i64,
+    /// Events further ahead of their record's timestamp are rejected, µs.
+    pub max_future_us: i64,
+    /// How late an event still finds unfolded state, µs; at least `max_future_us`.
+    pub allowed_lateness_us: i64,
+    /// How long a Kafka source remembers ids, µs.
+    pub dedupe_horizon_us: i64,
+    /// The other fields in declared order, `required` included.
+    pub fields: Vec<Field>,
+}
+
+/// Where a source's events come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceKind {
+    /// The embedded log.
+    Log,
+    /// An event file or a folder of them.
+    File,
+}
+
+/// Where a Kafka source would read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaSettings {
+    /// `host:port`, comma-separated.
+    pub brokers: String,
+    /// The topic.
+    pub topic: String,
+    /// The consumer group.
+    pub group: String,
+    /// Where a new group begins: `earliest` or `latest`.
+    pub start: String,
+}
+
+/// `[transforms]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransformSettings {
+    /// Component files or glob patterns.
+    pub paths: Vec<String>,
+}
+
+/// `[online]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnlineSettings {
+    /// `embedded`.
+    pub url: String,
+}
+
+/// `[offline]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfflineSettings {
+    /// `file:DIR`.
+    pub url: String,
+    /// `none`.
+    pub snapshots: String,
+}
+
+/// `[run]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunSettings {
+    /// Whether `plumb run` serves too.
+    pub serve: bool,
+    /// How often changes are published.
+    pub publish_interval: Duration,
+    /// How often is committed.
+    pub commit_interval: Duration,
+    /// After how many bytes of events is committed.
+    pub commit_size_bytes: u64,
+}
+
+/// `[serve]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServeSettings {
+    /// Features, registry, events.
+    pub listen: String,
+    /// Administration.
+    pub admin_listen: String,
+    /// Metrics.
+    pub metrics_listen: String,
+    /// Whether other than loopback addresses are allowed although nothing asks for a key.
+    pub insecure: bool,
+    /// How long a client may take to send a header.
+    pub header_timeout: Duration,
+    /// How long a request may take in all.
+    pub request_timeout: Duration,
+    /// How long open requests may go on after a stop was asked for.
+    pub shutdown_timeout: Duration,
+    /// The largest body of a request.
+    pub body_limit_bytes: u64,
+    /// The largest component.
+    pub component_limit_bytes: u64,
+    /// The most requests in a batch.
+    pub batch_limit: u32,
+    /// The most open connections of a listener.
+    pub connection_limit: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: "data".into(),
+            sources: BTreeMap::from([(DEFAULT_SOURCE.to_owned(), SourceSettings::default())]),
+            transforms: TransformSettings { paths: vec!["target/plumb/*.wasm".into()] },
+            online: OnlineSettings { url: "embedded".into() },
+            offline: OfflineSettings { url: "file:data/offline".into(), snapshots: "none".into() },
+            run: RunSettings {
+                serve: false,
+                publish_interval: Duration::from_millis(100),
+                commit_interval: Duration::from_secs(30),
+                commit_size_bytes: 128 << 20,
+            },
+            serve: ServeSettings {
+                listen: "127.0.0.1:8080".into(),
+                admin_listen: "127.0.0.1:8081".into(),
+                metrics_listen: "127.0.0.1:9100".into(),
+                insecure: false,
+                header_timeout: Duration::from_secs(5),
+                request_timeout: Duration::from_secs(10),
+                shutdown_timeout: Duration::from_secs(10),
+                body_limit_bytes: 1 << 20,
+                component_limit_bytes: 8 << 20,
+                batch_limit: 1_000,
+                connection_limit: 10_000,
+            },
+        }
+    }
+}
+
+impl Default for SourceSettings {
+    fn default() -> Self {
+        let schema = SourceSchema::default_schema();
+        Self {
+            kind: SourceKind::Log,
+            partitions: 4,
+            path: "events.parquet".into(),
+            kafka: KafkaSettings {
+                brokers: "127.0.0.1:9092".into(),
+                topic: "user-events".into(),
+                group: "plumb".into(),
+                start: "earliest".into(),
+            },
+            time_field: schema.time_field,
+            time_unit: TimeUnit::Ms,
+            id_field: schema.id_field,
+            key_field: schema.key_field,
+            // 1990-01-01T00:00:00Z
+            min_time_us: 7_305 * DAY_US,
+            max_future_us: 5 * MINUTE_US,
+            allowed_lateness_us: HOUR_US,
+            dedupe_horizon_us: 30 * DAY_US,
+            fields: schema.fields,
+        }
+    }
+}
+
+impl Settings {
+    /// Reads a file (`None`: defaults only) and lays `PLUMB__SECTION__KEY` variables of `environment` over it.
+    pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+        let Some(file) = file else { return Self::parse("defaults", "", environment) };
+        let name = file.display().to_string();
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| Error::invalid(format!("cannot read the configuration `{name}`: {error}")))?;
+        Self::parse(&name, &text, environment)
+    }
+
+    /// Like [`Settings::load`] for a text; `name` is what errors call it.
+    pub fn parse(name: &str, text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+        check::settings(raw::parse(name, text, environment)?)
+    }
+
+    /// The effective configuration as TOML with secrets masked; reading it back gives the same settings
+    /// where there was nothing to mask.
+    pub fn to_toml(&self) -> String {
+        print::settings(self)
+    }
+
+    /// The local folder of the offline store.
+    pub fn offline_dir(&self) -> PathBuf {
+        self.offline.url.strip_prefix("file:").unwrap_or(&self.offline.url).into()
+    }
+
+    /// The settings of a source; an unknown name is an error that names the known ones.
+    pub fn source(&self, name: &str) -> Result<&SourceSettings> {
+        self.sources.get(name).ok_or_else(|| {
+            let known = plumb_pipeline::near::quoted(self.sources.keys().map(String::as_str));
+            Error::invalid(format!("unknown source `{name}`; the configuration has {known}"))
+        })
+    }
+
+    /// What the records of a source look like.
+    pub fn schema(&self, source: &str) -> Result<Arc<SourceSchema>> {
+        Ok(Arc::new(self.source(source)?.schema(source)))
+    }
+
+    /// The component files that `transforms.paths` names now, in byte order, each once. A pattern may match
+    /// nothing; a plain path must exist.
+    pub fn component_files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for pattern in &self.transforms.paths {
+            let bad = |why: String| Error::invalid(format!("transforms.paths = \"{pattern}\": {why}"));
+            let before = files.len();
+            for file in glob::glob(pattern).map_err(|error| bad(error.to_string()))? {
+                files.push(file.map_err(|error| bad(error.to_string()))?);
+            }
+            if files.len() == before && !pattern.contains(['*', '?', '[']) {
+                return Err(bad("no such file; `plumb build` makes components".into()));
+            }
+        }
+        files.sort();
+        files.dedup();
+        Ok(files)
+    }
+}
+
+impl SourceSettings {
+    /// What this source's records look like, under its name.
+    pub fn schema(&self, name: &str) -> SourceSchema {
+        SourceSchema {
+            source: name.to_owned(),
+            time_field: self.time_field.clone(),
+            id_field: self.id_field.clone(),
+            key_field: self.key_field.clone(),
+            fields: self.fields.clone(),
+        }
+    }
+}
