@@ -12,15 +12,19 @@
 //!
 //! Not here: windows and state (`plumb-core`), what becomes of a fault (`plumb-pipeline`).
 
+pub mod check;
 pub mod describe;
 pub mod digest;
+pub mod engine;
 pub mod error;
 pub mod guest;
 pub mod transform;
 
 mod columns;
 
+pub use check::check_row_wise;
 pub use digest::Digest;
+pub use engine::{Engine, EngineOptions};
 pub use error::{Error, Result};
 pub use guest::{Fault, Guest, GuestOutput, RowError};
 pub use transform::{Extracted, Finalized, LoadedComponent, RowFault, Transform};

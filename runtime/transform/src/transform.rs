@@ -408,7 +408,7 @@ fn row_fault(first: usize, error: RowError) -> RowFault {
     RowFault { row: first as u32 + error.row, reason: format!("guest error: {message}") }
 }
 
-fn malformed(error: plumb_core::Error) -> Fault {
+pub(crate) fn malformed(error: plumb_core::Error) -> Fault {
     Fault::Malformed(match error {
         plumb_core::Error::Malformed { what, why } => format!("{what}: {why}"),
         other => other.to_string(),

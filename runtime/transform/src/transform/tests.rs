@@ -10,9 +10,8 @@ impl Guest for Touchy {
         assert!(rows <= MAX_ROWS_PER_CALL && columns.iter().all(|column| column.len() == rows));
         let prices = columns[1].as_f64().unwrap();
         let (mut out, mut amounts, mut errors) = (Vec::new(), Column::new(&DataType::F64), Vec::new());
-        for row in 0..rows {
+        for (row, &price) in prices.iter().enumerate() {
             assert!(columns[0].is_valid(row), "the host keeps rows without a required field back");
-            let price = prices[row];
             if !columns[1].is_valid(row) {
                 continue;
             }

@@ -1,0 +1,138 @@
+//! One call of a guest: a fresh store and instance, its limits, and what its failure means.
+
+use super::bindings::exports::plumb::transform::view::Batch;
+use super::bindings::{Transform, TransformPre};
+use super::{convert, text_of};
+use crate::guest::{FUEL_PER_CALL, Fault, Guest, GuestOutput, MEMORY_LIMIT_BYTES};
+use plumb_core::column::Column;
+use plumb_core::contribution::Contributions;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use wasmtime::{Engine, ResourceLimiter, Store, Trap};
+
+/// The most bytes a call may return.
+const OUTPUT_LIMIT_BYTES: usize = 64 << 20;
+
+/// The data of a store: its limits, and whether they were hit.
+#[derive(Debug, Default)]
+pub(super) struct Host {
+    memory_exceeded: bool,
+}
+
+impl ResourceLimiter for Host {
+    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        if desired > MEMORY_LIMIT_BYTES {
+            // A guest that saw -1 could go on and answer something else; a trap is the same everywhere.
+            self.memory_exceeded = true;
+            return Err(wasmtime::Error::msg("memory limit"));
+        }
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory_exceeded = true;
+        Err(error)
+    }
+
+    fn table_growing(&mut self, _: usize, _: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(true)
+    }
+}
+
+/// Counts the instances that may exist at once, so that the pool of slots is never found empty: a call waits
+/// instead of failing, and a verdict never depends on how busy the process is.
+#[derive(Debug)]
+pub(super) struct Permits {
+    free: Mutex<u32>,
+    released: Condvar,
+}
+
+struct Permit<'a>(&'a Permits);
+
+impl Permits {
+    pub(super) fn new(count: u32) -> Self {
+        Self { free: Mutex::new(count), released: Condvar::new() }
+    }
+
+    fn acquire(&self) -> Permit<'_> {
+        // The section only counts, so a poisoned lock still holds a right number.
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.released.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        Permit(self)
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.released.notify_one();
+    }
+}
+
+/// A component's functions.
+pub(super) struct WasmGuest {
+    engine: Engine,
+    pre: TransformPre<Host>,
+    permits: Arc<Permits>,
+}
+
+impl WasmGuest {
+    pub(super) fn new(engine: Engine, pre: TransformPre<Host>, permits: Arc<Permits>) -> Self {
+        Self { engine, pre, permits }
+    }
+
+    /// The text of the component's definition.
+    pub(super) fn describe(&self) -> Result<String, Fault> {
+        self.call(|guest, store| guest.plumb_transform_view().call_describe(store))
+    }
+
+    /// Runs one call on a fresh instance, dropped with its store before this returns.
+    fn call<T>(&self, run: impl FnOnce(&Transform, &mut Store<Host>) -> wasmtime::Result<T>) -> Result<T, Fault> {
+        let _permit = self.permits.acquire();
+        let mut store = Store::new(&self.engine, Host::default());
+        store.limiter(|host| host);
+        store.set_hostcall_fuel(OUTPUT_LIMIT_BYTES);
+        store.set_fuel(FUEL_PER_CALL).expect("the engine is configured to count fuel");
+        let answer = self.pre.instantiate(&mut store).and_then(|guest| run(&guest, &mut store));
+        answer.map_err(|error| fault_of(&error, store.data()))
+    }
+}
+
+impl Guest for WasmGuest {
+    fn extract(&self, rows: usize, columns: &[&Column]) -> Result<GuestOutput<Contributions>, Fault> {
+        let columns: Vec<_> = columns.iter().map(|column| convert::lower(column)).collect();
+        let batch = Batch { rows: rows as u32, columns: &columns };
+        let answer = self.call(|guest, store| guest.plumb_transform_view().call_extract(store, batch))?;
+        let slots = answer.slots.into_iter().map(convert::lift).collect::<Result<_, _>>()?;
+        Ok(GuestOutput {
+            value: Contributions { rows: answer.rows, slots },
+            errors: answer.errors.into_iter().map(convert::lift_error).collect(),
+        })
+    }
+
+    fn finalize(&self, as_of_us: &[i64], aggregates: &[Column]) -> Result<GuestOutput<Vec<Column>>, Fault> {
+        let columns: Vec<_> =
+            std::iter::once(convert::timestamps(as_of_us)).chain(aggregates.iter().map(convert::lower)).collect();
+        let batch = Batch { rows: as_of_us.len() as u32, columns: &columns };
+        let answer = self.call(|guest, store| guest.plumb_transform_view().call_finalize(store, batch))?;
+        Ok(GuestOutput {
+            value: answer.columns.into_iter().map(convert::lift).collect::<Result<_, _>>()?,
+            errors: answer.errors.into_iter().map(convert::lift_error).collect(),
+        })
+    }
+}
+
+/// What an error of a call means; the texts hold neither addresses nor frames.
+fn fault_of(error: &wasmtime::Error, host: &Host) -> Fault {
+    if host.memory_exceeded {
+        return Fault::MemoryLimit;
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => Fault::OutOfFuel,
+        Some(Trap::UnreachableCodeReached) => Fault::Trap("unreachable".into()),
+        Some(Trap::StackOverflow) => Fault::Trap("stack overflow".into()),
+        Some(trap) => Fault::Trap(trap.to_string().trim_start_matches("wasm trap: ").to_owned()),
+        // Everything else comes from reading the answer out of the guest's memory.
+        None => Fault::Malformed(text_of(error)),
+    }
+}
