@@ -1,11 +1,15 @@
 //! What a view definition means for state: which accumulators, for how long, on which grid.
 
+use crate::state::record::Layout;
 use crate::time::{DAY_US, HOUR_US, MINUTE_US, floor_to};
 use crate::view::{Operator, SlotType, ViewDef, WindowSpec};
 use crate::{Error, Result};
 
 /// How long state still takes late events exactly where they belong, unless configured otherwise.
 pub const DEFAULT_ALLOWED_LATENESS_US: i64 = HOUR_US;
+
+/// How many tiles are folded into the base at a time: the floor moves in steps of so many.
+const TILES_PER_FOLD: i64 = 16;
 
 /// The most slots a view may have: presence is one 64-bit mask.
 pub const MAX_SLOTS: usize = 64;
@@ -90,12 +94,16 @@ pub struct Plan {
     pub slots: Vec<SlotType>,
     /// The tile grid in µs.
     pub tile_us: i64,
+    /// The grid of the floor in µs, a multiple of `tile_us`.
+    pub fold_us: i64,
     /// The longest reach of a window in µs; 0 if every aggregate is lifetime.
     pub longest_us: i64,
     /// How far below the newest event time the floor lies, before alignment: `longest_us` + allowed lateness.
     pub retention_us: i64,
     /// Whether contributions carry their event ids into state (some aggregate needs the order of ties).
     pub keeps_ids: bool,
+    /// How a raw contribution is packed.
+    pub(crate) layout: Layout,
 }
 
 impl Plan {
@@ -163,21 +171,44 @@ impl Plan {
             })
             .collect();
         let longest_us = view.aggregates.iter().filter_map(|aggregate| aggregate.window.reach_us()).max().unwrap_or(0);
+        let slots: Vec<SlotType> = view.slots.iter().map(|slot| slot.slot_type).collect();
+        let keeps_ids = keyed.iter().any(|(_, kind)| *kind == AccumulatorKind::Last);
+        let tile_us = tile_width(longest_us);
         Ok(Self {
+            layout: Layout::new(&slots, keeps_ids),
             accumulators,
             aggregates,
             globals,
-            slots: view.slots.iter().map(|slot| slot.slot_type).collect(),
-            tile_us: tile_width(longest_us),
+            slots,
+            tile_us,
+            fold_us: tile_us * TILES_PER_FOLD,
             longest_us,
             retention_us: longest_us.saturating_add(allowed_lateness_us),
-            keeps_ids: keyed.iter().any(|(_, kind)| *kind == AccumulatorKind::Last),
+            keeps_ids,
         })
     }
 
-    /// The floor that a newest event time implies: below it raw contributions have been folded into the base.
+    /// The floor that a newest event time implies: what lies below it has been folded into the base.
+    ///
+    /// It moves in steps of `fold_us`, so that folding is work of a step and not of every event, and so
+    /// that what is in the base depends on the newest event time alone, not on when a key was touched.
     pub fn floor_us(&self, newest_us: i64) -> i64 {
-        floor_to(newest_us.saturating_sub(self.retention_us), self.tile_us)
+        floor_to(newest_us.saturating_sub(self.retention_us), self.fold_us)
+    }
+
+    /// The newest event time from which on the floor lies above `floor_us`.
+    pub(crate) fn next_fold_us(&self, floor_us: i64) -> i64 {
+        floor_us.saturating_add(self.fold_us).saturating_add(self.retention_us)
+    }
+
+    /// The accumulators that keep a base, in order.
+    pub(crate) fn base_accumulators(&self) -> impl Iterator<Item = &AccumulatorDef> {
+        self.accumulators.iter().filter(|def| def.in_base)
+    }
+
+    /// The allowed lateness it was made with, in µs.
+    pub fn allowed_lateness_us(&self) -> i64 {
+        self.retention_us - self.longest_us
     }
 
     /// Whether state with this floor can answer at `as_of_us`: every window begins at or after the floor,

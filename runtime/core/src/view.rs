@@ -214,6 +214,14 @@ impl WindowSpec {
         }
     }
 
+    /// The window's width in µs; `None` for lifetime.
+    pub fn width_us(&self) -> Option<i64> {
+        match *self {
+            WindowSpec::Sliding { width_us, .. } | WindowSpec::Hopping { width_us, .. } => Some(width_us),
+            WindowSpec::Lifetime => None,
+        }
+    }
+
     /// How far before T the window can reach, in µs; `None` for lifetime.
     pub fn reach_us(&self) -> Option<i64> {
         match *self {
