@@ -50,7 +50,8 @@ fn crates_depend_only_on_layers_below_them() {
     for (name, package) in workspace() {
         let Some(own) = layer_of(&name) else { continue };
         for dependency in package.normal.iter().filter(|dependency| dependency.starts_with("plumb-")) {
-            let other = layer_of(dependency).unwrap_or_else(|| panic!("{name} depends on {dependency}, which has no layer"));
+            let other =
+                layer_of(dependency).unwrap_or_else(|| panic!("{name} depends on {dependency}, which has no layer"));
             assert!(other < own, "{name} depends on {dependency}, which is not below it");
         }
     }
@@ -82,7 +83,10 @@ fn test_helpers_stay_out_of_the_product() {
         if name == "plumb-tests" || name == "plumb-benches" || name == "plumb-testing" {
             continue;
         }
-        assert!(!package.normal.contains("plumb-testing"), "{name} depends on plumb-testing outside [dev-dependencies]");
+        assert!(
+            !package.normal.contains("plumb-testing"),
+            "{name} depends on plumb-testing outside [dev-dependencies]"
+        );
     }
 }
 

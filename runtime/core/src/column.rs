@@ -84,6 +84,20 @@ impl Bitmap {
         self.bytes.clear();
         self.len = 0;
     }
+
+    /// Keeps the first `len` bits; no effect on a shorter bitmap.
+    pub fn truncate(&mut self, len: usize) {
+        if len >= self.len {
+            return;
+        }
+        self.bytes.truncate(len.div_ceil(8));
+        if !len.is_multiple_of(8)
+            && let Some(last) = self.bytes.last_mut()
+        {
+            *last &= (1u8 << (len % 8)) - 1;
+        }
+        self.len = len;
+    }
 }
 
 /// Strings or byte strings end to end: `offsets` has one entry more than there are rows, the first 0.
@@ -146,6 +160,12 @@ impl Strings {
     pub fn clear(&mut self) {
         self.offsets.truncate(1);
         self.bytes.clear();
+    }
+
+    /// Keeps the first `rows` rows; no effect on a shorter column.
+    pub fn truncate(&mut self, rows: usize) {
+        self.offsets.truncate(rows + 1);
+        self.bytes.truncate(self.offsets.last().copied().unwrap_or(0) as usize);
     }
 
     /// Checks offsets that came from outside: first 0, never falling, last = the number of bytes.
@@ -478,6 +498,27 @@ impl Column {
         }
     }
 
+    /// Keeps the first `rows` rows; no effect on a shorter column. A bitmap without a null is dropped, so
+    /// that a column whose last rows were taken back equals one that never had them.
+    pub fn truncate(&mut self, rows: usize) {
+        match &mut self.values {
+            Values::I64(v) | Values::Timestamp(v) => v.truncate(rows),
+            Values::F64(v) => v.truncate(rows),
+            Values::Bool(v) => v.truncate(rows),
+            Values::Utf8(v) | Values::Bytes(v) => v.truncate(rows),
+            Values::List { offsets, child } => {
+                offsets.truncate(rows + 1);
+                child.truncate(offsets.last().copied().unwrap_or(0) as usize);
+            }
+        }
+        if let Some(bits) = &mut self.validity {
+            bits.truncate(rows);
+            if bits.count_set() == bits.len() {
+                self.validity = None;
+            }
+        }
+    }
+
     /// A column of the rows `rows`, in that order.
     pub fn take(&self, rows: impl IntoIterator<Item = usize>) -> Column {
         let mut taken = Column::new(&self.data_type());
@@ -555,6 +596,25 @@ mod tests {
         assert!(!taken.is_valid(0));
         let Values::List { offsets, .. } = &taken.values else { panic!() };
         assert_eq!(offsets, &[0, 0, 2]);
+    }
+
+    #[test]
+    fn a_shortened_column_equals_one_that_was_never_longer() {
+        for data_type in ["i64", "f64", "bool", "string", "bytes", "timestamp", "list<string>"] {
+            let data_type = DataType::parse(data_type).unwrap();
+            for keep in 0..20 {
+                let mut column = Column::nulls(&data_type, 20);
+                column.truncate(keep);
+                assert_eq!(column, Column::nulls(&data_type, keep), "{data_type:?} {keep}");
+            }
+        }
+        let mut column = Column::new(&DataType::Utf8);
+        column.push_bytes(b"a");
+        let before = column.clone();
+        column.push_null();
+        column.push_bytes(b"b");
+        column.truncate(1);
+        assert_eq!(column, before);
     }
 
     #[test]

@@ -146,6 +146,16 @@ impl EventBatch {
         }
     }
 
+    /// Keeps the first `rows` events; no effect on a shorter batch.
+    pub fn truncate(&mut self, rows: usize) {
+        self.offsets.truncate(rows);
+        self.record_times_us.truncate(rows);
+        self.times_us.truncate(rows);
+        for column in &mut self.columns {
+            column.truncate(rows);
+        }
+    }
+
     /// A batch of the rows `rows`, in that order.
     pub fn take(&self, rows: impl IntoIterator<Item = usize>) -> EventBatch {
         let mut taken = EventBatch::new(self.schema.clone());

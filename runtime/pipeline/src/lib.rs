@@ -5,6 +5,7 @@
 //! (`plumb-core`) → [`port::OnlineStore`] and, in the same commit, the [`port::Archive`]. Edges implement
 //! the ports; only `plumb-assembly` knows which.
 
+pub mod accept;
 pub mod decode;
 pub mod error;
 pub mod near;

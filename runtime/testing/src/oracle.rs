@@ -211,7 +211,13 @@ pub fn exact_sum(values: &[f64]) -> Option<f64> {
             nearest = above;
         }
     }
-    Some(if nearest == 0.0 { 0.0 } else if negative { -nearest } else { nearest })
+    Some(if nearest == 0.0 {
+        0.0
+    } else if negative {
+        -nearest
+    } else {
+        nearest
+    })
 }
 
 /// A finite float times 2^1074, an integer.
@@ -243,7 +249,10 @@ mod tests {
         assert_eq!(exact_sum(&[1e308, 1e308, -1e308]), Some(1e308));
         assert_eq!(exact_sum(&[1e16, 1.0, -1e16]), Some(1.0));
         assert_eq!(exact_sum(&[-0.1, 0.1]).map(f64::to_bits), Some(0));
-        assert_eq!(exact_sum(&[f64::MIN_POSITIVE, -f64::from_bits(1)]), Some(f64::from_bits(f64::MIN_POSITIVE.to_bits() - 1)));
+        assert_eq!(
+            exact_sum(&[f64::MIN_POSITIVE, -f64::from_bits(1)]),
+            Some(f64::from_bits(f64::MIN_POSITIVE.to_bits() - 1))
+        );
         assert_eq!(exact_sum(&[-2.5]), Some(-2.5));
     }
 }

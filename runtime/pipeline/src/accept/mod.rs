@@ -1,0 +1,304 @@
+//! Which events count: decided once per source partition, at ingest, from the record and the log before it.
+//!
+//! [`Acceptor`] checks required fields and the bounds of the event time, drops repeated ids and keeps the
+//! accounting. Every decision is a pure function of the partition's records up to and including this one
+//! (a record's own timestamp among them): no clock, no batch boundary, so a replay decides the same.
+//! Decoding is [`crate::decode`]'s; whether an event matters to a view is the view's.
+
+mod ids;
+
+pub use ids::{IdEntry, IdSet};
+
+use crate::decode::json::encode;
+use crate::decode::time::format_rfc3339;
+use crate::port::{Rejected, SourceBatch};
+use plumb_core::column::{Column, Values};
+use plumb_core::event::{EventBatch, SourceSchema};
+use plumb_core::time::{DAY_US, HOUR_US, MINUTE_US, format_duration};
+use std::sync::Arc;
+use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128};
+
+/// The bounds of what is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AcceptRules {
+    /// The earliest event time, µs; catches seconds read as milliseconds.
+    pub min_time_us: i64,
+    /// How far an event time may lie ahead of its record's own timestamp, µs.
+    pub max_future_us: i64,
+    /// An event older than the partition's newest by more than this counts as late, µs. Late events are
+    /// applied like any other; this decides a metric only.
+    pub allowed_lateness_us: i64,
+}
+
+impl Default for AcceptRules {
+    /// 1990-01-01, 5 minutes, 1 hour.
+    fn default() -> Self {
+        Self { min_time_us: 7_305 * DAY_US, max_future_us: 5 * MINUTE_US, allowed_lateness_us: HOUR_US }
+    }
+}
+
+impl AcceptRules {
+    /// Checks an event time against the bounds; the error is the reason for the dead letters.
+    pub fn check_time(&self, field: &str, time_us: i64, record_time_us: i64) -> Result<(), String> {
+        if time_us >= self.min_time_us && time_us <= record_time_us.saturating_add(self.max_future_us) {
+            return Ok(());
+        }
+        let time = format_rfc3339(time_us);
+        if time_us < self.min_time_us {
+            let bound = format_rfc3339(self.min_time_us);
+            return Err(format!("field `{field}`: {time} is before min_time {bound}; check the source's time_unit"));
+        }
+        let bound = format_duration(self.max_future_us);
+        let record = format_rfc3339(record_time_us);
+        Err(format!("field `{field}`: {time} is more than max_future {bound} ahead of the record's timestamp {record}"))
+    }
+}
+
+/// The reason of a record that lacks a required field.
+pub(crate) fn missing_field(name: &str) -> String {
+    format!("missing field `{name}`")
+}
+
+/// What became of the records of a partition; `read = applied + duplicate + rejected + filtered`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accounting {
+    /// Records read from the source.
+    pub read: u64,
+    /// Events accepted.
+    pub applied: u64,
+    /// Later copies of an id, dropped.
+    pub duplicate: u64,
+    /// Records that could not be decoded or were refused.
+    pub rejected: u64,
+    /// Records left out by a filter of the source.
+    pub filtered: u64,
+    /// Of `applied`: those older than the partition's newest event by more than the allowed lateness.
+    pub late: u64,
+    /// Of `duplicate`: those with another payload than the first copy.
+    pub dedupe_conflict: u64,
+}
+
+impl Accounting {
+    /// Whether the classes add up.
+    pub fn is_consistent(&self) -> bool {
+        self.read == self.applied + self.duplicate + self.rejected + self.filtered
+            && self.late <= self.applied
+            && self.dedupe_conflict <= self.duplicate
+    }
+}
+
+impl std::ops::AddAssign for Accounting {
+    fn add_assign(&mut self, other: Self) {
+        self.read += other.read;
+        self.applied += other.applied;
+        self.duplicate += other.duplicate;
+        self.rejected += other.rejected;
+        self.filtered += other.filtered;
+        self.late += other.late;
+        self.dedupe_conflict += other.dedupe_conflict;
+    }
+}
+
+/// The outcome of one batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accepted {
+    /// The accepted events, in source order.
+    pub events: EventBatch,
+    /// The refused records, by offset: those of the source batch and those refused here.
+    pub rejected: Vec<Rejected>,
+    /// The offset after the last record of the batch.
+    pub next_offset: u64,
+}
+
+/// Decides what counts in one source partition, and remembers the ids it has seen.
+#[derive(Debug)]
+pub struct Acceptor {
+    rules: AcceptRules,
+    required: Vec<usize>,
+    ids: IdSet,
+    /// Ids added since the last drain.
+    fresh: Vec<IdEntry>,
+    newest_us: Option<i64>,
+    accounting: Accounting,
+    /// Payload hashes of the batch at hand.
+    payloads: Vec<u64>,
+}
+
+impl Acceptor {
+    /// An acceptor at the beginning of a partition.
+    pub fn new(schema: &Arc<SourceSchema>, rules: AcceptRules) -> Self {
+        Self::restore(schema, rules, Accounting::default(), None, std::iter::empty())
+    }
+
+    /// An acceptor that goes on where another stopped, from what a commit kept of it: its accounting, its
+    /// newest event time and every entry it ever drained, in any order.
+    pub fn restore(
+        schema: &Arc<SourceSchema>,
+        rules: AcceptRules,
+        accounting: Accounting,
+        newest_us: Option<i64>,
+        ids: impl IntoIterator<Item = [u8; IdEntry::BYTES]>,
+    ) -> Self {
+        let required =
+            schema.fields.iter().enumerate().filter(|(_, field)| field.required).map(|(index, _)| index + 1).collect();
+        let mut set = IdSet::default();
+        for bytes in ids {
+            set.insert(IdEntry::from_bytes(&bytes));
+        }
+        Self { rules, required, ids: set, fresh: Vec::new(), newest_us, accounting, payloads: Vec::new() }
+    }
+
+    /// Decides a batch; batches must come in offset order. Nothing is copied when every event is accepted.
+    pub fn accept(&mut self, batch: SourceBatch) -> Accepted {
+        let SourceBatch { events, mut rejected, next_offset } = batch;
+        self.accounting.read += (events.len() + rejected.len()) as u64;
+        self.accounting.rejected += rejected.len() as u64;
+        let decoded = rejected.len();
+        hash_payloads(&events, &mut self.payloads);
+        // The rows accepted so far, listed only from the first one that is not.
+        let mut kept: Option<Vec<usize>> = None;
+        for row in 0..events.len() {
+            let accepted = match self.refuse(&events, row) {
+                Some(reason) => {
+                    self.accounting.rejected += 1;
+                    rejected.push(self.reject(&events, row, reason));
+                    false
+                }
+                None => self.is_first(&events, row),
+            };
+            match (&mut kept, accepted) {
+                (Some(rows), true) => rows.push(row),
+                (None, false) => kept = Some((0..row).collect()),
+                _ => {}
+            }
+            if accepted {
+                self.count_applied(events.times_us[row]);
+            }
+        }
+        if decoded > 0 && decoded < rejected.len() {
+            rejected.sort_by_key(|record| record.offset);
+        }
+        let events = match kept {
+            Some(rows) => events.take(rows),
+            None => events,
+        };
+        Accepted { events, rejected, next_offset }
+    }
+
+    /// Why a decoded event is refused, if it is.
+    fn refuse(&self, events: &EventBatch, row: usize) -> Option<String> {
+        let schema = &events.schema;
+        if let Some(&column) = self.required.iter().find(|&&column| !events.columns[column].is_valid(row)) {
+            return Some(missing_field(&schema.fields[column - 1].name));
+        }
+        self.rules.check_time(&schema.time_field, events.times_us[row], events.record_times_us[row]).err()
+    }
+
+    fn reject(&self, events: &EventBatch, row: usize, reason: String) -> Rejected {
+        let mut bytes = Vec::new();
+        encode(events, row, &mut bytes);
+        Rejected { offset: events.offsets[row], record_time_us: events.record_times_us[row], bytes, reason }
+    }
+
+    /// Whether this is the first copy of its id; counts it as a duplicate if not. Without an id it is.
+    fn is_first(&mut self, events: &EventBatch, row: usize) -> bool {
+        let Some(id) = events.columns[0].str_bytes(row) else { return true };
+        let entry = IdEntry { id: xxh3_128(id), payload: self.payloads[row] };
+        match self.ids.insert(entry) {
+            None => {
+                self.fresh.push(entry);
+                true
+            }
+            Some(first) => {
+                self.accounting.duplicate += 1;
+                self.accounting.dedupe_conflict += u64::from(first != entry.payload);
+                false
+            }
+        }
+    }
+
+    fn count_applied(&mut self, time_us: i64) {
+        self.accounting.applied += 1;
+        let newest_us = self.newest_us.get_or_insert(time_us);
+        self.accounting.late += u64::from(time_us < newest_us.saturating_sub(self.rules.allowed_lateness_us));
+        *newest_us = time_us.max(*newest_us);
+    }
+
+    /// What became of the records so far.
+    pub fn accounting(&self) -> &Accounting {
+        &self.accounting
+    }
+
+    /// The newest time of an accepted event, µs.
+    pub fn newest_us(&self) -> Option<i64> {
+        self.newest_us
+    }
+
+    /// The number of ids remembered.
+    pub fn remembered(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The entries added since the last drain, in log order: what the next commit must keep.
+    pub fn drain_ids(&mut self) -> Vec<[u8; IdEntry::BYTES]> {
+        self.fresh.drain(..).map(IdEntry::to_bytes).collect()
+    }
+
+    /// Every entry, sorted: what a snapshot keeps. Drained entries are among them.
+    pub fn snapshot_ids(&self) -> Vec<[u8; IdEntry::BYTES]> {
+        self.ids.sorted().into_iter().map(IdEntry::to_bytes).collect()
+    }
+}
+
+/// Writes a 64-bit hash of every event's decoded values, its time included, into `hashes`.
+///
+/// Kept in commits, so it may never change for the same values: a chain of xxh3-64 over the columns in
+/// schema order, seeded with what came before. It decides a metric only (`dedupe_conflict`).
+fn hash_payloads(events: &EventBatch, hashes: &mut Vec<u64>) {
+    hashes.clear();
+    hashes.extend(events.times_us.iter().map(|&time_us| mix(0, time_us as u64)));
+    // The id is equal wherever two payloads are compared.
+    for column in &events.columns[1..] {
+        hash_column(column, hashes);
+    }
+}
+
+fn hash_column(column: &Column, hashes: &mut [u64]) {
+    let present = |row: usize| column.is_valid(row);
+    let rows = hashes.iter_mut().enumerate();
+    match &column.values {
+        Values::I64(v) | Values::Timestamp(v) => {
+            rows.for_each(|(row, hash)| *hash = if present(row) { mix(*hash, v[row] as u64) } else { absent(*hash) });
+        }
+        Values::F64(v) => {
+            rows.for_each(|(row, hash)| {
+                *hash = if present(row) { mix(*hash, v[row].to_bits()) } else { absent(*hash) }
+            });
+        }
+        Values::Bool(v) => {
+            rows.for_each(|(row, hash)| {
+                *hash = if present(row) { mix(*hash, u64::from(v[row])) } else { absent(*hash) }
+            });
+        }
+        Values::Utf8(v) | Values::Bytes(v) => rows.for_each(|(row, hash)| {
+            *hash = if present(row) { xxh3_64_with_seed(v.get(row), *hash) } else { absent(*hash) };
+        }),
+        // A schema's fields are no lists.
+        Values::List { .. } => {}
+    }
+}
+
+/// One step of the chain for a number: the halves of a 128-bit product, folded.
+fn mix(hash: u64, value: u64) -> u64 {
+    let product = u128::from(hash ^ 0x9e37_79b9_7f4a_7c15) * u128::from(value ^ 0xd6e8_feb8_6659_fd93);
+    (product as u64) ^ ((product >> 64) as u64)
+}
+
+/// One step of the chain for a null.
+fn absent(hash: u64) -> u64 {
+    hash.rotate_left(23).wrapping_mul(0xff51_afd7_ed55_8ccd) ^ 0xc4ce_b9fe_1a85_ec53
+}
+
+#[cfg(test)]
+mod tests;
