@@ -164,12 +164,22 @@ pub trait ObjectStore: Send + Sync {
     fn create(&self, path: &str, bytes: &[u8]) -> Result<bool>;
     /// Writes an object durably, replacing what is there.
     fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()>;
+    /// [`ObjectStore::put`] of many objects, sharing the cost of making them durable. Not atomic: after an error
+    /// some may be there.
+    fn put_all(&self, objects: Vec<(String, Vec<u8>)>) -> Result<()> {
+        objects.into_iter().try_for_each(|(path, bytes)| self.put(&path, bytes))
+    }
     /// Reads an object; `None` if it does not exist.
     fn get(&self, path: &str) -> Result<Option<Vec<u8>>>;
     /// The paths under a folder (all levels) in byte order, with their sizes.
     fn list(&self, folder: &str) -> Result<Vec<(String, u64)>>;
     /// Moves an object durably; fine if it was moved before (`from` gone, `to` there).
     fn rename(&self, from: &str, to: &str) -> Result<()>;
+    /// [`ObjectStore::rename`] of many objects (from, to), sharing the cost of making it durable. Not atomic;
+    /// after an error call it again with the same moves.
+    fn rename_all(&self, moves: &[(String, String)]) -> Result<()> {
+        moves.iter().try_for_each(|(from, to)| self.rename(from, to))
+    }
     /// Removes an object; fine if it is gone.
     fn delete(&self, path: &str) -> Result<()>;
     /// The local path of an object where there is one, for readers that map files.
