@@ -6,7 +6,9 @@ use std::cmp::Ordering;
 
 /// A slice's contributions by key: the rows of key `k` are `rows[starts[k]..starts[k + 1]]`, rising in time.
 #[derive(Debug, Default)]
-pub(super) struct Arranged {
+pub struct Arranged {
+    /// The number of slices that the keys were cut into.
+    pub(super) slices: u32,
     pub(super) rows: Vec<Row>,
     pub(super) words: Vec<u64>,
     pub(super) starts: Vec<usize>,
@@ -17,11 +19,12 @@ pub(super) struct Arranged {
 }
 
 impl Arranged {
-    /// Gathers slice `slice` of histories of one view: a counting sort by key, then each key's rows by
+    /// Gathers slice `slice` of histories of one view (one per worker, cut into the same number of slices):
+    /// a counting sort by key, then each key's rows by
     /// time, which are mostly in order already.
-    pub(super) fn new(parts: &[History], slice: usize) -> Self {
-        let Some(first) = parts.first() else { return Self { starts: vec![0], ..Self::default() } };
-        let keys = first.slices[slice].first_us.len();
+    pub fn new(parts: &[History], slice: usize) -> Self {
+        let Some(first) = parts.first() else { return Self { slices: 1, starts: vec![0], ..Self::default() } };
+        let keys = parts.iter().map(|part| part.slices[slice].first_us.len()).max().unwrap_or(0);
         let mut first_us = vec![i64::MAX; keys];
         let (mut row_ends, mut word_ends) = (vec![0usize; keys + 1], vec![0usize; keys + 1]);
         for part in parts.iter().map(|part| &part.slices[slice]) {
@@ -73,7 +76,7 @@ impl Arranged {
                 rows.sort_by_key(|row| row.time_us);
             }
         }
-        Self { rows, words, starts, first_us, dictionary, ids }
+        Self { slices: first.slices.len() as u32, rows, words, starts, first_us, dictionary, ids }
     }
 }
 

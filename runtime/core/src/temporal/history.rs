@@ -146,15 +146,12 @@ pub struct History {
 }
 
 impl History {
-    /// An empty history for keys `0..keys`, cut into `slices` (at least one).
-    pub fn new(plan: &Plan, keys: usize, slices: usize) -> Self {
-        let slices = slices.max(1);
-        let slice =
-            |index: usize| Slice { first_us: vec![i64::MAX; (keys + slices - 1 - index) / slices], ..Slice::default() };
+    /// An empty history, its keys cut into `slices` (at least one).
+    pub fn new(plan: &Plan, slices: usize) -> Self {
         Self {
             slots: plan.slots.clone(),
             layout: Layout::new(plan),
-            slices: (0..slices).map(slice).collect(),
+            slices: (0..slices.max(1)).map(|_| Slice::default()).collect(),
             non_finite: 0,
             masks: Vec::new(),
         }
@@ -175,13 +172,18 @@ impl History {
     pub fn see(&mut self, keys: &[u32], times_us: &[i64]) {
         let slices = self.slices.len() as u32;
         for (&key, &time_us) in keys.iter().zip(times_us).filter(|&(&key, _)| key != NO_KEY) {
-            let first_us = &mut self.slices[(key % slices) as usize].first_us[(key / slices) as usize];
-            *first_us = time_us.min(*first_us);
+            let firsts_us = &mut self.slices[(key % slices) as usize].first_us;
+            let key = (key / slices) as usize;
+            if key >= firsts_us.len() {
+                firsts_us.resize(key + 1, i64::MAX);
+            }
+            firsts_us[key] = time_us.min(firsts_us[key]);
         }
     }
 
     /// Adds what `extract` returned for a batch of events with these keys, times and (where the plan
-    /// keeps them) ids. Contributions of events without a key of ours are left out.
+    /// keeps them) ids. Contributions of events without a key of ours are left out; the others' keys must
+    /// have been seen.
     pub fn push(&mut self, keys: &[u32], times_us: &[i64], ids: Option<&Column>, contributions: &Contributions) {
         let mut masks = std::mem::take(&mut self.masks);
         self.non_finite += presence(&self.slots, contributions, &mut masks);

@@ -1,7 +1,7 @@
 //! The temporal join: aggregates of many (key, T) at once, from sorted history instead of state.
 //!
-//! Contributions come into a [`History`] as they are read; [`answer`] arranges one slice of its keys by
-//! (key, time), orders the questions likewise and sweeps each key once, sliding every window from one
+//! Contributions come into a [`History`] as they are read; [`Arranged`] is one slice of its keys by
+//! (key, time); [`answer`] orders the questions likewise and sweeps each key once, sliding every window from one
 //! instant to the next. Values are exactly those of [`crate::read`]: both are the same order-free exact
 //! aggregates over the same contributions with `event_time < T`. Ranks among all entities need all
 //! entities' contributions and are swept along time by [`ranks`] beforehand.
@@ -13,13 +13,13 @@ mod history;
 mod rank;
 mod window;
 
+pub use arrange::Arranged;
 pub use history::{History, NO_KEY};
 pub use rank::{RankHistory, ranks};
 
 use crate::column::{Column, Values};
 use crate::plan::{AggregatePlan, Plan};
 use crate::view::{Operator, SlotType, WindowSpec};
-use arrange::Arranged;
 use history::{Row, bits};
 use window::{Frame, Series, Sessions, SumWindow, ValuesWindow};
 
@@ -47,23 +47,14 @@ pub struct Answers {
     pub rows: Vec<(u32, u32)>,
 }
 
-/// Answers all questions about the keys of slice `slice` from histories of one view (one per worker, made
-/// with the same number of keys and slices).
+/// Answers questions about the keys of an arranged slice.
 ///
 /// `ranks[g][label]` is what [`ranks`] gave for the plan's distribution `g`.
-pub fn answer(
-    plan: &Plan,
-    parts: &[History],
-    slice: usize,
-    mut questions: Vec<Question>,
-    ranks: &[Vec<f64>],
-) -> Answers {
-    let slices = parts.first().map_or(1, History::slices) as u32;
-    let arranged = Arranged::new(parts, slice);
+pub fn answer(plan: &Plan, arranged: &Arranged, mut questions: Vec<Question>, ranks: &[Vec<f64>]) -> Answers {
     questions.sort_unstable_by_key(|question| (question.key, question.as_of_us));
-    let mut sweep = Sweep::new(plan, &arranged);
+    let mut sweep = Sweep::new(plan, arranged);
     for group in questions.chunk_by(|a, b| a.key == b.key) {
-        sweep.key((group[0].key / slices) as usize, group, ranks);
+        sweep.key((group[0].key / arranged.slices) as usize, group, ranks);
     }
     sweep.answers
 }

@@ -32,16 +32,6 @@ impl RankHistory {
             }
         }
     }
-
-    /// Renames the keys at or above `from` by `names[key - from]`: workers number keys that no label asks
-    /// for on their own.
-    pub fn rename(&mut self, from: u32, names: &[u32]) {
-        for (_, key) in &mut self.counted {
-            if *key >= from {
-                *key = names[(*key - from) as usize];
-            }
-        }
-    }
 }
 
 /// The relative rank of each label's key at its time; 0.0 for [`NO_KEY`].

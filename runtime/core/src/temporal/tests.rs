@@ -119,7 +119,7 @@ fn join(
     slices: usize,
 ) -> Vec<Option<Row>> {
     let plan = Plan::new(&view(), 0).unwrap();
-    let mut parts: Vec<History> = (0..workers).map(|_| History::new(&plan, keys, slices)).collect();
+    let mut parts: Vec<History> = (0..workers).map(|_| History::new(&plan, slices)).collect();
     let mut globals: Vec<Vec<RankHistory>> =
         (0..plan.globals.len()).map(|g| (0..workers).map(|_| RankHistory::new(&plan, g)).collect()).collect();
     for (batch, events) in events.chunks(3).enumerate() {
@@ -140,7 +140,7 @@ fn join(
             let key = key.filter(|key| *key as usize % slices == slice)?;
             Some(Question { key, label: label as u32, as_of_us })
         });
-        let answers = answer(&plan, &parts, slice, questions.collect(), &ranks);
+        let answers = answer(&plan, &Arranged::new(&parts, slice), questions.collect(), &ranks);
         for &(label, row) in &answers.rows {
             assert_eq!(answers.as_of_us[row as usize], labels[label as usize].1);
             let columns = answers.columns.iter().map(|column| column.take([row as usize])).collect();

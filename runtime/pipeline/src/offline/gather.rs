@@ -1,0 +1,228 @@
+//! Reads events once, in worker threads: `extract`, then contributions packed by key for the kernel.
+
+use super::Faults;
+use super::keys::SharedKeys;
+use crate::port::EventReader;
+use crate::{Error, Result};
+use plumb_core::column::Column;
+use plumb_core::event::EventBatch;
+use plumb_core::temporal::{History, NO_KEY, RankHistory};
+use plumb_transform::Transform;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// One view to gather for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) transform: &'a Transform,
+    /// Index of its keys among the gatherer's.
+    pub(super) keys: usize,
+}
+
+/// What events are gathered for.
+#[derive(Debug)]
+pub(super) struct Gatherer<'a> {
+    pub(super) views: Vec<Wanted<'a>>,
+    /// The keys of each distinct entity key; the batch columns they come from are the views'.
+    pub(super) keys: Vec<SharedKeys>,
+    /// Events at or after this instant (µs) can matter to no label.
+    pub(super) before_us: i64,
+    /// How many slices each history is cut into.
+    pub(super) slices: usize,
+    /// Whether to keep (time, key) of every event of each distinct entity key, for generated labels.
+    pub(super) keeps_activity: bool,
+}
+
+/// What one worker gathered.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    views: Vec<ViewShare>,
+    /// Per distinct entity key, (time, key) of every event that carries one.
+    activity: Vec<Vec<(i64, u32)>>,
+    events: u64,
+    scratch: Vec<Vec<u32>>,
+}
+
+#[derive(Debug)]
+struct ViewShare {
+    history: History,
+    ranks: Vec<RankHistory>,
+    faults: Faults,
+}
+
+/// What all workers gathered for one view.
+#[derive(Debug)]
+pub(super) struct ViewHistory {
+    pub(super) parts: Vec<History>,
+    /// Per distribution of the plan, the workers' histories.
+    pub(super) ranks: Vec<Vec<RankHistory>>,
+    /// The events this view could not extract, among those whose key was asked for.
+    pub(super) faults: Faults,
+}
+
+/// What all workers gathered.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    pub(super) views: Vec<ViewHistory>,
+    pub(super) activity: Vec<Vec<(i64, u32)>>,
+    /// The number of events read.
+    pub(super) events: u64,
+}
+
+impl Gatherer<'_> {
+    /// An empty share for one worker.
+    pub(super) fn share(&self) -> Share {
+        let view = |wanted: &Wanted<'_>| {
+            let plan = wanted.transform.plan();
+            ViewShare {
+                history: History::new(plan, self.slices),
+                ranks: (0..plan.globals.len()).map(|global| RankHistory::new(plan, global)).collect(),
+                faults: Faults::default(),
+            }
+        };
+        Share {
+            views: self.views.iter().map(view).collect(),
+            activity: vec![Vec::new(); self.keys.len()],
+            events: 0,
+            scratch: vec![Vec::new(); self.keys.len()],
+        }
+    }
+
+    /// Reads everything with `threads` workers that take turns at the reader.
+    pub(super) fn read(&self, reader: &mut dyn EventReader, threads: usize) -> Result<Vec<Share>> {
+        let stop = AtomicBool::new(false);
+        let reader = Mutex::new(reader);
+        let work = || -> Result<Share> {
+            let mut share = self.share();
+            while !stop.load(Ordering::Relaxed) {
+                let next = reader.lock().map_err(|_| Error::internal("an event reader panicked"))?.next_batch();
+                let added = next.and_then(|batch| batch.map(|batch| self.add(&mut share, &batch)).transpose());
+                match added {
+                    Ok(Some(())) => {}
+                    Ok(None) => break,
+                    Err(error) => {
+                        stop.store(true, Ordering::Relaxed);
+                        return Err(error);
+                    }
+                }
+            }
+            Ok(share)
+        };
+        if threads <= 1 {
+            return Ok(vec![work()?]);
+        }
+        let shares: Vec<Result<Share>> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            workers
+                .into_iter()
+                .map(|worker| {
+                    worker.join().unwrap_or_else(|_| Err(Error::internal("a worker that read events panicked")))
+                })
+                .collect()
+        });
+        shares.into_iter().collect()
+    }
+
+    /// Adds a batch to a worker's share.
+    pub(super) fn add(&self, share: &mut Share, batch: &EventBatch) -> Result<()> {
+        share.events += batch.len() as u64;
+        for (index, keys) in self.keys.iter().enumerate() {
+            let Some(view) = self.views.iter().find(|view| view.keys == index) else { continue };
+            let columns: Vec<&Column> =
+                view.transform.key_columns().iter().map(|&column| &batch.columns[column]).collect();
+            let resolved = &mut share.scratch[index];
+            keys.resolve(&columns, batch.len(), resolved)?;
+            for (key, &time_us) in resolved.iter_mut().zip(&batch.times_us) {
+                if time_us >= self.before_us {
+                    *key = NO_KEY;
+                }
+            }
+            if self.keeps_activity {
+                let active = resolved.iter().zip(&batch.times_us).filter(|&(&key, _)| key != NO_KEY);
+                share.activity[index].extend(active.map(|(&key, &time_us)| (time_us, key)));
+            }
+        }
+        for (wanted, to) in self.views.iter().zip(&mut share.views) {
+            self.add_view(wanted, &self.keys[wanted.keys], &share.scratch[wanted.keys], batch, to);
+        }
+        Ok(())
+    }
+
+    fn add_view(
+        &self,
+        wanted: &Wanted<'_>,
+        keys: &SharedKeys,
+        resolved: &[u32],
+        batch: &EventBatch,
+        to: &mut ViewShare,
+    ) {
+        // Keys that no label asks for matter to ranks among all entities only.
+        let is_global = !to.ranks.is_empty();
+        let counts = |key: u32| if is_global { key != NO_KEY } else { keys.is_asked(key) };
+        let wanted_rows = resolved.iter().filter(|&&key| counts(key)).count();
+        if wanted_rows == 0 {
+            return;
+        }
+        if wanted_rows * 4 >= batch.len() * 3 {
+            return self.add_rows(wanted, keys, resolved, batch, to);
+        }
+        // Most events are nobody's: cutting them out is cheaper than extracting them.
+        let rows: Vec<usize> = (0..batch.len()).filter(|&row| counts(resolved[row])).collect();
+        let resolved: Vec<u32> = rows.iter().map(|&row| resolved[row]).collect();
+        self.add_rows(wanted, keys, &resolved, &batch.take(rows), to);
+    }
+
+    fn add_rows(
+        &self,
+        wanted: &Wanted<'_>,
+        keys: &SharedKeys,
+        resolved: &[u32],
+        batch: &EventBatch,
+        to: &mut ViewShare,
+    ) {
+        let extracted = wanted.transform.extract(batch);
+        for ranks in &mut to.ranks {
+            ranks.push(resolved, &batch.times_us, &extracted.contributions);
+        }
+        let asked: Vec<u32>;
+        let resolved = if to.ranks.is_empty() {
+            resolved
+        } else {
+            asked = resolved.iter().map(|&key| if keys.is_asked(key) { key } else { NO_KEY }).collect();
+            &asked
+        };
+        for fault in &extracted.faults {
+            if keys.is_asked(resolved[fault.row as usize]) {
+                to.faults.add(batch.times_us[fault.row as usize], &fault.reason);
+            }
+        }
+        to.history.see(resolved, &batch.times_us);
+        to.history.push(resolved, &batch.times_us, batch.columns.first(), &extracted.contributions);
+    }
+}
+
+impl Gathered {
+    /// Brings the workers' shares together.
+    pub(super) fn of(shares: Vec<Share>) -> Self {
+        let mut all = Gathered { views: Vec::new(), activity: Vec::new(), events: 0 };
+        for share in shares {
+            all.events += share.events;
+            all.activity.resize_with(share.activity.len(), Vec::new);
+            for (to, from) in all.activity.iter_mut().zip(share.activity) {
+                to.extend(from);
+            }
+            all.views.resize_with(share.views.len(), || ViewHistory {
+                parts: Vec::new(),
+                ranks: Vec::new(),
+                faults: Faults::default(),
+            });
+            for (to, from) in all.views.iter_mut().zip(share.views) {
+                to.parts.push(from.history);
+                to.ranks.resize_with(from.ranks.len(), Vec::new);
+                to.ranks.iter_mut().zip(from.ranks).for_each(|(to, from)| to.push(from));
+                to.faults.merge(from.faults);
+            }
+        }
+        all
+    }
+}
