@@ -9,6 +9,7 @@ pub mod accept;
 pub mod decode;
 pub mod error;
 pub mod near;
+pub mod offline;
 pub mod port;
 
 pub use error::{Error, Result};

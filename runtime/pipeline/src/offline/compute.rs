@@ -67,12 +67,13 @@ pub(super) fn compute(
 fn finalize_slice(asked: Asked<'_>, slice: &Arranged, questions: Vec<Question>, ranked: &[Vec<f64>]) -> SliceRows {
     let answers = answer(asked.transform.plan(), slice, questions, ranked);
     let mut fresh: Vec<usize> = Vec::with_capacity(answers.as_of_us.len());
-    let finalized = answers.newest_us.iter().zip(&answers.as_of_us).enumerate().map(|(row, (&newest_us, &as_of_us))| {
-        (!Status::is_outside_max_age(newest_us, as_of_us, asked.max_age_us)).then(|| {
-            fresh.push(row);
-            fresh.len() as u32 - 1
-        })
-    });
+    let finalized =
+        answers.newest_us.iter().zip(&answers.as_of_us).enumerate().map(|(row, (&newest_us, &as_of_us))| {
+            (!Status::is_outside_max_age(newest_us, as_of_us, asked.max_age_us)).then(|| {
+                fresh.push(row);
+                fresh.len() as u32 - 1
+            })
+        });
     let finalized: Vec<Option<u32>> = finalized.collect();
     let all = if fresh.len() == answers.as_of_us.len() {
         asked.transform.finalize(&answers.as_of_us, &answers.columns)

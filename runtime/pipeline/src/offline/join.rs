@@ -136,8 +136,7 @@ pub fn join(
         ColdStart::Null => (0..labels.len() as u32).collect(),
         ColdStart::Drop => (0..labels.len() as u32).filter(|&row| !cold(row as usize)).collect(),
     };
-    let views =
-        if rows.len() < labels.len() { views.iter().map(|view| view.take(&rows)).collect() } else { views };
+    let views = if rows.len() < labels.len() { views.iter().map(|view| view.take(&rows)).collect() } else { views };
     summary.rows_kept = rows.len() as u64;
     summary.rows_dropped = summary.rows_in - summary.rows_kept;
     Ok(TrainingSet { rows, views, summary })

@@ -179,8 +179,3 @@ fn thread_count(setting: usize) -> usize {
         threads => threads,
     }
 }
-
-#[cfg(test)]
-mod testing;
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,385 @@
+//! Aggregates by their definitions: every row scans its entity's past. Slow, and simple enough to be believed.
+
+use hashbrown::HashMap;
+use num_bigint::{BigInt, Sign};
+use plumb_core::column::{Column, Values};
+use plumb_core::entity::EntityKey;
+use plumb_core::event::EventBatch;
+use plumb_core::view::{AggregateDef, Operator, SlotType, WindowSpec};
+use plumb_transform::Transform;
+use rustc_hash::FxBuildHasher;
+use std::collections::BTreeMap;
+
+/// One value that an event put into a slot.
+#[derive(Debug, Clone, PartialEq)]
+enum Value {
+    Present,
+    Integer(i64),
+    Float(f64),
+    Truth(bool),
+    Text(Box<[u8]>),
+}
+
+#[derive(Debug, Clone)]
+struct Point {
+    time_us: i64,
+    id: Option<Box<[u8]>>,
+    value: Value,
+}
+
+/// What one entity did.
+#[derive(Debug, Clone, Default)]
+struct Entity {
+    /// Times of all accepted events that carry its key.
+    seen_us: Vec<i64>,
+    /// Per slot, what was put into it.
+    slots: Vec<Vec<Point>>,
+}
+
+/// The past of a view's entities, as far as some rows ask for it.
+#[derive(Debug)]
+pub(super) struct Past<'a> {
+    transform: &'a Transform,
+    /// Each row's entity key; `None` if it is null.
+    row_keys: Vec<Option<EntityKey>>,
+    as_of_us: &'a [i64],
+    entities: HashMap<EntityKey, Entity, FxBuildHasher>,
+    /// Whether entities that no row asks for matter.
+    everyone: bool,
+    /// Per slot that is ranked, all entities' (time, key).
+    ranked: BTreeMap<usize, Vec<(i64, EntityKey)>>,
+}
+
+impl<'a> Past<'a> {
+    /// Nothing yet; row `i` asks for the key in row `rows[i]` of `keys`, at `as_of_us[i]`.
+    pub(super) fn new(transform: &'a Transform, keys: &[&Column], rows: &[usize], as_of_us: &'a [i64]) -> Self {
+        let row_keys: Vec<Option<EntityKey>> = rows.iter().map(|&row| key_at(keys, row)).collect();
+        let slots = transform.def().slots.len();
+        let mut entities: HashMap<EntityKey, Entity, FxBuildHasher> = HashMap::default();
+        for key in row_keys.iter().flatten() {
+            entities
+                .entry(key.clone())
+                .or_insert_with(|| Entity { seen_us: Vec::new(), slots: vec![Vec::new(); slots] });
+        }
+        let ranks = transform.def().aggregates.iter().filter(|a| a.operator == Operator::RelativeRank);
+        let ranked: BTreeMap<usize, Vec<_>> = ranks.map(|aggregate| (aggregate.slot, Vec::new())).collect();
+        Self { transform, row_keys, as_of_us, entities, everyone: !ranked.is_empty(), ranked }
+    }
+
+    pub(super) fn transform(&self) -> &'a Transform {
+        self.transform
+    }
+
+    /// Takes in a batch of accepted events.
+    pub(super) fn add(&mut self, batch: &EventBatch) {
+        let columns: Vec<&Column> = self.transform.key_columns().iter().map(|&at| &batch.columns[at]).collect();
+        let keys: Vec<Option<EntityKey>> = (0..batch.len()).map(|row| key_at(&columns, row)).collect();
+        let mut asked = false;
+        for (key, &time_us) in keys.iter().zip(&batch.times_us) {
+            if let Some(entity) = key.as_ref().and_then(|key| self.entities.get_mut(key)) {
+                entity.seen_us.push(time_us);
+                asked = true;
+            }
+        }
+        if !asked && !self.everyone {
+            return;
+        }
+        let contributions = self.transform.extract(batch).contributions;
+        for (slot, (column, def)) in contributions.slots.iter().zip(&self.transform.def().slots).enumerate() {
+            for (index, &event) in contributions.rows.iter().enumerate() {
+                let event = event as usize;
+                let (Some(key), Some(value)) = (&keys[event], value_at(column, index, def.slot_type)) else { continue };
+                let time_us = batch.times_us[event];
+                if let Some(ranked) = self.ranked.get_mut(&slot) {
+                    ranked.push((time_us, key.clone()));
+                }
+                if let Some(entity) = self.entities.get_mut(key) {
+                    let id = batch.columns[0].str_bytes(event).map(Into::into);
+                    entity.slots[slot].push(Point { time_us, id, value });
+                }
+            }
+        }
+    }
+
+    /// Orders everything by time, so that a row's past is a prefix.
+    pub(super) fn sort(&mut self) {
+        #[expect(clippy::iter_over_hash_type, reason = "each entity is sorted on its own")]
+        for entity in self.entities.values_mut() {
+            entity.seen_us.sort_unstable();
+            entity.slots.iter_mut().for_each(|points| points.sort_by_key(|point| point.time_us));
+        }
+        self.ranked.values_mut().for_each(|points| points.sort_by_key(|point| point.0));
+    }
+
+    fn entity(&self, row: usize) -> Option<&Entity> {
+        self.entities.get(self.row_keys[row].as_ref()?)
+    }
+
+    /// Whether any accepted event before the row's instant carries its key.
+    pub(super) fn is_found(&self, row: usize) -> bool {
+        self.entity(row).is_some_and(|entity| entity.seen_us.first().is_some_and(|&first| first < self.as_of_us[row]))
+    }
+
+    /// The newest contribution before the row's instant.
+    pub(super) fn newest_us(&self, row: usize) -> Option<i64> {
+        let entity = self.entity(row)?;
+        let newest = |points: &Vec<Point>| before(points, self.as_of_us[row]).last().map(|point| point.time_us);
+        entity.slots.iter().filter_map(newest).max()
+    }
+
+    /// A scan by one thread.
+    pub(super) fn scan(&self) -> Scan<'_> {
+        let def = self.transform.def();
+        let columns = def
+            .aggregates
+            .iter()
+            .map(|aggregate| Column::new(&aggregate.operator.output_type(def.slots[aggregate.slot].slot_type)));
+        Scan { past: self, columns: columns.collect(), standings: BTreeMap::new() }
+    }
+}
+
+fn key_at(columns: &[&Column], row: usize) -> Option<EntityKey> {
+    let parts: Option<Vec<&[u8]>> = columns.iter().map(|column| column.str_bytes(row)).collect();
+    parts.map(|parts| EntityKey::from_parts(&parts))
+}
+
+fn value_at(column: &Column, row: usize, slot_type: SlotType) -> Option<Value> {
+    if !column.is_valid(row) {
+        return None;
+    }
+    match &column.values {
+        Values::Bool(v) if slot_type == SlotType::Mark => (v[row] != 0).then_some(Value::Present),
+        Values::Bool(v) => Some(Value::Truth(v[row] != 0)),
+        Values::I64(v) | Values::Timestamp(v) => Some(Value::Integer(v[row])),
+        Values::F64(v) => v[row].is_finite().then_some(Value::Float(v[row])),
+        Values::Utf8(v) | Values::Bytes(v) => Some(Value::Text(v.get(row).into())),
+        Values::List { .. } => None,
+    }
+}
+
+fn before(points: &[Point], instant_us: i64) -> &[Point] {
+    &points[..points.partition_point(|point| point.time_us < instant_us)]
+}
+
+/// Computes rows of aggregates.
+#[derive(Debug)]
+pub(super) struct Scan<'a> {
+    past: &'a Past<'a>,
+    columns: Vec<Column>,
+    /// Per ranked aggregate the last distribution: its window's end, and each entity's count, ascending.
+    standings: BTreeMap<usize, (i64, Vec<u64>)>,
+}
+
+impl Scan<'_> {
+    /// Appends the aggregates of a row whose key is found.
+    pub(super) fn aggregate(&mut self, row: usize) {
+        let past = self.past;
+        let as_of_us = past.as_of_us[row];
+        let Some(entity) = past.entity(row) else { return };
+        for (index, aggregate) in past.transform.def().aggregates.iter().enumerate() {
+            let past_of_slot = before(&entity.slots[aggregate.slot], as_of_us);
+            let (start_us, end_us) = edges(aggregate.window, as_of_us);
+            let inside: Vec<&Point> = past_of_slot
+                .iter()
+                .rev()
+                .skip_while(|point| point.time_us >= end_us)
+                .take_while(|point| start_us.is_none_or(|start_us| point.time_us >= start_us))
+                .collect();
+            let column = &mut self.columns[index];
+            match aggregate.operator {
+                Operator::Count => column.push_i64(inside.len() as i64),
+                Operator::Sum => push_float(column, exact_sum(&inside)),
+                Operator::Mean if inside.is_empty() => column.push_null(),
+                Operator::Mean => push_float(column, exact_sum(&inside).map(|sum| sum / inside.len() as f64)),
+                Operator::TopK { k } => push_most_frequent(column, &inside, k),
+                Operator::Last => push_newest(column, &inside),
+                Operator::LastTime => match inside.iter().map(|point| point.time_us).max() {
+                    Some(time_us) => column.push_i64(time_us),
+                    None => column.push_null(),
+                },
+                Operator::SessionCount { gap_us } | Operator::SessionDurationSum { gap_us } => {
+                    let sessions = sessions(past_of_slot, gap_us);
+                    let ending = sessions
+                        .iter()
+                        .filter(|&&(_, end)| end < end_us && start_us.is_none_or(|start_us| end >= start_us));
+                    column.push_i64(match aggregate.operator {
+                        Operator::SessionCount { .. } => ending.count() as i64,
+                        _ => ending.map(|(start, end)| end - start).sum(),
+                    });
+                }
+                Operator::RelativeRank => {
+                    let standing = self.standings.entry(index).or_insert((i64::MIN, Vec::new()));
+                    let own = inside.len() as u64;
+                    column.push_f64(relative_rank(past, aggregate, (start_us, end_us), own, standing));
+                }
+            }
+        }
+    }
+
+    /// The rows computed, one column per aggregate.
+    pub(super) fn into_columns(self) -> Vec<Column> {
+        self.columns
+    }
+}
+
+/// The event times a window sees at T: from (nothing = from ever), and up to but not including.
+fn edges(window: WindowSpec, as_of_us: i64) -> (Option<i64>, i64) {
+    let aligned = |time_us: i64, hop_us: i64| time_us - time_us.rem_euclid(hop_us);
+    match window {
+        WindowSpec::Lifetime => (None, as_of_us),
+        WindowSpec::Sliding { width_us, hop_us: None } => (as_of_us.checked_sub(width_us), as_of_us),
+        WindowSpec::Sliding { width_us, hop_us: Some(hop_us) } => {
+            (as_of_us.checked_sub(width_us).map(|start_us| aligned(start_us, hop_us)), as_of_us)
+        }
+        WindowSpec::Hopping { width_us, hop_us } => {
+            let end_us = aligned(as_of_us, hop_us);
+            (end_us.checked_sub(width_us), end_us)
+        }
+    }
+}
+
+/// The exact sum as `numerator / 2^1074`, rounded once.
+fn exact_sum(points: &[&Point]) -> Option<f64> {
+    const SCALE: u32 = 1074;
+    let mut sum = BigInt::default();
+    for point in points {
+        match point.value {
+            Value::Integer(value) => sum += BigInt::from(value) << SCALE,
+            Value::Float(value) => {
+                let bits = value.to_bits();
+                let (exponent, fraction) = (bits >> 52 & 0x7ff, bits & ((1 << 52) - 1));
+                // As a multiple of 2^-1074: subnormals are their fraction.
+                let magnitude = match exponent {
+                    0 => BigInt::from(fraction),
+                    _ => BigInt::from(fraction + (1 << 52)) << (exponent - 1),
+                };
+                if value < 0.0 { sum -= magnitude } else { sum += magnitude }
+            }
+            _ => {}
+        }
+    }
+    round(&sum)
+}
+
+/// `numerator / 2^1074` as the nearest f64, ties to even; `None` beyond f64.
+fn round(numerator: &BigInt) -> Option<f64> {
+    let (sign, magnitude) = (numerator.sign(), numerator.magnitude());
+    let cut = magnitude.bits().saturating_sub(53);
+    let quotient = magnitude >> cut;
+    let rest = magnitude - (&quotient << cut);
+    let twice = rest << 1u32;
+    let unit = num_bigint::BigUint::from(1u32) << cut;
+    let kept = quotient.iter_u64_digits().next().unwrap_or(0);
+    let up = twice > unit || (twice == unit && cut > 0 && kept % 2 == 1);
+    let kept = kept + u64::from(up);
+    // kept × 2^(cut - 1074), built from its fields: 2^53 carries into the exponent by itself.
+    if cut > 2045 {
+        return None;
+    }
+    let value = f64::from_bits((cut << 52) + kept);
+    value.is_finite().then_some(if sign == Sign::Minus { -value } else { value })
+}
+
+fn push_float(column: &mut Column, value: Option<f64>) {
+    match value {
+        Some(value) => column.push_f64(value),
+        None => column.push_null(),
+    }
+}
+
+fn push_most_frequent(column: &mut Column, points: &[&Point], k: usize) {
+    let mut counts: BTreeMap<&[u8], u64> = BTreeMap::new();
+    for point in points {
+        if let Value::Text(text) = &point.value {
+            *counts.entry(text).or_default() += 1;
+        }
+    }
+    let mut ordered: Vec<(&[u8], u64)> = counts.into_iter().collect();
+    // Stable, and the map was in the order of bytes.
+    ordered.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    if let Values::List { offsets, child } = &mut column.values {
+        ordered.iter().take(k).for_each(|(text, _)| child.push_bytes(text));
+        offsets.push(child.len() as u32);
+    }
+    column.mark_valid();
+}
+
+fn push_newest(column: &mut Column, points: &[&Point]) {
+    let newest = points.iter().max_by(|a, b| {
+        (a.time_us, &a.id).cmp(&(b.time_us, &b.id)).then_with(|| match (&a.value, &b.value) {
+            (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
+            (Value::Float(a), Value::Float(b)) => a.total_cmp(b),
+            (Value::Truth(a), Value::Truth(b)) => a.cmp(b),
+            (Value::Text(a), Value::Text(b)) => a.cmp(b),
+            _ => std::cmp::Ordering::Equal,
+        })
+    });
+    match newest.map(|point| &point.value) {
+        None => column.push_null(),
+        Some(Value::Present) => column.push_bool(true),
+        Some(Value::Integer(value)) => column.push_i64(*value),
+        Some(Value::Float(value)) => column.push_f64(*value),
+        Some(Value::Truth(value)) => column.push_bool(*value),
+        Some(Value::Text(text)) => column.push_bytes(text),
+    }
+}
+
+/// The first and last times of each run without a gap above `gap_us`.
+fn sessions(points: &[Point], gap_us: i64) -> Vec<(i64, i64)> {
+    let runs = points.chunk_by(|a, b| b.time_us - a.time_us <= gap_us);
+    runs.map(|run| (run[0].time_us, run[run.len() - 1].time_us)).collect()
+}
+
+fn relative_rank(
+    past: &Past<'_>,
+    aggregate: &AggregateDef,
+    (start_us, end_us): (Option<i64>, i64),
+    own: u64,
+    standing: &mut (i64, Vec<u64>),
+) -> f64 {
+    if own == 0 {
+        return 0.0;
+    }
+    if standing.0 != end_us || standing.1.is_empty() {
+        let all = &past.ranked[&aggregate.slot];
+        let from = start_us.map_or(0, |start_us| all.partition_point(|point| point.0 < start_us));
+        let to = all.partition_point(|point| point.0 < end_us);
+        let mut counts: BTreeMap<&EntityKey, u64> = BTreeMap::new();
+        all[from..to].iter().for_each(|(_, key)| *counts.entry(key).or_default() += 1);
+        let mut counts: Vec<u64> = counts.into_values().collect();
+        counts.sort_unstable();
+        *standing = (end_us, counts);
+    }
+    let counts = &standing.1;
+    match counts.len() {
+        1 => 1.0,
+        entities => counts.partition_point(|&count| count < own) as f64 / (entities - 1) as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_round_once() {
+        let sum = |values: &[f64]| {
+            let points: Vec<Point> =
+                values.iter().map(|&value| Point { time_us: 0, id: None, value: Value::Float(value) }).collect();
+            exact_sum(&points.iter().collect::<Vec<_>>())
+        };
+        assert_eq!(sum(&[0.1, 0.2, 0.3]).map(f64::to_bits), Some(0.6f64.to_bits()));
+        assert_eq!(sum(&[]).map(f64::to_bits), Some(0));
+        assert_eq!(sum(&[-0.0]).map(f64::to_bits), Some(0));
+        assert_eq!(sum(&[1e300, 1.0, -1e300]), Some(1.0));
+        assert_eq!(sum(&[f64::MAX, f64::MAX]), None);
+        assert_eq!(sum(&[f64::MAX, f64::MAX, -f64::MAX]), Some(f64::MAX));
+        for value in [5e-324, f64::MIN_POSITIVE, 2.2250738585072009e-308, 1.0, -3.5, f64::MAX, f64::MIN] {
+            assert_eq!(sum(&[value]), Some(value));
+        }
+        let half_ulp = f64::EPSILON / 2.0;
+        assert_eq!(sum(&[1.0, half_ulp]), Some(1.0));
+        assert_eq!(sum(&[1.0, half_ulp, 5e-324]), Some(1.0 + f64::EPSILON));
+        assert_eq!(sum(&[1.0 + f64::EPSILON, half_ulp]), Some(1.0 + 2.0 * f64::EPSILON));
+    }
+}
