@@ -128,7 +128,7 @@ macro_rules! __export_component {
                 }
             }
 
-            $crate::component::bindings::export!(Component with_types_in $crate::component::bindings);
+    $crate::component::bindings::export!(Component with_types_in $crate::component::bindings);
         };
     };
 }

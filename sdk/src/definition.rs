@@ -303,7 +303,8 @@ pub(crate) fn to_json(
                 json.key("type").text(&slot.slot_type.name());
             });
         });
-        json.key("aggregates").array(aggregates, |json, aggregate| json.object(|json| write_aggregate(json, aggregate)));
+        json.key("aggregates")
+            .array(aggregates, |json, aggregate| json.object(|json| write_aggregate(json, aggregate)));
         json.key("features").array(features, |json, feature| {
             json.object(|json| {
                 json.key("name").text(feature.name);

@@ -25,7 +25,7 @@ pub trait SlotOf<O> {}
 
 /// The type of an aggregate of operator `O` over a slot of type `S`.
 #[diagnostic::on_unimplemented(
-    message = "an aggregate of operator `{O}` over a slot of type `{S}` is not of type `{Self}`",
+    message = "an aggregate of operator `{O}` is not of type `{Self}`",
     label = "not what this operator gives",
     note = "Count, SessionCount and SessionDurationSum give i64, RelativeRank gives f64, Sum and Mean give Option<f64>, TopK gives Vec<&str>, Last gives the slot's own type, LastTime gives Option<Time>"
 )]

@@ -217,7 +217,6 @@ pub fn open_column<'a, V: Value<'a>>(
     if !column.validity.is_empty() && column.validity.len() < rows.div_ceil(8) {
         return Err(format!("column `{name}` has {} bytes of validity for {rows} rows", column.validity.len()));
     }
-    V::open(column).ok_or_else(|| {
-        format!("column `{name}` of {} cannot be read as {}", column.values.type_name(), V::TYPE.name())
-    })
+    V::open(column)
+        .ok_or_else(|| format!("column `{name}` of {} cannot be read as {}", column.values.type_name(), V::TYPE.name()))
 }

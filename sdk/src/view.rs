@@ -1,10 +1,10 @@
 //! A view: the trait an author implements, the traits the derives implement, and the loops over batches.
 
+use crate::Error;
 use crate::column::{Column, ColumnRef};
 use crate::definition::{AggregateDef, Definition, FeatureDef, FieldDef, SlotDef, to_json};
 use crate::read::{Value, open_column};
 use crate::time::Time;
-use crate::Error;
 
 /// A feature view for one entity: what an event contributes, and what the features are.
 ///
@@ -68,7 +68,10 @@ pub trait SlotRow: Sized {
 }
 
 /// What `#[derive(Aggregates)]` implements.
-#[diagnostic::on_unimplemented(message = "`{Self}` is not a set of aggregates", label = "needs `#[derive(Aggregates)]`")]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a set of aggregates",
+    label = "needs `#[derive(Aggregates)]`"
+)]
 pub trait AggregateRow<'a>: Sized {
     /// The aggregates, in order.
     const AGGREGATES: &'static [AggregateDef];

@@ -79,7 +79,8 @@ fn aggregate(field: &Field) -> Result<(TokenStream, TokenStream)> {
     });
     let known = || OPERATORS.map(|(operator, _)| operator).join(", ");
     let Some((attribute, operator, operator_type)) = found.next() else {
-        let why = format!("aggregate `{name}` needs an operator, as in #[count(slot, window = \"1h\")]; known: {}", known());
+        let why =
+            format!("aggregate `{name}` needs an operator, as in #[count(slot, window = \"1h\")]; known: {}", known());
         return Err(Error::new_spanned(field_ident(field), why));
     };
     if let Some((second, ..)) = found.next() {

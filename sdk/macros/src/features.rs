@@ -61,7 +61,10 @@ struct Feature {
 fn feature(field: &Field) -> Result<Feature> {
     let name = check_name(field)?;
     if name == "event_time" {
-        return Err(Error::new_spanned(field_ident(field), "`event_time` is no feature name: outputs have a column of it"));
+        return Err(Error::new_spanned(
+            field_ident(field),
+            "`event_time` is no feature name: outputs have a column of it",
+        ));
     }
     let field_type = &field.ty;
     let description = description(field);

@@ -60,18 +60,7 @@ pub fn derive_slots(input: TokenStream) -> TokenStream {
 /// | `tumbling = "5m"` | the last complete five minutes |
 #[proc_macro_derive(
     Aggregates,
-    attributes(
-        slots,
-        count,
-        sum,
-        mean,
-        top_k,
-        last,
-        last_time,
-        session_count,
-        session_duration_sum,
-        relative_rank
-    )
+    attributes(slots, count, sum, mean, top_k, last, last_time, session_count, session_duration_sum, relative_rank)
 )]
 pub fn derive_aggregates(input: TokenStream) -> TokenStream {
     derive(input, aggregates::expand)

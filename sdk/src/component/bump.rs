@@ -2,7 +2,10 @@
 //!
 //! Every batch runs in a fresh instance, so memory is freed by dropping the instance. Giving back or
 //! growing the newest block is done in place, which is what vectors under construction do.
-#![expect(unsafe_code, reason = "an allocator is an unsafe trait; the memory it hands out is the module's own, past its data")]
+#![expect(
+    unsafe_code,
+    reason = "an allocator is an unsafe trait; the memory it hands out is the module's own, past its data"
+)]
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::arch::wasm32::{memory_grow, memory_size};

@@ -109,3 +109,6 @@ impl<'a> View<'a> for ItemActivity {
 }
 
 plumb_sdk::export!(ItemActivity);
+
+#[cfg(test)]
+mod tests;

@@ -129,3 +129,6 @@ impl<'a> View<'a> for UserActivity {
 }
 
 plumb_sdk::export!(UserActivity);
+
+#[cfg(test)]
+mod tests;
