@@ -11,7 +11,7 @@ mod instance;
 
 use crate::check;
 use crate::describe;
-use crate::guest::{Fault, MEMORY_LIMIT_BYTES};
+use crate::guest::MEMORY_LIMIT_BYTES;
 use crate::transform::LoadedComponent;
 use crate::{Digest, Error, Result};
 use bindings::TransformPre;
@@ -86,7 +86,11 @@ impl Engine {
         self.check_imports(&component)?;
         let pre = self.check_exports(&component)?;
         let guest = WasmGuest::new(self.engine.clone(), pre, self.permits.clone());
-        let text = guest.describe().map_err(|fault| Error::describe(fault_of_describe(&fault)))?;
+        guest.probe().map_err(|error| Error::World {
+            expected: INTERFACE.to_owned(),
+            found: format!("it exports the interface in another shape: {}", text_of(&error)),
+        })?;
+        let text = guest.describe().map_err(|fault| Error::describe(format!("the call failed: {fault}")))?;
         let described = describe::parse(&text)?;
         let loaded = LoadedComponent {
             digest,
@@ -146,8 +150,7 @@ impl Engine {
         }
         let linker = wasmtime::component::Linker::new(&self.engine);
         let pre = linker.instantiate_pre(component).map_err(|error| world(text_of(&error)))?;
-        TransformPre::new(pre)
-            .map_err(|error| world(format!("it exports the interface in another shape: {}", text_of(&error))))
+        TransformPre::new(pre).map_err(|error| world(text_of(&error)))
     }
 }
 
@@ -263,10 +266,6 @@ fn operator_cost() -> OperatorCost {
 fn text_of(error: &wasmtime::Error) -> String {
     let text = error.root_cause().to_string();
     text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
-}
-
-fn fault_of_describe(fault: &Fault) -> String {
-    format!("the call failed: {fault}")
 }
 
 #[cfg(test)]

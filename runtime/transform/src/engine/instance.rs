@@ -12,15 +12,18 @@ use wasmtime::{Engine, ResourceLimiter, Store, Trap};
 /// The most bytes a call may return.
 const OUTPUT_LIMIT_BYTES: usize = 64 << 20;
 
-/// The data of a store: its limits, and whether they were hit.
+/// The data of a store: why its memory could not grow.
 #[derive(Debug, Default)]
 pub(super) struct Host {
+    /// The guest wanted more than it may have.
     memory_exceeded: bool,
+    /// The machine has no more memory to give, which says nothing about the guest.
+    out_of_memory: bool,
 }
 
 impl ResourceLimiter for Host {
-    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        if desired > MEMORY_LIMIT_BYTES {
+    fn memory_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if desired > maximum.map_or(MEMORY_LIMIT_BYTES, |maximum| maximum.min(MEMORY_LIMIT_BYTES)) {
             // A guest that saw -1 could go on and answer something else; a trap is the same everywhere.
             self.memory_exceeded = true;
             return Err(wasmtime::Error::msg("memory limit"));
@@ -29,7 +32,7 @@ impl ResourceLimiter for Host {
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.memory_exceeded = true;
+        self.out_of_memory = true;
         Err(error)
     }
 
@@ -86,16 +89,44 @@ impl WasmGuest {
         self.call(|guest, store| guest.plumb_transform_view().call_describe(store))
     }
 
-    /// Runs one call on a fresh instance, dropped with its store before this returns.
-    fn call<T>(&self, run: impl FnOnce(&Transform, &mut Store<Host>) -> wasmtime::Result<T>) -> Result<T, Fault> {
+    /// Instantiates the component once, to see whether its functions have the types of the interface.
+    pub(super) fn probe(&self) -> wasmtime::Result<()> {
         let _permit = self.permits.acquire();
+        self.pre.instantiate(self.store()).map(drop)
+    }
+
+    fn store(&self) -> Store<Host> {
         let mut store = Store::new(&self.engine, Host::default());
         store.limiter(|host| host);
         store.set_hostcall_fuel(OUTPUT_LIMIT_BYTES);
         store.set_fuel(FUEL_PER_CALL).expect("the engine is configured to count fuel");
-        let answer = self.pre.instantiate(&mut store).and_then(|guest| run(&guest, &mut store));
-        answer.map_err(|error| fault_of(&error, store.data()))
+        store
     }
+
+    /// Runs one call on a fresh instance, dropped with its store before this returns.
+    fn call<T>(&self, run: impl FnOnce(&Transform, &mut Store<Host>) -> wasmtime::Result<T>) -> Result<T, Fault> {
+        let _permit = self.permits.acquire();
+        let mut store = self.store();
+        let guest = match self.pre.instantiate(&mut store) {
+            Ok(guest) => guest,
+            Err(error) if error.is::<Trap>() || store.data().memory_exceeded => {
+                return Err(fault_of(&error, store.data()));
+            }
+            Err(error) => out_of_memory(&error),
+        };
+        run(&guest, &mut store).map_err(|error| match store.data() {
+            Host { out_of_memory: true, .. } => out_of_memory(&error),
+            host => fault_of(&error, host),
+        })
+    }
+}
+
+/// A slot was reserved and the component was instantiated at load, so only the machine itself can be the reason. To
+/// call that a fault of a row would lose the row; stopping loses nothing, a restart goes on from the last commit.
+#[cold]
+#[expect(clippy::panic, reason = "no answer is possible, and a wrong one would be recorded for ever")]
+fn out_of_memory(error: &wasmtime::Error) -> ! {
+    panic!("the machine has no memory for a guest instance: {}", text_of(error))
 }
 
 impl Guest for WasmGuest {
