@@ -1,3 +1,4 @@
 //! For tests only: the naive oracle and the runner of case files.
 
+pub mod case;
 pub mod oracle;
