@@ -1,0 +1,67 @@
+//! Exit codes: 0 done, 1 the check or job failed, 2 the caller's mistake, 3 an outside system failed.
+
+use plumb_core::ErrorKind;
+use std::process::ExitCode;
+
+/// How a command that ran to its end ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// All is well.
+    Ok,
+    /// The check or job found something: a leak, a skew, rows with errors.
+    Failed,
+}
+
+/// The caller's mistake, found by the command line itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// Makes an error of the caller's.
+pub fn usage(message: impl Into<String>) -> anyhow::Error {
+    Usage(message.into()).into()
+}
+
+/// The exit code of an error: by its kind, wherever in the chain it is.
+pub fn code_of(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        let kind = if cause.is::<Usage>() {
+            Some(ErrorKind::Invalid)
+        } else if let Some(error) = cause.downcast_ref::<plumb_pipeline::Error>() {
+            Some(error.kind())
+        } else if let Some(error) = cause.downcast_ref::<plumb_transform::Error>() {
+            Some(error.kind())
+        } else if let Some(error) = cause.downcast_ref::<plumb_assembly::Error>() {
+            Some(error.kind())
+        } else if let Some(error) = cause.downcast_ref::<plumb_core::Error>() {
+            Some(error.kind())
+        } else {
+            cause.downcast_ref::<std::io::Error>().map(|_| ErrorKind::Unavailable)
+        };
+        if let Some(kind) = kind {
+            return match kind {
+                ErrorKind::Invalid | ErrorKind::Reject => 2,
+                ErrorKind::Unavailable => 3,
+                ErrorKind::Internal => 1,
+            };
+        }
+    }
+    1
+}
+
+/// Prints the error as one line on stderr and gives its exit code.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    // The chain on one line; a cause that its wrapper already printed is not printed twice.
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if !line.contains(&text) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&text);
+        }
+    }
+    eprintln!("plumb: {line}");
+    ExitCode::from(code_of(error))
+}
