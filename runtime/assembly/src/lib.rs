@@ -3,6 +3,7 @@
 //! [`settings`] is `plumb.toml`: one configuration for every command, read and checked once. Nothing
 //! below this crate sees a settings key; each part is built from checked values.
 
+pub mod components;
 pub mod settings;
 
 pub use plumb_pipeline::{Error, Result};

@@ -33,6 +33,9 @@ pub enum Error {
     /// From the core.
     #[error(transparent)]
     Core(#[from] plumb_core::Error),
+    /// From the host of components.
+    #[error(transparent)]
+    Transform(#[from] plumb_transform::Error),
 }
 
 impl Error {
@@ -59,6 +62,7 @@ impl Error {
             Error::Fenced { .. } => ErrorKind::Unavailable,
             Error::Internal(_) => ErrorKind::Internal,
             Error::Core(error) => error.kind(),
+            Error::Transform(error) => error.kind(),
         }
     }
 }
