@@ -179,3 +179,8 @@ fn thread_count(setting: usize) -> usize {
         threads => threads,
     }
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

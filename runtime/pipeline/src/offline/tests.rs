@@ -1,0 +1,335 @@
+//! The drivers against each other and against the audit, which follows the definitions on its own.
+
+use super::audit::{AuditRequest, Table, audit};
+use super::testing::{Event, Kept, Memory, POISON_COUNT, everything, labels, readers, text_column, transforms};
+use super::*;
+use crate::port::ArchiveScan;
+use plumb_core::column::Values;
+use plumb_core::time::{DAY_US, HOUR_US};
+use proptest::prelude::*;
+
+type LabelRow = (Option<&'static str>, Option<&'static str>, i64);
+
+fn event(time_us: i64, user: &str, item: &str, kind: &str) -> Event {
+    Event {
+        time_us,
+        user: Some(user.into()),
+        item: Some(item.into()),
+        kind: kind.into(),
+        price: Some(1.5),
+        ..Event::default()
+    }
+}
+
+fn run(events: &[Event], labels: &Labels, ttl_us: Option<i64>, options: JoinOptions) -> TrainingSet {
+    join(&mut readers(events, 2), &everything(ttl_us), labels, &options).unwrap()
+}
+
+/// The label file and the training set as files would hold them.
+fn tables(labels: &Labels, set: &TrainingSet, selection: &Selection) -> (Table, Table) {
+    let mut columns = vec![("event_time".to_owned(), Column::of(Values::Timestamp(labels.times_us.clone())))];
+    columns.extend(labels.keys.iter().map(|(name, column)| (name.clone(), column.clone())));
+    let kept = |column: &Column| column.take(set.rows.iter().map(|&row| row as usize));
+    let mut dataset: Vec<(String, Column)> =
+        columns.iter().map(|(name, column)| (name.clone(), kept(column))).collect();
+    dataset.extend(set.columns(selection).into_iter().map(|(name, column)| (name, column.clone())));
+    (Table { columns }, Table { columns: dataset })
+}
+
+fn check_audit(
+    events: &[Event],
+    labels: &Labels,
+    label_table: &Table,
+    dataset: &Table,
+    ttl_us: Option<i64>,
+    options: JoinOptions,
+) -> Result<audit::LeakageReport> {
+    let request = AuditRequest {
+        labels,
+        label_table,
+        label_time: "event_time",
+        dataset,
+        as_of: options.as_of,
+        max_age_us: options.max_age_us,
+        threads: 2,
+    };
+    audit(&mut readers(events, 7), &transforms(ttl_us), request)
+}
+
+fn key(names: &'static [&'static str]) -> impl Strategy<Value = Option<&'static str>> {
+    proptest::option::weighted(0.9, proptest::sample::select(names))
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let number = prop_oneof![Just(0.1), Just(1e300), Just(-1e300), Just(f64::NAN), Just(f64::MAX), -3.0..3.0];
+    let event = (
+        (key(&["u1", "u2", "u3", "u4"]), key(&["i1", "i2", "i3", "i4", "i5"])),
+        -50i64..50,
+        proptest::option::of("[ab]{0,2}"),
+        proptest::sample::select(&["view", "view", "buy", "silent"][..]),
+        proptest::option::of(number),
+        proptest::option::of(-4i64..9),
+        proptest::option::of(proptest::sample::select(&["x", "y", "z"][..])),
+    );
+    let event = event.prop_map(|((user, item), time_us, id, kind, price, quantity, category)| Event {
+        id,
+        time_us,
+        user: user.map(Into::into),
+        item: item.map(Into::into),
+        kind: kind.into(),
+        price,
+        quantity,
+        category: category.map(Into::into),
+    });
+    proptest::collection::vec(event, 0..70)
+}
+
+fn label_rows() -> impl Strategy<Value = Vec<LabelRow>> {
+    // u9 and i9 never have events.
+    let row = (key(&["u1", "u2", "u3", "u9"]), key(&["i1", "i2", "i9"]), -55i64..80);
+    proptest::collection::vec(row, 1..30)
+}
+
+fn options() -> impl Strategy<Value = JoinOptions> {
+    (any::<bool>(), any::<bool>(), proptest::option::of(1i64..30), 1usize..4).prop_map(
+        |(at, drop, max_age_us, threads)| JoinOptions {
+            as_of: if at { AsOf::At } else { AsOf::Before },
+            cold_start: if drop { ColdStart::Drop } else { ColdStart::Null },
+            max_age_us,
+            threads,
+            ..JoinOptions::default()
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn what_join_gives_passes_the_audit(
+        events in events(),
+        rows in label_rows(),
+        options in options(),
+        batch in 1usize..20,
+    ) {
+        let (labels, selection) = (labels(&rows), everything(Some(40)));
+        let set = join(&mut readers(&events, batch), &selection, &labels, &options).unwrap();
+        let (label_table, dataset) = tables(&labels, &set, &selection);
+        let report = check_audit(&events, &labels, &label_table, &dataset, Some(40), options).unwrap();
+        prop_assert!(report.passed(), "{}", report);
+        prop_assert_eq!(report.rows_kept, set.summary.rows_kept);
+        prop_assert_eq!(report.compared_values, set.summary.rows_kept * 34);
+    }
+
+    #[test]
+    fn a_read_of_the_archive_is_a_join(events in events(), rows in label_rows(), one in any::<bool>()) {
+        // With one row the scan is narrowed to its entities.
+        let rows = if one { &rows[..1] } else { &rows[..] };
+        let (labels, selection) = (labels(rows), everything(None));
+        let set = run(&events, &labels, None, JoinOptions { threads: 1, ..JoinOptions::default() });
+        let scans = BTreeMap::from([("default".to_owned(), ArchiveScan::default())]);
+        let request = AtRequest { selection: &selection, rows: &labels, max_age_us: None };
+        prop_assert_eq!(at(&Memory(events), &scans, request).unwrap(), set.views);
+    }
+
+    #[test]
+    fn a_backfill_is_a_join_at_its_instants(
+        mut events in events(),
+        every in proptest::sample::select(&[Every::Event, Every::Hour, Every::Day][..]),
+        all in any::<bool>(),
+        (from, to) in (proptest::option::of(-60i64..60), proptest::option::of(60i64..90)),
+    ) {
+        // Small times spread over hours, so that snapshots fall between them, some events on the hour.
+        const STRETCH: i64 = HOUR_US / 2;
+        events.iter_mut().for_each(|event| event.time_us *= STRETCH);
+        let options = BackfillOptions {
+            from_us: from.map(|from| from * STRETCH),
+            to_us: to.map(|to| to * STRETCH),
+            every,
+            entities: if all { Entities::All } else { Entities::Active },
+            max_age_us: None,
+            threads: 2,
+        };
+        let mut kept = Kept::default();
+        let summary = backfill(&mut readers(&events, 5), &transforms(None), &options, &mut kept).unwrap();
+        prop_assert!(kept.finished);
+        let users: Vec<_> = kept.written.iter().filter(|(view, _)| view.view == "users").collect();
+        prop_assert_eq!(users.iter().map(|(_, rows)| rows.len() as u64).sum::<u64>(), summary.rows["users"]);
+        let mut found: Vec<(i64, String)> = Vec::new();
+        for (_, rows) in &users {
+            for row in 0..rows.len() {
+                prop_assert_eq!(rows.day_us, rows.times_us[row].div_euclid(DAY_US) * DAY_US);
+                let user = rows.keys[0].str_bytes(row).unwrap();
+                found.push((rows.times_us[row], String::from_utf8_lossy(user).into_owned()));
+            }
+        }
+        prop_assert_eq!(&found, &expected_instants(&events, &options));
+        if found.is_empty() {
+            return Ok(());
+        }
+        let times = Column::of(Values::Timestamp(found.iter().map(|row| row.0).collect()));
+        let names: Vec<Option<&str>> = found.iter().map(|row| Some(row.1.as_str())).collect();
+        let labels = Labels::new("t", &times, BTreeMap::from([("user_id".to_owned(), text_column(&names))])).unwrap();
+        let selection = Selection::all(&transforms(None)[..1]);
+        let set = join(&mut readers(&events, 5), &selection, &labels, &JoinOptions::default()).unwrap();
+        let mut row = 0;
+        for (_, rows) in &users {
+            for at in 0..rows.len() {
+                for (joined, filled) in set.views[0].features.iter().zip(&rows.features) {
+                    prop_assert!(check::same_bits_at(joined, row, filled, at), "row {}", row);
+                }
+                row += 1;
+            }
+        }
+    }
+}
+
+/// (instant, user) of every snapshot row, by the contract's words.
+fn expected_instants(events: &[Event], options: &BackfillOptions) -> Vec<(i64, String)> {
+    let in_range = |t: i64| options.from_us.is_none_or(|from| t >= from) && options.to_us.is_none_or(|to| t < to);
+    let seen: Vec<(i64, &str)> =
+        events.iter().filter_map(|event| Some((event.time_us, event.user.as_deref()?))).collect();
+    let step = match options.every {
+        Every::Event => {
+            let mut rows: Vec<(i64, String)> = seen
+                .iter()
+                .filter(|(time, _)| in_range(time + 1))
+                .map(|&(time, user)| (time + 1, user.to_owned()))
+                .collect();
+            rows.sort();
+            return rows;
+        }
+        Every::Hour => HOUR_US,
+        Every::Day => DAY_US,
+    };
+    let mut rows = Vec::new();
+    let users: std::collections::BTreeSet<&str> = seen.iter().map(|seen| seen.1).collect();
+    // Events at or after `to` are not looked at, nor are instants after the last event's unless `to` says so.
+    let last = seen.iter().map(|seen| seen.0).filter(|&time| options.to_us.is_none_or(|to| time < to)).max();
+    let end = options.to_us.or(last.map(|last| last + step + 1)).unwrap_or(0);
+    let mut instant = -60 * HOUR_US / step * step - step;
+    while instant < end {
+        if in_range(instant) {
+            for &user in &users {
+                let start = if options.entities == Entities::All { i64::MIN } else { instant - step };
+                if seen.iter().any(|&(time, other)| other == user && start <= time && time < instant) {
+                    rows.push((instant, user.to_owned()));
+                }
+            }
+        }
+        instant += step;
+    }
+    rows
+}
+
+#[test]
+fn cold_rows_stay_or_go() {
+    let events = [event(5, "u1", "i1", "view")];
+    let rows: [LabelRow; 5] = [
+        (Some("u1"), Some("i1"), 5),
+        (Some("u1"), Some("i1"), 6),
+        (Some("u1"), None, 6),
+        (Some("u2"), Some("i1"), 6),
+        (Some("u1"), Some("i1"), i64::MAX),
+    ];
+    let set = run(&events, &labels(&rows), None, JoinOptions::default());
+    use Status::{Found, NotFound};
+    assert_eq!(set.views[0].status, [NotFound, Found, Found, NotFound, Found]);
+    assert_eq!(set.views[1].status, [NotFound, Found, NotFound, Found, Found]);
+    assert_eq!(set.views[2].status, [NotFound, Found, NotFound, NotFound, Found]);
+    assert!(!set.views[0].features[0].is_valid(0), "a count of an entity that is not found is null");
+    let dropped = JoinOptions { cold_start: ColdStart::Drop, ..JoinOptions::default() };
+    let set = run(&events, &labels(&rows), None, dropped);
+    assert_eq!(set.rows, [1, 4]);
+    assert_eq!((set.summary.rows_in, set.summary.rows_kept, set.summary.rows_dropped), (5, 2, 3));
+    let at = JoinOptions { as_of: AsOf::At, ..dropped };
+    assert_eq!(run(&events, &labels(&rows), None, at).rows, [0, 1, 4]);
+}
+
+#[test]
+fn max_age_is_counted_from_the_newest_contribution() {
+    let events = [event(10, "u1", "i1", "view"), Event { price: None, ..event(90, "u1", "i1", "silent") }];
+    let rows: [LabelRow; 3] =
+        [(Some("u1"), Some("i1"), 60), (Some("u1"), Some("i1"), 61), (Some("u1"), Some("i1"), 95)];
+    let set = run(&events, &labels(&rows), Some(50), JoinOptions::default());
+    use Status::{Found, OutsideMaxAge};
+    assert_eq!(set.views[0].status, [Found, OutsideMaxAge, OutsideMaxAge]);
+    assert_eq!(set.views[0].event_time.as_i64(), Some(&[10, 10, 10][..]));
+    assert!(set.views[0].features.iter().all(|feature| !feature.is_valid(1)));
+    let longer = JoinOptions { max_age_us: Some(1_000), ..JoinOptions::default() };
+    assert_eq!(run(&events, &labels(&rows), Some(50), longer).views[0].status, [Found; 3]);
+}
+
+#[test]
+fn a_row_that_finalize_refuses_is_null_and_counted() {
+    let events: Vec<Event> = (0..=POISON_COUNT).map(|time| event(time, "u1", "i1", "view")).collect();
+    let rows: [LabelRow; 2] = [(Some("u1"), Some("i9"), POISON_COUNT), (Some("u1"), Some("i9"), POISON_COUNT + 1)];
+    let set = run(&events, &labels(&rows), None, JoinOptions::default());
+    assert_eq!(set.views[0].status, [Status::Found, Status::Error]);
+    assert!(!set.views[0].features[0].is_valid(1));
+    let faults = &set.summary.finalize_faults["users"];
+    assert_eq!(faults.count, 1);
+    assert_eq!(faults.example, Some((POISON_COUNT + 1, "guest error: too many views".to_owned())));
+    assert_eq!(set.summary.finalize_faults.len(), 1);
+}
+
+#[test]
+fn the_audit_finds_what_was_planted() {
+    let events = [event(5, "u1", "i1", "view"), event(8, "u1", "i2", "view")];
+    let labels = labels(&[(Some("u1"), Some("i1"), 7), (Some("u1"), Some("i2"), 9)]);
+    let selection = everything(None);
+    let set = join(&mut readers(&events, 9), &selection, &labels, &JoinOptions::default()).unwrap();
+    let (label_table, good) = tables(&labels, &set, &selection);
+    let check = |dataset: &Table| check_audit(&events, &labels, &label_table, dataset, None, JoinOptions::default());
+    assert_eq!(check(&good).unwrap().to_string(), "LeakageReport [PASSED] rows_kept=2 rows_dropped=0 violations=0");
+    let replace = |name: &str, values: Values| {
+        let mut bad = good.clone();
+        bad.columns.iter_mut().find(|(known, _)| known == name).unwrap().1 = Column::of(values);
+        bad
+    };
+    // The count that the whole history gives, seen from the first label.
+    let leaked = check(&replace("users__f0", Values::I64(vec![2, 2]))).unwrap();
+    assert_eq!(
+        leaked.to_string(),
+        "LeakageReport [FAILED] rows_kept=2 rows_dropped=0 violations=1\n  \
+         `users__f0` is not what history before the label gives: 1 values, e.g. row 1: 2, expected 1"
+    );
+    let late = check(&replace("users__event_time", Values::Timestamp(vec![7, 8]))).unwrap();
+    assert_eq!(late.violations.keys().collect::<Vec<_>>(), ["`users__event_time` is not before the label"]);
+    let stale = check(&replace("users__event_time", Values::Timestamp(vec![4, 8]))).unwrap();
+    assert_eq!(
+        stale.violations.keys().collect::<Vec<_>>(),
+        ["`users__event_time` is not the newest contribution before the label"]
+    );
+    // Floats in place of integers are another tool's way to write nulls.
+    assert!(check(&replace("users__f0", Values::F64(vec![1.0, 2.0]))).unwrap().passed());
+    let error = check(&replace("event_time", Values::Timestamp(vec![9, 7]))).unwrap_err().to_string();
+    assert!(error.starts_with("training-set row 1 is no label, or not in the labels' order"), "{error}");
+}
+
+#[test]
+fn mistakes_are_named() {
+    let parse = |list: &str| Selection::parse(list, &transforms(None)).map_err(|error| error.to_string());
+    let selection = parse("items:f11, users:*,items:f0,items:f11").unwrap();
+    assert_eq!(selection.views.len(), 2);
+    assert_eq!(selection.order.len(), 13);
+    assert_eq!(parse("user:f0").unwrap_err(), "unknown view `user`; did you mean `users`?");
+    assert!(parse("users:f99").unwrap_err().starts_with("unknown feature `users:f99`"));
+    assert_eq!(parse("f0").unwrap_err(), "feature `f0` names no view: write `view:feature` or `view:*`");
+
+    let times = Column { validity: None, values: Values::Timestamp(vec![1]) };
+    let no_keys = Labels::new("t", &times, BTreeMap::new()).unwrap();
+    let error = join(&mut readers(&[], 1), &selection, &no_keys, &JoinOptions::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the labels have no column `item_id`, the key of view `items` (key columns found: none)"
+    );
+    let null_time = Labels::new("t", &Column::nulls(&DataType::Timestamp, 3), BTreeMap::new()).unwrap_err();
+    assert_eq!(null_time.to_string(), "label row 1: `t` is null, every label needs a time");
+    let ingested = JoinOptions { knowledge: Knowledge::Ingested, ..JoinOptions::default() };
+    let error = join(&mut readers(&[], 1), &selection, &no_keys, &ingested).unwrap_err();
+    assert_eq!(error.kind(), plumb_core::ErrorKind::Invalid);
+    assert!(error.to_string().contains("later release"));
+    let no_source = join(&mut BTreeMap::new(), &selection, &labels(&[]), &JoinOptions::default()).unwrap_err();
+    assert!(no_source.to_string().contains("reads source `default`, for which no events were given"));
+}
