@@ -193,6 +193,9 @@ fn byte_ranks(index: &KeyIndex) -> Vec<u32> {
     ranks
 }
 
+/// Takes labels: keys and instants, side by side.
+type Visit<'a> = dyn FnMut(&[u32], &[i64]) -> Result<()> + 'a;
+
 /// The generated labels: (instant, key), ordered by instant, then by key bytes.
 #[derive(Debug)]
 enum Instants {
@@ -241,7 +244,7 @@ impl Instants {
     }
 
     /// Visits all labels in order, some hundred thousand at a time.
-    fn chunks(&self, visit: &mut dyn FnMut(&[u32], &[i64]) -> Result<()>) -> Result<()> {
+    fn chunks(&self, visit: &mut Visit<'_>) -> Result<()> {
         let (mut keys, mut as_of_us) = (Vec::new(), Vec::new());
         match self {
             Instants::Listed(listed) => {
