@@ -95,6 +95,11 @@ impl Accumulator {
         }
     }
 
+    /// Whether it may hold string codes.
+    pub(crate) fn has_codes(&self) -> bool {
+        matches!(self, Accumulator::ValueCounts(_) | Accumulator::Last(_))
+    }
+
     /// Puts other codes in place of its own.
     pub(crate) fn map_codes(&mut self, slot: SlotType, mut map: impl FnMut(u32) -> u32) {
         match self {

@@ -23,9 +23,9 @@
 mod value;
 pub(crate) mod wire;
 
-use crate::accumulator::Dictionary;
+use crate::accumulator::{Accumulator, Dictionary};
 use crate::column::Strings;
-use crate::plan::Plan;
+use crate::plan::{AccumulatorDef, Plan};
 use crate::state::key::{KeyState, SMALL_TILE, Tile, empty_base};
 use crate::{Error, Result};
 use value::{put_accumulator, put_records, put_strings, read_accumulator, read_records, read_strings};
@@ -85,7 +85,7 @@ impl Encoder {
             self.put_dictionary(&mut out, dictionary);
         }
         for (held, def) in key.base.iter().flat_map(|base| base.iter().zip(plan.base_accumulators())) {
-            self.put_accumulator(&mut out, plan, def, held, key.first_us);
+            self.put_accumulator(&mut out, def, held, key.first_us);
         }
         put_u64(&mut out, key.tiles.len() as u64);
         let mut previous = 0i64;
@@ -99,7 +99,7 @@ impl Encoder {
                     put_u64(&mut out, (tile.count as u64) << 2);
                     put_u64(&mut out, tile.newest_us.wrapping_sub(tile.start_us) as u64);
                     for (held, def) in totals.iter().zip(&plan.accumulators) {
-                        self.put_accumulator(&mut out, plan, def, held, tile.start_us);
+                        self.put_accumulator(&mut out, def, held, tile.start_us);
                     }
                 }
             }
@@ -137,15 +137,8 @@ impl Encoder {
         put_strings(out, self.codes.iter().map(|&code| dictionary.bytes(code)));
     }
 
-    fn put_accumulator(
-        &mut self,
-        out: &mut Vec<u8>,
-        plan: &Plan,
-        def: &crate::plan::AccumulatorDef,
-        held: &crate::accumulator::Accumulator,
-        origin_us: i64,
-    ) {
-        if !plan.layout.has_codes {
+    fn put_accumulator(&mut self, out: &mut Vec<u8>, def: &AccumulatorDef, held: &Accumulator, origin_us: i64) {
+        if !held.has_codes() {
             return put_accumulator(out, def, held, origin_us);
         }
         let mut canonical = held.clone();

@@ -185,13 +185,12 @@ pub(super) fn put_accumulator(out: &mut Vec<u8>, def: &AccumulatorDef, held: &Ac
             put_u64(out, *count);
             sum.encode(out);
         }
-        Accumulator::ValueCounts(counts) => {
-            put_u64(out, counts.0.len() as u64);
+        Accumulator::ValueCounts(counts) => put_block(out, |out| {
             for &(code, count) in &counts.0 {
                 put_u64(out, u64::from(code));
                 put_u64(out, count);
             }
-        }
+        }),
         Accumulator::Last(last) => {
             out.push(u8::from(last.is_some()));
             if let Some(last) = last {
@@ -206,8 +205,7 @@ pub(super) fn put_accumulator(out: &mut Vec<u8>, def: &AccumulatorDef, held: &Ac
                 put_time(out, *time_us);
             }
         }
-        Accumulator::Sessions(sessions) => {
-            put_u64(out, sessions.0.len() as u64);
+        Accumulator::Sessions(sessions) => put_block(out, |out| {
             let mut previous = origin_us;
             for session in &sessions.0 {
                 put_i64(out, session.start_us.wrapping_sub(previous));
@@ -215,8 +213,15 @@ pub(super) fn put_accumulator(out: &mut Vec<u8>, def: &AccumulatorDef, held: &Ac
                 put_u64(out, session.count);
                 previous = session.end_us;
             }
-        }
+        }),
     }
+}
+
+/// Writes what `write` writes with its length before it, so that a reader may step over it.
+fn put_block(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let mut block = Vec::new();
+    write(&mut block);
+    put_bytes(out, &block);
 }
 
 /// Reads an accumulator that [`put_accumulator`] wrote.
@@ -234,13 +239,14 @@ pub(super) fn read_accumulator(
             Accumulator::Sum { sum: ExactSum::read(reader)?, count }
         }
         AccumulatorKind::ValueCounts => {
-            let mut counts: Vec<(u32, u64)> = Vec::new();
-            for _ in 0..reader.count(2)? {
-                let code = read_code(reader, strings)? as u32;
+            let mut block = Reader::new(reader.bytes()?);
+            let mut counts: Vec<(u32, u64)> = Vec::with_capacity(block.remaining() / 2);
+            while block.remaining() > 0 {
+                let code = read_code(&mut block, strings)? as u32;
                 if counts.last().is_some_and(|&(before, _)| before >= code) {
                     return Err(Error::codec("counted values are not in rising order"));
                 }
-                counts.push((code, reader.u64()?));
+                counts.push((code, block.u64()?));
             }
             Accumulator::ValueCounts(ValueCounts(counts))
         }
@@ -262,15 +268,16 @@ pub(super) fn read_accumulator(
 
 fn read_sessions(reader: &mut Reader<'_>, def: &AccumulatorDef, origin_us: i64) -> Result<Sessions> {
     let mut sessions: Vec<Session> = Vec::new();
+    let mut block = Reader::new(reader.bytes()?);
     let mut previous = origin_us;
-    for index in 0..reader.count(3)? {
-        let start_us = previous.wrapping_add(reader.i64()?);
-        let end_us = start_us.wrapping_add(reader.u64()? as i64);
+    while block.remaining() > 0 {
+        let start_us = previous.wrapping_add(block.i64()?);
+        let end_us = start_us.wrapping_add(block.u64()? as i64);
         let apart = i128::from(start_us) - i128::from(previous) > i128::from(gap_us(def));
-        if end_us < start_us || (index > 0 && !apart) {
+        if end_us < start_us || (!sessions.is_empty() && !apart) {
             return Err(Error::codec("sessions are not apart and in rising order"));
         }
-        sessions.push(Session { start_us, end_us, count: reader.u64()? });
+        sessions.push(Session { start_us, end_us, count: block.u64()? });
         previous = end_us;
     }
     Ok(Sessions(sessions))

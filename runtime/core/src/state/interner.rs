@@ -64,3 +64,39 @@ fn slice<'a>(ends: &[usize], bytes: &'a [u8], code: u32) -> &'a [u8] {
     let start = if code == 0 { 0 } else { ends[code - 1] };
     &bytes[start..ends[code]]
 }
+
+/// How many bytes of a key fit without memory of their own.
+const INLINE: usize = 22;
+
+/// The bytes of a key, kept in place when they are few: comparing one then costs no further cache miss.
+#[derive(Debug)]
+pub(crate) enum Name {
+    Inline { len: u8, bytes: [u8; INLINE] },
+    Heap(Box<[u8]>),
+}
+
+impl Name {
+    pub(crate) fn new(name: &[u8]) -> Self {
+        if name.len() > INLINE {
+            return Name::Heap(name.into());
+        }
+        let mut bytes = [0; INLINE];
+        bytes[..name.len()].copy_from_slice(name);
+        Name::Inline { len: name.len() as u8, bytes }
+    }
+
+    #[inline]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Name::Inline { len, bytes } => &bytes[..usize::from(*len)],
+            Name::Heap(bytes) => bytes,
+        }
+    }
+
+    pub(crate) fn heap_bytes(&self) -> usize {
+        match self {
+            Name::Inline { .. } => 0,
+            Name::Heap(bytes) => bytes.len(),
+        }
+    }
+}

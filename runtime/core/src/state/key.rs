@@ -106,6 +106,10 @@ impl KeyState {
             Some(last) if last.start_us == start_us => return self.tiles.len() - 1,
             Some(last) if last.start_us > start_us => {}
             _ => {
+                // Most keys of a large set never have more than one or two tiles at a time.
+                if self.tiles.capacity() < 4 {
+                    self.tiles.reserve_exact(1);
+                }
                 self.tiles.push(Tile::new(start_us, spare.pop().unwrap_or_default()));
                 return self.tiles.len() - 1;
             }

@@ -10,24 +10,24 @@
 //!
 //! Not here: what a window at T amounts to ([`crate::read`]), where fields are stored (the edges).
 
+mod fields;
 mod input;
 mod interner;
 pub(crate) mod key;
 mod partition;
 pub(crate) mod record;
 
-use crate::codec::{Encoder, decode_header, decode_tile};
+use crate::codec::Encoder;
 use crate::column::Column;
 use crate::contribution::Contributions;
 use crate::entity::{EntityKey, key_of_row};
 use crate::event::EventBatch;
-use crate::global::{GlobalState, global_index, global_key};
+use crate::global::GlobalState;
 use crate::plan::Plan;
 use crate::time::floor_to;
-use crate::{Error, Result};
 use hashbrown::HashTable;
 use input::Inputs;
-use interner::{Interner, hash_bytes};
+use interner::{Interner, Name, hash_bytes};
 use key::KeyState;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -106,7 +106,7 @@ const NOT_QUEUED: i64 = i64::MAX;
 /// A key and its bookkeeping.
 #[derive(Debug)]
 struct Entry {
-    key: Box<[u8]>,
+    key: Name,
     state: KeyState,
     /// Under which fold step it waits for the floor; `NOT_QUEUED` without tiles.
     queued_us: i64,
@@ -147,6 +147,10 @@ pub struct ViewState {
     spare: Vec<Vec<u64>>,
 }
 
+/// How many rows' keys are looked up ahead.
+const LOOKUPS: usize = 128;
+/// The index of a row without a key.
+const NO_KEY: u32 = u32::MAX;
 const STRINGS_LIMIT_MIN: usize = 4_096;
 const SPARE_MAX: usize = 4_096;
 
@@ -183,23 +187,24 @@ impl ViewState {
         let inputs = Inputs::new(&plan.layout, &contributions.slots);
         let mut report = ApplyReport::default();
         let mut record = vec![0u64; plan.layout.width];
-        let mut key = Vec::new();
-        let mut previous = usize::MAX;
         let mut next = 0;
+        let mut found = Vec::with_capacity(LOOKUPS);
         for (row, &time_us) in events.times_us.iter().enumerate() {
+            if row % LOOKUPS == 0 {
+                self.look_up(&keys, &events.times_us, row, &mut found);
+            }
             let first = next;
             while contributions.rows.get(next).is_some_and(|&contributed| contributed as usize == row) {
                 next += 1;
             }
             let late = self.newest_us.is_some_and(|newest_us| time_us < newest_us);
             self.advance(time_us);
-            if !key_of_row(&keys, row, &mut key) {
+            let at = found[row % LOOKUPS] as usize;
+            if at == NO_KEY as usize {
                 continue;
             }
             report.keyed += 1;
             report.late += u64::from(late);
-            let at = self.entry(&key, previous, time_us);
-            previous = at;
             if time_us < self.entries[at].state.first_us {
                 self.entries[at].state.first_us = time_us;
                 self.touch(at);
@@ -220,6 +225,30 @@ impl ViewState {
             }
         }
         report
+    }
+
+    /// Finds or makes the entries of the next rows. Many look-ups one after the other let the processor wait for
+    /// their memory at once, which is most of what an event of a rare key costs.
+    fn look_up(&mut self, keys: &[&Column], times_us: &[i64], first: usize, found: &mut Vec<u32>) {
+        found.clear();
+        let mut key = Vec::new();
+        let mut previous = usize::MAX;
+        let mut touched = 0;
+        for (row, &time_us) in times_us.iter().enumerate().skip(first).take(LOOKUPS) {
+            let bytes = match keys {
+                [column] => column.str_bytes(row),
+                _ => key_of_row(keys, row, &mut key).then_some(&key[..]),
+            };
+            let Some(bytes) = bytes else {
+                found.push(NO_KEY);
+                continue;
+            };
+            let at = self.entry(bytes, previous, time_us);
+            touched += self.entries[at].state.tiles.last().map_or(0, |tile| tile.count);
+            previous = at;
+            found.push(at as u32);
+        }
+        std::hint::black_box(touched);
     }
 
     /// The newest event time applied.
@@ -244,132 +273,17 @@ impl ViewState {
 
     /// The memory the state takes, about. Costs time in proportion to the number of keys.
     pub fn state_bytes(&self) -> usize {
-        let entry = |entry: &Entry| size_of::<Entry>() + entry.key.len() + entry.state.heap_bytes();
+        let entry = |entry: &Entry| size_of::<Entry>() + entry.key.heap_bytes() + entry.state.heap_bytes();
         self.index.capacity() * 5
             + self.entries.iter().map(entry).sum::<usize>()
             + self.strings.memory_bytes()
             + self.globals.iter().map(GlobalState::memory_bytes).sum::<usize>()
     }
 
-    /// The fields changed since the last `drain_publish`, in order of key and field.
-    pub fn drain_publish(&mut self) -> Vec<FieldWrite> {
-        self.drain(Mark::Publish)
-    }
-
-    /// The fields changed since the last `drain_commit`, in order of key and field.
-    pub fn drain_commit(&mut self) -> Vec<FieldWrite> {
-        self.drain(Mark::Commit)
-    }
-
-    /// Makes the next `drain_publish` return everything, for a store that has been emptied: it does not remove
-    /// fields that the store may hold from before.
-    pub fn mark_all_for_publish(&mut self) {
-        let bit = Mark::Publish.bit();
-        for (at, entry) in self.entries.iter_mut().enumerate() {
-            if entry.changed & bit == 0 {
-                entry.changed |= bit;
-                self.changed[0].push(at as u32);
-            }
-            for marks in &mut entry.tile_marks {
-                marks.changed |= bit;
-            }
-        }
-        for global in &mut self.globals {
-            global.mark_all(bit);
-        }
-        self.newest_changed |= bit;
-    }
-
-    /// Everything, in order of key and field. Leaves the marks alone.
-    pub fn snapshot(&self) -> Vec<FieldWrite> {
-        let mut encoder = Encoder::default();
-        let mut writes = Vec::with_capacity(self.entries.len());
-        for entry in &self.entries {
-            self.encode_entry(&mut encoder, entry, |_| true, &mut writes);
-        }
-        self.write_reserved(&mut writes);
-        sort_writes(&mut writes);
-        writes
-    }
-
-    /// Rebuilds state from a snapshot and the deltas after it, in their order: later writes win.
-    ///
-    /// Nothing is marked as changed. An online store at this position or a later one (whose events are then
-    /// applied before anything is published) goes on from here; one that is behind has to be emptied and
-    /// everything published ([`ViewState::mark_all_for_publish`]).
-    pub fn restore(plan: Arc<Plan>, writes: impl IntoIterator<Item = FieldWrite>) -> Result<Self> {
-        let mut fields: BTreeMap<EntityKey, BTreeMap<Field, Vec<u8>>> = BTreeMap::new();
-        for write in writes {
-            let held = fields.entry(write.key).or_default();
-            match write.value {
-                Some(value) => held.insert(write.field, value),
-                None => held.remove(&write.field),
-            };
-        }
-        let mut state = Self::new(plan);
-        if let Some(held) = fields.remove(&partition_key()) {
-            let newest_us = partition::decode(held.get(&Field::Header))?;
-            state.newest_us = Some(newest_us);
-            state.floor_us = state.plan.floor_us(newest_us);
-            state.next_fold_us = state.plan.next_fold_us(state.floor_us);
-            for global in &mut state.globals {
-                global.fold(state.floor_us);
-            }
-        }
-        let mut globals: Vec<(usize, BTreeMap<Field, Vec<u8>>)> = Vec::new();
-        for (key, held) in fields.into_iter().filter(|(_, held)| !held.is_empty()) {
-            match global_index(&key) {
-                Some(global) if global < state.globals.len() => globals.push((global, held)),
-                Some(global) => return Err(Error::codec(format!("global distribution {global} is not in the plan"))),
-                None => state.restore_key(&key, held)?,
-            }
-        }
-        for (global, held) in globals {
-            let Self { globals, index, entries, .. } = &mut state;
-            let find = |key: &[u8]| find(index, entries, key);
-            globals[global].restore(held, find)?;
-        }
-        Ok(state)
-    }
-
-    fn restore_key(&mut self, key: &EntityKey, mut held: BTreeMap<Field, Vec<u8>>) -> Result<()> {
-        let header = held.remove(&Field::Header).ok_or_else(|| Error::codec("a key without a header"))?;
-        let plan = self.plan.clone();
-        let (mut decoded, strings) = decode_header(&plan, &header)?;
-        let codes: Vec<u32> = strings.iter().map(|string| self.strings.code(string)).collect();
-        decoded.map_codes(&plan, |code| codes[code as usize]);
-        let mut tile_marks = Vec::new();
-        for tile in decoded.tiles.iter_mut().filter(|tile| tile.is_big()) {
-            let bytes = held.remove(&Field::Tile(tile.start_us));
-            let bytes = bytes.ok_or_else(|| Error::codec(format!("the tile at {} is missing", tile.start_us)))?;
-            let (mut words, strings) = decode_tile(&plan, &bytes)?;
-            if words.len() != tile.count * plan.layout.width {
-                return Err(Error::codec(format!("the tile at {} is not the header's", tile.start_us)));
-            }
-            let codes: Vec<u32> = strings.iter().map(|string| self.strings.code(string)).collect();
-            for record in words.chunks_exact_mut(plan.layout.width) {
-                plan.layout.map_codes(record, |code| codes[code as usize]);
-            }
-            tile.raw = words;
-            tile_marks.push(TileMarks { start_us: tile.start_us, changed: 0, known: ALL_MARKS });
-        }
-        if let Some(field) = held.keys().next() {
-            return Err(Error::codec(format!("the header does not know the field {field:?}")));
-        }
-        let at = self.insert(key.as_bytes(), decoded.first_us);
-        self.entries[at].state = decoded;
-        self.entries[at].changed = 0;
-        self.entries[at].tile_marks = tile_marks;
-        self.changed[0].clear();
-        self.changed[1].clear();
-        self.wait(at);
-        Ok(())
-    }
-
     /// The index of a key, a new entry if need be. `hint` is the entry most likely meant.
     #[inline]
     fn entry(&mut self, key: &[u8], hint: usize, time_us: i64) -> usize {
-        if self.entries.get(hint).is_some_and(|entry| *entry.key == *key) {
+        if self.entries.get(hint).is_some_and(|entry| entry.key.as_bytes() == key) {
             return hint;
         }
         match find(&self.index, &self.entries, key) {
@@ -382,14 +296,14 @@ impl ViewState {
         let at = self.entries.len();
         let code = u32::try_from(at).expect("a partition's state holds less than 2^32 keys");
         self.entries.push(Entry {
-            key: key.into(),
+            key: Name::new(key),
             state: KeyState::new(first_us),
             queued_us: NOT_QUEUED,
             changed: 0,
             tile_marks: Vec::new(),
         });
         let entries = &self.entries;
-        self.index.insert_unique(hash_bytes(key), code, |&at| hash_bytes(&entries[at as usize].key));
+        self.index.insert_unique(hash_bytes(key), code, |&at| hash_bytes(entries[at as usize].key.as_bytes()));
         self.touch(at);
         at
     }
@@ -530,74 +444,6 @@ impl ViewState {
         self.strings = kept;
         self.strings_limit = STRINGS_LIMIT_MIN.max(self.strings.len() * 2);
     }
-
-    fn drain(&mut self, mark: Mark) -> Vec<FieldWrite> {
-        let changed = std::mem::take(&mut self.changed[mark as usize]);
-        let mut encoder = std::mem::take(&mut self.encoder);
-        let mut writes = Vec::with_capacity(changed.len());
-        for &at in &changed {
-            let entry = &self.entries[at as usize];
-            self.encode_entry(&mut encoder, entry, |marks| marks.changed & mark.bit() != 0, &mut writes);
-            let entry = &mut self.entries[at as usize];
-            entry.changed &= !mark.bit();
-            for marks in &mut entry.tile_marks {
-                marks.changed &= !mark.bit();
-                marks.known |= mark.bit();
-            }
-        }
-        self.encoder = encoder;
-        for (at, start_us) in std::mem::take(&mut self.removed[mark as usize]) {
-            let key = EntityKey::from_bytes(&self.entries[at as usize].key);
-            writes.push(FieldWrite { key, field: Field::Tile(start_us), value: None });
-        }
-        for (global, held) in self.globals.iter_mut().enumerate() {
-            let entries = &self.entries;
-            held.drain(
-                mark,
-                |at| &entries[at as usize].key,
-                |field, value| {
-                    writes.push(FieldWrite { key: global_key(global), field, value });
-                },
-            );
-        }
-        if self.newest_changed & mark.bit() != 0 {
-            self.newest_changed &= !mark.bit();
-            writes.extend(self.newest_us.map(partition::write));
-        }
-        sort_writes(&mut writes);
-        writes
-    }
-
-    fn encode_entry(
-        &self,
-        encoder: &mut Encoder,
-        entry: &Entry,
-        wanted: impl Fn(&TileMarks) -> bool,
-        writes: &mut Vec<FieldWrite>,
-    ) {
-        let key = EntityKey::from_bytes(&entry.key);
-        let header = encoder.header(&self.plan, &entry.state, &self.strings);
-        writes.push(FieldWrite { key: key.clone(), field: Field::Header, value: Some(header) });
-        for marks in entry.tile_marks.iter().filter(|marks| wanted(marks)) {
-            let tiles = &entry.state.tiles;
-            if let Ok(place) = tiles.binary_search_by_key(&marks.start_us, |tile| tile.start_us) {
-                let value = encoder.tile(&self.plan, &tiles[place], &self.strings);
-                writes.push(FieldWrite { key: key.clone(), field: Field::Tile(marks.start_us), value: Some(value) });
-            }
-        }
-    }
-
-    fn write_reserved(&self, writes: &mut Vec<FieldWrite>) {
-        for (global, held) in self.globals.iter().enumerate() {
-            held.snapshot(
-                |at| &self.entries[at as usize].key,
-                |field, value| {
-                    writes.push(FieldWrite { key: global_key(global), field, value: Some(value) });
-                },
-            );
-        }
-        writes.extend(self.newest_us.map(partition::write));
-    }
 }
 
 impl Entry {
@@ -619,12 +465,5 @@ impl Entry {
 
 #[inline]
 fn find(index: &HashTable<u32>, entries: &[Entry], key: &[u8]) -> Option<u32> {
-    index.find(hash_bytes(key), |&at| *entries[at as usize].key == *key).copied()
+    index.find(hash_bytes(key), |&at| entries[at as usize].key.as_bytes() == key).copied()
 }
-
-fn sort_writes(writes: &mut [FieldWrite]) {
-    writes.sort_unstable_by(|left, right| (&left.key, left.field).cmp(&(&right.key, right.field)));
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,9 +1,7 @@
 //! State and reads against a naive oracle: any permutation and partitioning of the events, any batch
 //! split, restarts and publishes at any point, read at awkward instants.
 
-mod common;
-
-use common::{Event, HOUR, MINUTE, Row, SECOND, batch, full_view, oracle, plan_of, value_of};
+use crate::common::{Event, HOUR, MINUTE, Row, SECOND, batch, full_view, oracle, plan_of, value_of};
 use plumb_core::entity::EntityKey;
 use plumb_core::global::{self, Distribution, GlobalPartial, global_key};
 use plumb_core::plan::Plan;

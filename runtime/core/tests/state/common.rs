@@ -1,8 +1,6 @@
 //! A view with every operator, events for it, and a naive oracle: plain loops over the list of events, as
 //! catalogue.md states the definitions. Shares no code with the state, the codec or the reads.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests; the lint only knows test functions")]
-
 use plumb_core::column::{Column, DataType, Strings, Values};
 use plumb_core::contribution::Contributions;
 use plumb_core::entity::EntityDef;

@@ -1,0 +1,201 @@
+//! Live state as fields: what changed, everything, and back again.
+
+use super::{ALL_MARKS, Entry, Field, FieldWrite, Mark, TileMarks, ViewState, find, partition, partition_key};
+use crate::codec::{Encoder, decode_header, decode_tile};
+use crate::entity::EntityKey;
+use crate::global::{global_index, global_key};
+use crate::plan::Plan;
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+impl ViewState {
+    /// The fields changed since the last `drain_publish`, in order of key and field.
+    pub fn drain_publish(&mut self) -> Vec<FieldWrite> {
+        self.drain(Mark::Publish)
+    }
+
+    /// The fields changed since the last `drain_commit`, in order of key and field.
+    pub fn drain_commit(&mut self) -> Vec<FieldWrite> {
+        self.drain(Mark::Commit)
+    }
+
+    /// Makes the next `drain_publish` return everything, for a store that has been emptied: it does not remove
+    /// fields that the store may hold from before.
+    pub fn mark_all_for_publish(&mut self) {
+        let bit = Mark::Publish.bit();
+        for (at, entry) in self.entries.iter_mut().enumerate() {
+            if entry.changed & bit == 0 {
+                entry.changed |= bit;
+                self.changed[0].push(at as u32);
+            }
+            for marks in &mut entry.tile_marks {
+                marks.changed |= bit;
+            }
+        }
+        for global in &mut self.globals {
+            global.mark_all(bit);
+        }
+        self.newest_changed |= bit;
+    }
+
+    /// Everything, in order of key and field. Leaves the marks alone.
+    pub fn snapshot(&self) -> Vec<FieldWrite> {
+        let mut encoder = Encoder::default();
+        let mut writes = Vec::with_capacity(self.entries.len());
+        for entry in &self.entries {
+            self.encode_entry(&mut encoder, entry, |_| true, &mut writes);
+        }
+        self.write_reserved(&mut writes);
+        sort_writes(&mut writes);
+        writes
+    }
+
+    /// Rebuilds state from a snapshot and the deltas after it, in their order: later writes win. No writes at
+    /// all are the state before the first event; damaged or missing fields are an error.
+    ///
+    /// Nothing is marked as changed. An online store at this position or a later one (whose events are then
+    /// applied before anything is published) goes on from here; one that is behind has to be emptied and
+    /// everything published ([`ViewState::mark_all_for_publish`]).
+    pub fn restore(plan: Arc<Plan>, writes: impl IntoIterator<Item = FieldWrite>) -> Result<Self> {
+        let mut fields: BTreeMap<EntityKey, BTreeMap<Field, Vec<u8>>> = BTreeMap::new();
+        for write in writes {
+            let held = fields.entry(write.key).or_default();
+            match write.value {
+                Some(value) => held.insert(write.field, value),
+                None => held.remove(&write.field),
+            };
+        }
+        let mut state = Self::new(plan);
+        if !fields.is_empty() {
+            let held = fields.remove(&partition_key()).unwrap_or_default();
+            let newest_us = partition::decode(held.get(&Field::Header))?;
+            state.newest_us = Some(newest_us);
+            state.floor_us = state.plan.floor_us(newest_us);
+            state.next_fold_us = state.plan.next_fold_us(state.floor_us);
+            for global in &mut state.globals {
+                global.fold(state.floor_us);
+            }
+        }
+        let mut globals: Vec<(usize, BTreeMap<Field, Vec<u8>>)> = Vec::new();
+        for (key, held) in fields.into_iter().filter(|(_, held)| !held.is_empty()) {
+            match global_index(&key) {
+                Some(global) if global < state.globals.len() => globals.push((global, held)),
+                Some(global) => return Err(Error::codec(format!("global distribution {global} is not in the plan"))),
+                None => state.restore_key(&key, held)?,
+            }
+        }
+        for (global, held) in globals {
+            let Self { globals, index, entries, .. } = &mut state;
+            let find = |key: &[u8]| find(index, entries, key);
+            globals[global].restore(held, find)?;
+        }
+        Ok(state)
+    }
+
+    fn restore_key(&mut self, key: &EntityKey, mut held: BTreeMap<Field, Vec<u8>>) -> Result<()> {
+        let header = held.remove(&Field::Header).ok_or_else(|| Error::codec("a key without a header"))?;
+        let plan = self.plan.clone();
+        let (mut decoded, strings) = decode_header(&plan, &header)?;
+        let codes: Vec<u32> = strings.iter().map(|string| self.strings.code(string)).collect();
+        decoded.map_codes(&plan, |code| codes[code as usize]);
+        let mut tile_marks = Vec::new();
+        for tile in decoded.tiles.iter_mut().filter(|tile| tile.is_big()) {
+            let bytes = held.remove(&Field::Tile(tile.start_us));
+            let bytes = bytes.ok_or_else(|| Error::codec(format!("the tile at {} is missing", tile.start_us)))?;
+            let (mut words, strings) = decode_tile(&plan, &bytes)?;
+            if words.len() != tile.count * plan.layout.width {
+                return Err(Error::codec(format!("the tile at {} is not the header's", tile.start_us)));
+            }
+            let codes: Vec<u32> = strings.iter().map(|string| self.strings.code(string)).collect();
+            for record in words.chunks_exact_mut(plan.layout.width) {
+                plan.layout.map_codes(record, |code| codes[code as usize]);
+            }
+            tile.raw = words;
+            tile_marks.push(TileMarks { start_us: tile.start_us, changed: 0, known: ALL_MARKS });
+        }
+        if let Some(field) = held.keys().next() {
+            return Err(Error::codec(format!("the header does not know the field {field:?}")));
+        }
+        let at = self.insert(key.as_bytes(), decoded.first_us);
+        self.entries[at].state = decoded;
+        self.entries[at].changed = 0;
+        self.entries[at].tile_marks = tile_marks;
+        self.changed[0].clear();
+        self.changed[1].clear();
+        self.wait(at);
+        Ok(())
+    }
+
+    fn drain(&mut self, mark: Mark) -> Vec<FieldWrite> {
+        let changed = std::mem::take(&mut self.changed[mark as usize]);
+        let mut encoder = std::mem::take(&mut self.encoder);
+        let mut writes = Vec::with_capacity(changed.len());
+        for &at in &changed {
+            let entry = &self.entries[at as usize];
+            self.encode_entry(&mut encoder, entry, |marks| marks.changed & mark.bit() != 0, &mut writes);
+            let entry = &mut self.entries[at as usize];
+            entry.changed &= !mark.bit();
+            for marks in &mut entry.tile_marks {
+                marks.changed &= !mark.bit();
+                marks.known |= mark.bit();
+            }
+        }
+        self.encoder = encoder;
+        for (at, start_us) in std::mem::take(&mut self.removed[mark as usize]) {
+            let key = EntityKey::from_bytes(self.entries[at as usize].key.as_bytes());
+            writes.push(FieldWrite { key, field: Field::Tile(start_us), value: None });
+        }
+        for (global, held) in self.globals.iter_mut().enumerate() {
+            let entries = &self.entries;
+            held.drain(
+                mark,
+                |at| entries[at as usize].key.as_bytes(),
+                |field, value| {
+                    writes.push(FieldWrite { key: global_key(global), field, value });
+                },
+            );
+        }
+        if self.newest_changed & mark.bit() != 0 {
+            self.newest_changed &= !mark.bit();
+            writes.extend(self.newest_us.map(partition::write));
+        }
+        sort_writes(&mut writes);
+        writes
+    }
+
+    fn encode_entry(
+        &self,
+        encoder: &mut Encoder,
+        entry: &Entry,
+        wanted: impl Fn(&TileMarks) -> bool,
+        writes: &mut Vec<FieldWrite>,
+    ) {
+        let key = EntityKey::from_bytes(entry.key.as_bytes());
+        let header = encoder.header(&self.plan, &entry.state, &self.strings);
+        writes.push(FieldWrite { key: key.clone(), field: Field::Header, value: Some(header) });
+        for marks in entry.tile_marks.iter().filter(|marks| wanted(marks)) {
+            let tiles = &entry.state.tiles;
+            if let Ok(place) = tiles.binary_search_by_key(&marks.start_us, |tile| tile.start_us) {
+                let value = encoder.tile(&self.plan, &tiles[place], &self.strings);
+                writes.push(FieldWrite { key: key.clone(), field: Field::Tile(marks.start_us), value: Some(value) });
+            }
+        }
+    }
+
+    fn write_reserved(&self, writes: &mut Vec<FieldWrite>) {
+        for (global, held) in self.globals.iter().enumerate() {
+            held.snapshot(
+                |at| self.entries[at as usize].key.as_bytes(),
+                |field, value| {
+                    writes.push(FieldWrite { key: global_key(global), field, value: Some(value) });
+                },
+            );
+        }
+        writes.extend(self.newest_us.map(partition::write));
+    }
+}
+
+fn sort_writes(writes: &mut [FieldWrite]) {
+    writes.sort_unstable_by(|left, right| (&left.key, left.field).cmp(&(&right.key, right.field)));
+}
