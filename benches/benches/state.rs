@@ -248,7 +248,8 @@ fn key(criterion: &mut Criterion) {
             group.sample_size(if events > 100 { 10 } else { 100 });
             group.bench_function(format!("read {name}, {events} events, {bytes} B"), |bencher| {
                 bencher.iter(|| {
-                    let partial = Partial::decode(&plan, &header, edges.iter().copied()).expect("the bytes are whole");
+                    let partial = Partial::decode_at(&plan, as_of_us, &header, edges.iter().copied())
+                        .expect("the bytes are whole");
                     let mut rows = AggregateBatch::new(&plan);
                     let ranks: [Arc<Distribution>; 0] = [];
                     rows.push(&plan, as_of_us, &[partial], &ranks).expect("the tiles are at hand");

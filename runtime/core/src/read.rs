@@ -46,12 +46,35 @@ pub struct Partial {
     strings: Strings,
     /// What the codes of the big tiles at hand mean, by tile index, rising.
     tile_strings: Vec<(usize, Strings)>,
+    /// The only instant it can be read at; `None` = any.
+    as_of_us: Option<i64>,
 }
 
 impl Partial {
     /// Reads a header and the tile fields at hand; those the header does not know as big tiles are ignored.
     pub fn decode<'a>(plan: &Plan, header: &[u8], tiles: impl IntoIterator<Item = (i64, &'a [u8])>) -> Result<Self> {
-        let (mut key, strings) = decode_header(plan, header)?;
+        Self::decode_from(plan, header, tiles, None)
+    }
+
+    /// As [`Partial::decode`], for reads at `as_of_us` only: steps over totals that no window asks for then, which
+    /// for keys of very many events is most of the work.
+    pub fn decode_at<'a>(
+        plan: &Plan,
+        as_of_us: i64,
+        header: &[u8],
+        tiles: impl IntoIterator<Item = (i64, &'a [u8])>,
+    ) -> Result<Self> {
+        Self::decode_from(plan, header, tiles, Some(as_of_us))
+    }
+
+    fn decode_from<'a>(
+        plan: &Plan,
+        header: &[u8],
+        tiles: impl IntoIterator<Item = (i64, &'a [u8])>,
+        as_of_us: Option<i64>,
+    ) -> Result<Self> {
+        let needed_from_us = as_of_us.map_or_else(Vec::new, |as_of_us| needed_from_us(plan, as_of_us));
+        let (mut key, strings) = decode_header(plan, header, &needed_from_us)?;
         let mut tile_strings = Vec::new();
         for (start_us, bytes) in tiles {
             let Ok(place) = key.tiles.binary_search_by_key(&start_us, |tile| tile.start_us) else { continue };
@@ -67,7 +90,7 @@ impl Partial {
             tile_strings.push((place, strings));
         }
         tile_strings.sort_unstable_by_key(|&(place, _)| place);
-        Ok(Self { key, strings, tile_strings })
+        Ok(Self { key, strings, tile_strings, as_of_us })
     }
 
     /// Below it no window can be answered; `i64::MIN` if nothing has been folded.
@@ -103,6 +126,20 @@ impl Partial {
         }
         Ok(self.key.base_newest_us)
     }
+}
+
+/// Per accumulator the earliest start of a window over it at T.
+fn needed_from_us(plan: &Plan, as_of_us: i64) -> Vec<i64> {
+    let mut needed: Vec<i64> = vec![i64::MAX; plan.accumulators.len()];
+    for aggregate in &plan.aggregates {
+        let start_us = match plan.accumulators[aggregate.accumulator].kind {
+            AccumulatorKind::Sessions { .. } => i64::MIN,
+            _ => aggregate.window.bounds(as_of_us).0,
+        };
+        let held = &mut needed[aggregate.accumulator];
+        *held = start_us.min(*held);
+    }
+    needed
 }
 
 fn need_raw(tile: &crate::state::key::Tile) -> Result<()> {
@@ -170,6 +207,12 @@ impl AggregateBatch {
         partials: &[Partial],
         ranks: &[Arc<Distribution>],
     ) -> Result<Reach> {
+        if partials.iter().any(|partial| partial.as_of_us.is_some_and(|only_us| only_us != as_of_us)) {
+            return Err(Error::malformed(
+                "read",
+                format!("a partial decoded for another instant is read at {as_of_us}"),
+            ));
+        }
         // A partition whose first event of the key comes later knows nothing of it yet.
         let known: Vec<&Partial> = partials.iter().filter(|partial| partial.key.first_us < as_of_us).collect();
         if known.is_empty() {

@@ -1,7 +1,14 @@
 //! No skew between the two ways to a value: the temporal join over history and the read of state give the
 //! same bits for every (key, T) that state can answer.
 
-#[allow(dead_code, reason = "the oracle in it is another test's")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests; the lint only knows test functions")]
+
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "the oracle in it is another test's; the lint only knows test functions"
+)]
+#[path = "state/common.rs"]
 mod common;
 
 use common::{Event, HOUR, MINUTE, SECOND, Value, batch, full_view, plan_of, value_of};

@@ -28,7 +28,9 @@ use crate::column::Strings;
 use crate::plan::{AccumulatorDef, Plan};
 use crate::state::key::{KeyState, SMALL_TILE, Tile, empty_base};
 use crate::{Error, Result};
-use value::{put_accumulator, put_records, put_strings, read_accumulator, read_records, read_strings};
+use value::{
+    put_accumulator, put_records, put_strings, read_accumulator, read_records, read_strings, skip_accumulator,
+};
 use wire::{Reader, put_i64, put_u64};
 
 /// The first byte of everything that is `StateV1`.
@@ -173,7 +175,10 @@ impl Encoder {
 }
 
 /// Reads a header: the key's state, big tiles without their records, and the dictionary its codes are of.
-pub(crate) fn decode_header(plan: &Plan, bytes: &[u8]) -> Result<(KeyState, Strings)> {
+///
+/// `needed_from_us` says per accumulator from which instant on its totals will be asked for. Long totals of tiles
+/// that end before that are stepped over and come out empty; an empty slice asks for everything.
+pub(crate) fn decode_header(plan: &Plan, bytes: &[u8], needed_from_us: &[i64]) -> Result<(KeyState, Strings)> {
     let mut reader = Reader::new(bytes);
     let flags = read_start(&mut reader).and_then(|()| reader.u8())?;
     if flags & !(FLAG_FLOOR | FLAG_BASE_NEWEST | FLAG_BASE) != 0 {
@@ -201,13 +206,25 @@ pub(crate) fn decode_header(plan: &Plan, bytes: &[u8]) -> Result<(KeyState, Stri
             return Err(Error::codec("tiles are not in rising order"));
         }
         place = place.checked_add(step).ok_or_else(|| Error::codec("a tile's start is out of range"))?;
-        key.tiles.push(read_tile(&mut reader, plan, place.saturating_mul(plan.tile_us), strings.len())?);
+        key.tiles.push(read_tile(
+            &mut reader,
+            plan,
+            place.saturating_mul(plan.tile_us),
+            strings.len(),
+            needed_from_us,
+        )?);
     }
     reader.finish()?;
     Ok((key, strings))
 }
 
-fn read_tile(reader: &mut Reader<'_>, plan: &Plan, start_us: i64, strings: usize) -> Result<Tile> {
+fn read_tile(
+    reader: &mut Reader<'_>,
+    plan: &Plan,
+    start_us: i64,
+    strings: usize,
+    needed_from_us: &[i64],
+) -> Result<Tile> {
     let head = reader.u64()?;
     let count = head >> 2;
     let mut tile = Tile::new(start_us, Vec::new());
@@ -224,7 +241,13 @@ fn read_tile(reader: &mut Reader<'_>, plan: &Plan, start_us: i64, strings: usize
                 return Err(Error::codec("a big tile's newest contribution lies outside it"));
             }
             tile.newest_us = start_us.saturating_add(offset as i64);
-            let totals = plan.accumulators.iter().map(|def| read_accumulator(reader, def, start_us, strings));
+            let end_us = start_us.saturating_add(plan.tile_us);
+            let totals = plan.accumulators.iter().enumerate().map(|(index, def)| {
+                match needed_from_us.get(index).is_some_and(|&needed_us| end_us <= needed_us) {
+                    true => skip_accumulator(reader, def, start_us, strings),
+                    false => read_accumulator(reader, def, start_us, strings),
+                }
+            });
             tile.totals = Some(totals.collect::<Result<_>>()?);
         }
     }

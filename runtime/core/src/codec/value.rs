@@ -266,6 +266,22 @@ pub(super) fn read_accumulator(
     })
 }
 
+/// Steps over an accumulator that is a block, and reads any other, which is as quick.
+pub(super) fn skip_accumulator(
+    reader: &mut Reader<'_>,
+    def: &AccumulatorDef,
+    origin_us: i64,
+    strings: usize,
+) -> Result<Accumulator> {
+    match def.kind {
+        AccumulatorKind::ValueCounts | AccumulatorKind::Sessions { .. } => {
+            reader.bytes()?;
+            Ok(Accumulator::identity(def.kind))
+        }
+        _ => read_accumulator(reader, def, origin_us, strings),
+    }
+}
+
 fn read_sessions(reader: &mut Reader<'_>, def: &AccumulatorDef, origin_us: i64) -> Result<Sessions> {
     let mut sessions: Vec<Session> = Vec::new();
     let mut block = Reader::new(reader.bytes()?);

@@ -96,7 +96,7 @@ impl ViewState {
     fn restore_key(&mut self, key: &EntityKey, mut held: BTreeMap<Field, Vec<u8>>) -> Result<()> {
         let header = held.remove(&Field::Header).ok_or_else(|| Error::codec("a key without a header"))?;
         let plan = self.plan.clone();
-        let (mut decoded, strings) = decode_header(&plan, &header)?;
+        let (mut decoded, strings) = decode_header(&plan, &header, &[])?;
         let codes: Vec<u32> = strings.iter().map(|string| self.strings.code(string)).collect();
         decoded.map_codes(&plan, |code| codes[code as usize]);
         let mut tile_marks = Vec::new();
