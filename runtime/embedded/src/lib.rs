@@ -10,10 +10,12 @@
 mod data_dir;
 mod log;
 mod online;
+mod source;
 
 pub use data_dir::{DataDir, Owner, owner_of};
 pub use log::{DEFAULT_PARTITIONS, EmbeddedLog};
 pub use online::EmbeddedOnline;
+pub use source::LogSource;
 
 use fjall::{Database, KeyspaceCreateOptions};
 use plumb_pipeline::{Error, Result};

@@ -27,6 +27,14 @@ pub enum Error {
         /// Our own.
         own: u64,
     },
+    /// An object that plumb itself wrote is not what it wrote; an older one may do.
+    #[error("`{path}` is damaged: {why}")]
+    Damaged {
+        /// Where it lies.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Data that plumb itself wrote is damaged, or a bug.
     #[error("{0}")]
     Internal(String),
@@ -60,7 +68,7 @@ impl Error {
             Error::Invalid(_) => ErrorKind::Invalid,
             Error::Unavailable { .. } => ErrorKind::Unavailable,
             Error::Fenced { .. } => ErrorKind::Unavailable,
-            Error::Internal(_) => ErrorKind::Internal,
+            Error::Damaged { .. } | Error::Internal(_) => ErrorKind::Internal,
             Error::Core(error) => error.kind(),
             Error::Transform(error) => error.kind(),
         }

@@ -6,10 +6,14 @@
 //! the ports; only `plumb-assembly` knows which.
 
 pub mod accept;
+pub mod clock;
+pub mod commit;
 pub mod decode;
 pub mod error;
 pub mod near;
 pub mod offline;
 pub mod port;
+pub mod runtime;
+pub mod worker;
 
 pub use error::{Error, Result};

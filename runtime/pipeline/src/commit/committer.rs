@@ -1,0 +1,273 @@
+//! The steps of one commit, each done once however often the commit is tried.
+//!
+//! Stage rows → write state → write ids → create the manifest → move the rows. A try that fails leaves its
+//! finished steps to the next one; a process that dies leaves files that nothing refers to, or, after the
+//! manifest, moves that the next owner makes.
+
+use super::chain::Chain;
+use super::collect;
+use super::load::{RowList, fetch, row_list};
+use super::manifest::{FileRef, Manifest, ViewRef, commit_name, state_folder};
+use super::sha256_hex;
+use super::state_file::{Contents, Encoder, IdBytes};
+use crate::accept::Accounting;
+use crate::port::{Archive, DeadLetter, ObjectStore, RowFile};
+use crate::{Error, Result};
+use plumb_core::event::EventBatch;
+use plumb_core::plan::StateId;
+use plumb_core::state::FieldWrite;
+use std::sync::Arc;
+
+/// A snapshot of all state is due after this many deltas at the latest: bounds what a start has to read.
+pub const MAX_DELTAS: usize = 32;
+
+/// Below this many bytes of deltas the size of the snapshot does not matter.
+const SMALL_DELTAS: u64 = 1 << 20;
+
+/// Row files named in the manifest itself; more are moved to a list of their own.
+const MAX_ROWS_IN_MANIFEST: usize = 256;
+
+/// The state of one view in a commit.
+#[derive(Debug, Clone)]
+pub struct ViewWrites {
+    /// Which state.
+    pub state_id: StateId,
+    /// Whether `writes` are everything, or what changed since the commit before.
+    pub snapshot: bool,
+    /// The fields.
+    pub writes: Vec<FieldWrite>,
+}
+
+/// Everything a commit needs, taken between two batches; the partition goes on while it is carried out.
+#[derive(Debug, Clone)]
+pub struct CommitPlan {
+    /// The offset after the last record.
+    pub next_offset: u64,
+    /// The newest time of an accepted event, µs.
+    pub newest_event_time_us: Option<i64>,
+    /// What became of the records so far.
+    pub accounting: Accounting,
+    /// What the source wants to find again.
+    pub memo: Option<serde_json::Value>,
+    /// The views whose state this is.
+    pub views: Vec<ViewRef>,
+    /// Their state. All snapshots if the commit before asked for them ([`Committer::wants_snapshot`]).
+    pub states: Vec<ViewWrites>,
+    /// The ids accepted since the commit before, or every one.
+    pub ids: Vec<IdBytes>,
+    /// Whether `ids` are every one: what was committed of them before is damaged.
+    pub all_ids: bool,
+    /// The events accepted since the commit before.
+    pub events: EventBatch,
+    /// The dead letters since the commit before.
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+/// The finished steps of a commit that has not succeeded yet.
+#[derive(Debug, Default)]
+struct Progress {
+    rows: Option<Vec<RowFile>>,
+    dead_letters: Option<Vec<RowFile>>,
+    state: Option<Option<FileRef>>,
+    ids: Option<Vec<FileRef>>,
+    listed: Option<FileRef>,
+    /// Whether the manifest is there.
+    created: bool,
+}
+
+/// Commits one partition.
+pub struct Committer {
+    chain: Chain,
+    store: Arc<dyn ObjectStore>,
+    archive: Arc<dyn Archive>,
+    latest: Manifest,
+    progress: Progress,
+}
+
+impl std::fmt::Debug for Committer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Committer").field("chain", &self.chain).finish_non_exhaustive()
+    }
+}
+
+impl Committer {
+    /// Takes a partition over and makes the moves its last commit may have left; see [`Chain::take_over`].
+    pub fn take_over(
+        store: Arc<dyn ObjectStore>,
+        archive: Arc<dyn Archive>,
+        source: &str,
+        partition: u32,
+        owner: &str,
+    ) -> Result<Self> {
+        let (chain, latest) = Chain::take_over(store.clone(), source, partition, owner)?;
+        move_rows(store.as_ref(), latest.rows.iter().chain(&latest.dead_letters))?;
+        collect::orphans(store.as_ref(), &latest)?;
+        Ok(Self { chain, store, archive, latest, progress: Progress::default() })
+    }
+
+    /// The last manifest.
+    pub fn latest(&self) -> &Manifest {
+        &self.latest
+    }
+
+    /// The owner's generation.
+    pub fn generation(&self) -> u64 {
+        self.chain.generation()
+    }
+
+    /// Takes a generation of at least `generation`, see [`Chain::raise`].
+    pub fn raise(&mut self, generation: u64) -> Result<()> {
+        self.latest = self.chain.raise(self.latest.clone(), generation)?;
+        Ok(())
+    }
+
+    /// Whether the next commit is to bring snapshots of all states instead of changes.
+    pub fn wants_snapshot(&self) -> bool {
+        let Some((snapshot, deltas)) = self.latest.state.split_first() else { return true };
+        let bytes: u64 = deltas.iter().map(|delta| delta.bytes).sum();
+        deltas.len() >= MAX_DELTAS || bytes > snapshot.bytes.max(SMALL_DELTAS)
+    }
+
+    /// Carries out a commit. After an error of kind `Unavailable` it may be tried again with the same plan;
+    /// after [`Error::Fenced`] the partition belongs to somebody else.
+    pub fn commit(&mut self, plan: &CommitPlan) -> Result<()> {
+        if !self.progress.created {
+            self.create(plan)?;
+            self.progress.created = true;
+        }
+        let fresh = self.progress.rows.iter().chain(&self.progress.dead_letters).flatten();
+        move_rows(self.store.as_ref(), fresh)?;
+        self.progress = Progress::default();
+        if self.latest.seq.is_multiple_of(collect::EVERY)
+            && let Err(error) = collect::unreferenced(self.store.as_ref(), &self.chain, &self.latest)
+        {
+            // What is left over is found again by the next collection.
+            tracing::warn!(%error, "cannot remove old state files");
+        }
+        Ok(())
+    }
+
+    /// All steps up to the manifest.
+    fn create(&mut self, plan: &CommitPlan) -> Result<()> {
+        assert!(
+            plan.accounting.is_consistent(),
+            "records read must equal records accounted for: {:?}",
+            plan.accounting
+        );
+        assert!(plan.next_offset >= self.latest.next_offset, "a commit never goes back");
+        let (source, partition) = (self.latest.source.clone(), self.latest.partition);
+        let (generation, seq) = (self.chain.generation(), self.chain.next_seq());
+        let name = commit_name(partition, generation, seq);
+        let progress = &mut self.progress;
+        let rows = match &progress.rows {
+            Some(rows) => rows,
+            None if plan.events.is_empty() => progress.rows.insert(Vec::new()),
+            None => progress.rows.insert(self.archive.stage(partition, &name, &plan.events)?),
+        };
+        let dead_letters = match &progress.dead_letters {
+            Some(files) => files,
+            None if plan.dead_letters.is_empty() => progress.dead_letters.insert(Vec::new()),
+            None => {
+                let files = self.archive.stage_dead_letters(&source, partition, &name, &plan.dead_letters)?;
+                progress.dead_letters.insert(files)
+            }
+        };
+        let prefix = format!("{}/{generation}-{seq}", state_folder(&source, partition));
+        let store = self.store.as_ref();
+        let state = match &progress.state {
+            Some(state) => state,
+            None => progress.state.insert(write_state(store, &prefix, plan)?),
+        };
+        let ids = match &progress.ids {
+            Some(ids) => ids,
+            None => progress.ids.insert(write_ids(store, &prefix, &self.latest.ids, plan)?),
+        };
+
+        let mut next = self.latest.clone();
+        next.next_offset = plan.next_offset;
+        next.newest_event_time_us = plan.newest_event_time_us;
+        next.accounting = plan.accounting;
+        next.memo.clone_from(&plan.memo);
+        next.views.clone_from(&plan.views);
+        if plan.states.iter().all(|state| state.snapshot) {
+            next.state.clear();
+        }
+        next.state.extend(state.clone());
+        next.ids.clone_from(ids);
+        if next.rows.len() + next.dead_letters.len() > MAX_ROWS_IN_MANIFEST {
+            next.listed = Some(match &progress.listed {
+                Some(listed) => listed.clone(),
+                None => progress.listed.insert(write_list(store, &prefix, &next)?).clone(),
+            });
+            next.rows.clear();
+            next.dead_letters.clear();
+        }
+        next.rows.extend(rows.iter().cloned());
+        next.dead_letters.extend(dead_letters.iter().cloned());
+        self.latest = self.chain.commit(next)?;
+        Ok(())
+    }
+}
+
+/// Moves committed row files to where readers look; fine for those that are there.
+fn move_rows<'a>(store: &dyn ObjectStore, files: impl IntoIterator<Item = &'a RowFile>) -> Result<()> {
+    let moves: Vec<_> = files.into_iter().map(|file| (file.staged.clone(), file.path.clone())).collect();
+    if moves.is_empty() { Ok(()) } else { store.rename_all(&moves) }
+}
+
+/// Writes what the plan says of state; `None` if nothing has changed.
+fn write_state(store: &dyn ObjectStore, prefix: &str, plan: &CommitPlan) -> Result<Option<FileRef>> {
+    if plan.states.iter().all(|state| !state.snapshot && state.writes.is_empty()) {
+        return Ok(None);
+    }
+    let mut encoder = Encoder::default();
+    for state in &plan.states {
+        encoder.state(state.state_id, state.snapshot, &state.writes);
+    }
+    write_file(store, prefix, "state", encoder.finish()).map(Some)
+}
+
+/// Writes the new ids and merges files that have become as long as the one before them, so that n commits
+/// leave about log n files and every id is rewritten about log n times.
+fn write_ids(store: &dyn ObjectStore, prefix: &str, files: &[FileRef], plan: &CommitPlan) -> Result<Vec<FileRef>> {
+    let mut files = if plan.all_ids { Vec::new() } else { files.to_vec() };
+    if plan.ids.is_empty() {
+        return Ok(files);
+    }
+    let mut bytes = size_of_val(plan.ids.as_slice()) as u64;
+    let mut merged = Vec::new();
+    while files.last().is_some_and(|last| last.bytes <= 2 * bytes) {
+        if let Some(last) = files.pop() {
+            bytes += last.bytes;
+            merged.push(last);
+        }
+    }
+    let mut contents = Contents::default();
+    for file in merged.iter().rev() {
+        contents.read(&file.path, &fetch(store, file)?)?;
+    }
+    contents.ids.extend_from_slice(&plan.ids);
+    let mut encoder = Encoder::default();
+    encoder.ids(&contents.ids);
+    files.push(write_file(store, prefix, "ids", encoder.finish())?);
+    Ok(files)
+}
+
+/// Writes the list of the row files that `manifest` names, those of its own list included.
+fn write_list(store: &dyn ObjectStore, prefix: &str, manifest: &Manifest) -> Result<FileRef> {
+    let mut list: RowList = row_list(store, manifest)?;
+    list.rows.extend(manifest.rows.iter().cloned());
+    list.dead_letters.extend(manifest.dead_letters.iter().cloned());
+    let bytes = serde_json::to_vec(&list)
+        .map_err(|error| Error::internal(format!("cannot encode a list of row files: {error}")))?;
+    write_file(store, prefix, "files", bytes)
+}
+
+/// Writes a file under a name that no other content and no other commit has.
+fn write_file(store: &dyn ObjectStore, prefix: &str, kind: &str, bytes: Vec<u8>) -> Result<FileRef> {
+    let sha256 = sha256_hex(&bytes);
+    let path = format!("{prefix}-{kind}-{}", &sha256[..16]);
+    let file = FileRef { path, bytes: bytes.len() as u64, sha256 };
+    store.put(&file.path, bytes)?;
+    Ok(file)
+}

@@ -1,0 +1,104 @@
+//! Reading back what was committed, and what to do when it is damaged.
+
+use super::chain::{read, seqs};
+use super::damaged;
+use super::manifest::{FileRef, Manifest};
+use super::state_file::Contents;
+use crate::port::{ObjectStore, RowFile};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// What the files of a manifest hold.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// States and ids.
+    pub contents: Contents,
+}
+
+/// Where to go on from.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The last manifest: what is committed, above all which rows.
+    pub manifest: Manifest,
+    /// The manifest whose state could be read; an older one if the last one's is damaged. The records between
+    /// the two are to be read again for state, but not archived again.
+    pub base: Manifest,
+    /// The state as of `base`.
+    pub loaded: Loaded,
+}
+
+/// Loads the state of `manifest`, or of the last one before it whose state is undamaged.
+pub fn recover(store: &dyn ObjectStore, manifest: Manifest) -> Result<Recovered> {
+    let damage = match load(store, &manifest) {
+        Ok(loaded) => return Ok(Recovered { base: manifest.clone(), manifest, loaded }),
+        Err(error @ Error::Damaged { .. }) => error,
+        Err(error) => return Err(error),
+    };
+    tracing::error!(error = %damage, source = manifest.source, partition = manifest.partition,
+        "committed state is damaged, trying older commits");
+    for seq in seqs(store, &manifest.source, manifest.partition)?.into_iter().rev() {
+        if seq >= manifest.seq {
+            continue;
+        }
+        let older = read(store, &manifest.source, manifest.partition, seq).map(|(older, _)| older);
+        match older.and_then(|older| load(store, &older).map(|loaded| (older, loaded))) {
+            Ok((base, loaded)) => {
+                tracing::warn!(seq, offset = base.next_offset, "going on from an older commit");
+                return Ok(Recovered { manifest, base, loaded });
+            }
+            Err(Error::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // The beginning needs no file; whether the log still has it is the source's to say.
+    let base = Manifest::start(&manifest.source, manifest.partition);
+    tracing::warn!("no older commit can be read either, reading the source from its beginning");
+    Ok(Recovered { manifest, base, loaded: Loaded::default() })
+}
+
+/// Reads and checks all state files of a manifest.
+pub fn load(store: &dyn ObjectStore, manifest: &Manifest) -> Result<Loaded> {
+    let mut contents = Contents::default();
+    for file in manifest.state.iter().chain(&manifest.ids) {
+        contents.read(&file.path, &fetch(store, file)?)?;
+    }
+    Ok(Loaded { contents })
+}
+
+/// Reads an object and checks it against its reference.
+pub(super) fn fetch(store: &dyn ObjectStore, file: &FileRef) -> Result<Vec<u8>> {
+    let bytes = store.get(&file.path)?.ok_or_else(|| damaged(&file.path, "it is missing"))?;
+    file.check(&bytes)?;
+    Ok(bytes)
+}
+
+/// Row files committed so long ago that the manifest only refers to their list.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RowList {
+    /// 1.
+    pub format: u32,
+    /// Event files, in commit order.
+    pub rows: Vec<RowFile>,
+    /// Dead-letter files, in commit order.
+    pub dead_letters: Vec<RowFile>,
+}
+
+/// The list a manifest refers to; an empty one if none.
+pub fn row_list(store: &dyn ObjectStore, manifest: &Manifest) -> Result<RowList> {
+    let Some(file) = &manifest.listed else {
+        return Ok(RowList { format: 1, ..RowList::default() });
+    };
+    let list: RowList = serde_json::from_slice(&fetch(store, file)?).map_err(|error| damaged(&file.path, error))?;
+    match list.format {
+        1 => Ok(list),
+        format => Err(Error::invalid(format!("`{}` has format {format}, this version of plumb reads 1", file.path))),
+    }
+}
+
+/// Every event file a manifest commits, in commit order.
+pub fn row_files(store: &dyn ObjectStore, manifest: &Manifest) -> Result<Vec<RowFile>> {
+    let mut files = row_list(store, manifest)?.rows;
+    files.extend(manifest.rows.iter().cloned());
+    Ok(files)
+}

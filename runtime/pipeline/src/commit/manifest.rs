@@ -1,0 +1,177 @@
+//! The manifest of a commit, format 1: JSON, unknown fields refused.
+
+use super::{damaged, sha256_hex};
+use crate::accept::Accounting;
+use crate::port::RowFile;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The number of the format.
+pub const FORMAT: u32 = 1;
+
+/// The state of one source partition as committed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The source.
+    pub source: String,
+    /// The partition.
+    pub partition: u32,
+    /// Its place in the chain, from 1.
+    pub seq: u64,
+    /// The manifest before it; `None` for the first.
+    pub parent: Option<Parent>,
+    /// The generation of the owner that wrote it; rises with every take-over.
+    pub generation: u64,
+    /// That owner's own mark, so that it knows its manifests from another's with the same content.
+    pub owner: String,
+    /// The offset after the last record it holds.
+    pub next_offset: u64,
+    /// The newest time of an accepted event, µs.
+    pub newest_event_time_us: Option<i64>,
+    /// What became of the records before `next_offset`.
+    pub accounting: Accounting,
+    /// What the source wants to find again.
+    pub memo: Option<serde_json::Value>,
+    /// The views whose state is in `state`.
+    pub views: Vec<ViewRef>,
+    /// State files, to be read in this order: a snapshot and the deltas after it.
+    pub state: Vec<FileRef>,
+    /// Files of accepted ids; together they hold every one.
+    pub ids: Vec<FileRef>,
+    /// A list of the row files committed before `rows` and `dead_letters`; `None` if there are none.
+    pub listed: Option<FileRef>,
+    /// Event files, in commit order.
+    pub rows: Vec<RowFile>,
+    /// Dead-letter files, in commit order.
+    pub dead_letters: Vec<RowFile>,
+}
+
+/// The manifest before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parent {
+    /// Its place in the chain.
+    pub seq: u64,
+    /// The SHA-256 of its bytes, hex.
+    pub sha256: String,
+}
+
+/// A view as a manifest names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ViewRef {
+    /// Its name.
+    pub name: String,
+    /// Its semantic version.
+    pub version: String,
+    /// The SHA-256 of its component, hex.
+    pub digest: String,
+    /// The identity of its state, hex.
+    pub state_id: String,
+}
+
+/// An object a manifest refers to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileRef {
+    /// Its path.
+    pub path: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// The SHA-256 of its bytes, hex.
+    pub sha256: String,
+}
+
+impl FileRef {
+    /// The reference to these bytes under this path.
+    pub fn of(path: String, bytes: &[u8]) -> Self {
+        Self { path, bytes: bytes.len() as u64, sha256: sha256_hex(bytes) }
+    }
+
+    /// Whether these are the bytes referred to.
+    pub fn check(&self, bytes: &[u8]) -> Result<()> {
+        if bytes.len() as u64 != self.bytes {
+            return Err(damaged(&self.path, format!("{} bytes, committed were {}", bytes.len(), self.bytes)));
+        }
+        match sha256_hex(bytes) {
+            found if found == self.sha256 => Ok(()),
+            found => Err(damaged(&self.path, format!("its SHA-256 is {found}, committed was {}", self.sha256))),
+        }
+    }
+}
+
+impl Manifest {
+    /// What a partition begins with; never stored as such.
+    pub fn start(source: &str, partition: u32) -> Self {
+        Self {
+            format: FORMAT,
+            source: source.to_owned(),
+            partition,
+            seq: 0,
+            parent: None,
+            generation: 0,
+            owner: String::new(),
+            next_offset: 0,
+            newest_event_time_us: None,
+            accounting: Accounting::default(),
+            memo: None,
+            views: Vec::new(),
+            state: Vec::new(),
+            ids: Vec::new(),
+            listed: None,
+            rows: Vec::new(),
+            dead_letters: Vec::new(),
+        }
+    }
+
+    /// Its bytes; equal manifests have equal bytes.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec_pretty(self).map_err(|error| Error::internal(format!("cannot encode a manifest: {error}")))
+    }
+
+    /// Reads and checks a manifest stored under `path`.
+    pub fn decode(path: &str, bytes: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let format: Format = serde_json::from_slice(bytes).map_err(|error| damaged(path, error))?;
+        if format.format != FORMAT {
+            return Err(Error::invalid(format!(
+                "`{path}` has format {}, this version of plumb reads {FORMAT}: it was written by another version",
+                format.format
+            )));
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| damaged(path, error))?;
+        if manifest_path(&manifest.source, manifest.partition, manifest.seq) != path {
+            return Err(damaged(path, "it is the manifest of another place"));
+        }
+        if !manifest.accounting.is_consistent() {
+            return Err(damaged(path, "its accounting does not add up"));
+        }
+        Ok(manifest)
+    }
+}
+
+/// Where a partition's manifests lie.
+pub fn manifest_folder(source: &str, partition: u32) -> String {
+    format!("manifest/{source}/{partition}")
+}
+
+/// Where a manifest lies.
+pub fn manifest_path(source: &str, partition: u32, seq: u64) -> String {
+    format!("manifest/{source}/{partition}/{seq:020}")
+}
+
+/// Where a partition's state files lie.
+pub fn state_folder(source: &str, partition: u32) -> String {
+    format!("state/{source}/{partition}")
+}
+
+/// The name of the row files of a commit, unique to it.
+pub fn commit_name(partition: u32, generation: u64, seq: u64) -> String {
+    format!("{partition}-{generation}-{seq}")
+}

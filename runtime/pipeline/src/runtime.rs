@@ -1,0 +1,448 @@
+//! The running job: workers on threads, the set of active views, deployments while it runs.
+//!
+//! [`Runtime::start`] takes the ports, loads the views that the job manifest names and those it is given, and
+//! starts the workers. The set of active views is swapped whole, so a request sees one set or the other. A
+//! deployment builds the new view's state beside the running job, adds it to each partition between two
+//! batches, writes the job manifest, and only then lets it answer; whatever fails before that changes nothing.
+
+mod views;
+
+pub use views::{ActiveView, Deployed, Deployment, Loader, Readiness};
+
+use crate::clock::Clock;
+use crate::commit::{ActiveRef, JobChain, JobManifest, latest, load, put_component, read_component};
+use crate::port::{Archive, ObjectStore, OnlineStore};
+use crate::worker::build::apply_archive;
+use crate::worker::{
+    Board, Command, Edges, PartitionStatus, Phase, SourceSetup, Worker, WorkerOptions, WorkerSetup, view_ref,
+};
+use crate::{Error, Result};
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use plumb_core::plan::StateId;
+use plumb_core::state::ViewState;
+use plumb_transform::Transform;
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How often and how long a deployment waits for requests that still answer from the set of views before: far
+/// longer than a request may take. One that holds it even longer finds that its view is not ready any more.
+const SET_WAITS: u32 = 1000;
+const SET_WAIT: Duration = Duration::from_millis(10);
+
+/// What a runtime is made of.
+#[derive(Clone)]
+pub struct RuntimeParts {
+    /// The sources, each with what it accepts; names are unique.
+    pub sources: Vec<SourceSetup>,
+    /// The online store.
+    pub online: Arc<dyn OnlineStore>,
+    /// Where commits go.
+    pub store: Arc<dyn ObjectStore>,
+    /// Where events go.
+    pub archive: Arc<dyn Archive>,
+    /// Loads components.
+    pub loader: Arc<dyn Loader>,
+    /// Intervals and labels.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for RuntimeParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RuntimeParts").field("sources", &self.sources).finish_non_exhaustive()
+    }
+}
+
+/// Settings of a runtime.
+#[derive(Debug, Clone)]
+pub struct RuntimeOptions {
+    /// How workers pace themselves.
+    pub worker: WorkerOptions,
+    /// The most worker threads; partitions are spread over them.
+    pub threads: usize,
+}
+
+impl Default for RuntimeOptions {
+    /// A thread per core.
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { worker: WorkerOptions::default(), threads }
+    }
+}
+
+/// How the job is.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct RuntimeStatus {
+    /// Every partition.
+    pub partitions: Vec<PartitionStatus>,
+    /// Why it stopped, if it did.
+    pub failure: Option<String>,
+}
+
+/// A running job. Dropping it stops it like [`Runtime::stop`], without telling how that went.
+pub struct Runtime {
+    parts: RuntimeParts,
+    threads: usize,
+    /// The partitions of each source.
+    partitions: BTreeMap<String, Vec<u32>>,
+    /// The worker of each partition.
+    lanes: BTreeMap<(String, u32), Sender<Command>>,
+    commands: Vec<Sender<Command>>,
+    workers: Vec<JoinHandle<()>>,
+    board: Arc<Board>,
+    stop: Arc<AtomicBool>,
+    active: Arc<ArcSwap<Vec<ActiveView>>>,
+    /// Held over a deployment, so that there is one at a time.
+    job: Mutex<JobChain>,
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("partitions", &self.partitions).finish_non_exhaustive()
+    }
+}
+
+impl Runtime {
+    /// Starts a job with the views that its job manifest names and those of `components`: a view that is new is
+    /// added, a newer version replaces an older one, an older one is left where it is. Returns when the workers
+    /// are started; see [`Runtime::wait_live`].
+    pub fn start(parts: RuntimeParts, options: RuntimeOptions, components: &[Vec<u8>]) -> Result<Self> {
+        let mut partitions = BTreeMap::new();
+        for setup in &parts.sources {
+            let name = setup.source.schema().source.clone();
+            if partitions.insert(name.clone(), setup.source.partitions()?).is_some() {
+                return Err(Error::invalid(format!("two sources are named `{name}`")));
+            }
+        }
+        let mut job = JobChain::open(parts.store.clone())?;
+        let views = views::reconcile(&parts, &mut job, components, &partitions)?;
+        let waiting = |view: &Transform| partitions.get(&view.def().source).map_or(0, Vec::len);
+        let active: Vec<ActiveView> = views
+            .iter()
+            .map(|view| ActiveView { transform: view.clone(), ready: Arc::new(Readiness::waiting_for(waiting(view))) })
+            .collect();
+        let mut runtime = Self {
+            threads: options.threads.max(1),
+            partitions,
+            lanes: BTreeMap::new(),
+            commands: Vec::new(),
+            workers: Vec::new(),
+            board: Arc::new(Board::default()),
+            stop: Arc::new(AtomicBool::new(false)),
+            active: Arc::new(ArcSwap::from_pointee(active)),
+            job: Mutex::new(job),
+            parts,
+        };
+        runtime.spawn(&options, &views)?;
+        Ok(runtime)
+    }
+
+    fn spawn(&mut self, options: &RuntimeOptions, views: &[Transform]) -> Result<()> {
+        let setup = WorkerSetup {
+            edges: Edges {
+                store: self.parts.store.clone(),
+                archive: self.parts.archive.clone(),
+                online: self.parts.online.clone(),
+                owner: owner_mark().into(),
+            },
+            clock: self.parts.clock.clone(),
+            options: options.worker.clone(),
+            board: self.board.clone(),
+            stop: self.stop.clone(),
+        };
+        let mut all: Vec<(SourceSetup, u32)> = Vec::new();
+        for source in &self.parts.sources {
+            let name = &source.source.schema().source;
+            for &partition in &self.partitions[name] {
+                self.board.phase(name, partition, Phase::Starting);
+                all.push((source.clone(), partition));
+            }
+        }
+        let threads = self.threads.min(all.len()).max(1);
+        for index in 0..threads {
+            let group: Vec<_> = all.iter().skip(index).step_by(threads).cloned().collect();
+            let (sender, receiver) = unbounded();
+            for (source, partition) in &group {
+                self.lanes.insert((source.source.schema().source.clone(), *partition), sender.clone());
+            }
+            self.commands.push(sender);
+            let (setup, views, active) = (setup.clone(), views.to_vec(), self.active.clone());
+            let run = move || work(setup, &group, &views, &active, &receiver);
+            let thread = std::thread::Builder::new().name(format!("plumb-worker-{index}")).spawn(run);
+            self.workers.push(thread.map_err(|error| Error::unavailable("start a worker thread", error))?);
+        }
+        Ok(())
+    }
+
+    /// The partitions of a source; `None` for an unknown one.
+    pub fn partitions(&self, source: &str) -> Option<&[u32]> {
+        self.partitions.get(source).map(Vec::as_slice)
+    }
+
+    /// The views that answer, in order of name.
+    pub fn active_views(&self) -> Arc<Vec<ActiveView>> {
+        self.active.load_full()
+    }
+
+    /// The set of active views itself, for readers that outlive a borrow of the runtime.
+    pub fn active_handle(&self) -> Arc<ArcSwap<Vec<ActiveView>>> {
+        self.active.clone()
+    }
+
+    /// How the job is.
+    pub fn status(&self) -> RuntimeStatus {
+        RuntimeStatus { partitions: self.board.partitions(), failure: self.board.failure() }
+    }
+
+    /// The board the workers report to, for readers that outlive a borrow of the runtime.
+    pub fn board(&self) -> Arc<Board> {
+        self.board.clone()
+    }
+
+    /// The last job manifest: active and retired versions.
+    pub fn job(&self) -> JobManifest {
+        self.lock_job().latest().clone()
+    }
+
+    /// Waits until every partition follows its source; the error that stopped a worker if one did.
+    pub fn wait_live(&self) -> Result<()> {
+        self.board.wait(|phase| matches!(phase, Phase::Live | Phase::Rebuilding | Phase::Ended))
+    }
+
+    /// Waits until every partition has been read to its end, published and committed: for bounded input.
+    pub fn wait_ended(&self) -> Result<()> {
+        self.board.wait(|phase| phase == Phase::Ended)
+    }
+
+    /// Publishes nothing new but commits everything applied so far, and waits for it.
+    pub fn commit_now(&self) -> Result<()> {
+        self.everywhere(|done| Command::Commit { done })
+    }
+
+    /// Stops the workers: each publishes and commits what it has applied. The error that stopped one, if one did.
+    pub fn stop(mut self) -> Result<()> {
+        self.end();
+        self.board.take_failure()
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                self.board.fail(Error::internal("a worker has panicked"));
+            }
+        }
+    }
+
+    /// Loads a component and makes its view active in place of the version that is, without a pause: from then on
+    /// answers come from the new version, which has seen every event the old one has. Another component under a
+    /// version that is known already, or an older version than the active one, is refused unless `replace`.
+    pub fn deploy(&self, component: &[u8], replace: bool) -> Result<Deployed> {
+        let mut job = self.lock_job();
+        let transform = views::bind(&self.parts, component)?;
+        let old = self.active_version(&transform.def().name);
+        if old.as_ref().is_some_and(|old| old.digest() == transform.digest()) {
+            return Ok(Deployed { transform, outcome: Deployment::Unchanged });
+        }
+        views::check_version(job.latest(), old.as_ref(), &transform, replace)?;
+        put_component(self.parts.store.as_ref(), &transform.digest().to_string(), component)?;
+        self.activate(&mut job, transform, old)
+    }
+
+    /// Makes the version active again that was before the active one.
+    pub fn rollback(&self, name: &str) -> Result<Deployed> {
+        let mut job = self.lock_job();
+        let Some(previous) = job.latest().retired.iter().rev().find(|view| view.name == name).cloned() else {
+            return Err(Error::invalid(format!("view `{name}` has no earlier version to go back to")));
+        };
+        let component = read_component(self.parts.store.as_ref(), &previous.digest)?;
+        let transform = views::bind(&self.parts, &component)?;
+        let old = self.active_version(name);
+        self.activate(&mut job, transform, old)
+    }
+
+    /// Takes a view out of the active ones and drops its state; its component is kept.
+    pub fn retire(&self, name: &str) -> Result<()> {
+        let mut job = self.lock_job();
+        let Some(old) = self.active_version(name) else {
+            return Err(Error::invalid(format!("there is no active view `{name}`")));
+        };
+        let refs = job.latest().active.iter().filter(|active| active.view.name != name).cloned().collect();
+        job.commit(refs)?;
+        self.swap_active(name, None);
+        self.remove(old.state_id())
+    }
+
+    fn active_version(&self, name: &str) -> Option<Transform> {
+        self.active.load().iter().find(|view| view.name() == name).map(|view| view.transform.clone())
+    }
+
+    /// Puts `view` in the place of the active view `name` and waits until nobody answers from the set before, so
+    /// that the old state can go.
+    fn swap_active(&self, name: &str, view: Option<ActiveView>) {
+        let mut active: Vec<ActiveView> =
+            self.active.load().iter().filter(|view| view.name() != name).cloned().collect();
+        active.extend(view);
+        active.sort_by(|a, b| a.name().cmp(b.name()));
+        let before = self.active.swap(Arc::new(active));
+        for _ in 0..SET_WAITS {
+            if Arc::strong_count(&before) == 1 {
+                return;
+            }
+            std::thread::sleep(SET_WAIT);
+        }
+        before.iter().filter(|view| view.name() == name).for_each(|view| view.ready.revoke());
+    }
+
+    fn activate(&self, job: &mut JobChain, transform: Transform, old: Option<Transform>) -> Result<Deployed> {
+        let source = transform.def().source.clone();
+        let since = match self.add_everywhere(&source, &transform) {
+            Ok(since) => since,
+            Err(error) => return Err(self.undo(&transform, error)),
+        };
+        let name = &transform.def().name;
+        let mut refs: Vec<ActiveRef> =
+            job.latest().active.iter().filter(|active| active.view.name != *name).cloned().collect();
+        refs.push(ActiveRef { view: view_ref(&transform), source, since });
+        if let Err(error) = job.commit(refs) {
+            return Err(self.undo(&transform, error));
+        }
+        let view = ActiveView { transform: transform.clone(), ready: Arc::new(Readiness::waiting_for(0)) };
+        self.swap_active(name, Some(view));
+        let outcome = match old {
+            Some(old) => {
+                self.remove(old.state_id())?;
+                Deployment::Replaced(old)
+            }
+            None => Deployment::Added,
+        };
+        Ok(Deployed { transform, outcome })
+    }
+
+    /// Builds the state of a view for every partition of its source and adds it there.
+    fn add_everywhere(&self, source: &str, transform: &Transform) -> Result<BTreeMap<u32, u64>> {
+        let partitions = self.partitions.get(source).map(Vec::as_slice).unwrap_or_default();
+        let built = self.build(source, transform, partitions)?;
+        let mut since = BTreeMap::new();
+        for (&partition, (built_to, state)) in partitions.iter().zip(built) {
+            let (done, answer) = bounded(1);
+            let command = Command::AddView {
+                source: source.to_owned(),
+                partition,
+                view: transform.clone(),
+                state: Box::new(state),
+                built_to,
+                done,
+            };
+            let lane = self.lanes.get(&(source.to_owned(), partition)).ok_or_else(stopped)?;
+            lane.send(command).map_err(|_| stopped())?;
+            since.insert(partition, answer.recv().map_err(|_| stopped())??);
+        }
+        Ok(since)
+    }
+
+    /// The state of a view per partition as of what is committed now.
+    fn build(&self, source: &str, transform: &Transform, partitions: &[u32]) -> Result<Vec<(u64, ViewState)>> {
+        let build = |partition: u32| -> Result<(u64, ViewState)> {
+            let mut states = [(transform.clone(), ViewState::new(transform.plan().clone()))];
+            let store = self.parts.store.as_ref();
+            let mut built_to = 0;
+            if let Some(manifest) = latest(store, source, partition)? {
+                built_to = manifest.next_offset;
+                let files = load::row_files(store, &manifest)?;
+                let go_on = || !self.stop.load(Ordering::Relaxed);
+                apply_archive(self.parts.archive.as_ref(), partition, &files, 0..built_to, &mut states, &go_on)?;
+            }
+            let [(_, state)] = states;
+            Ok((built_to, state))
+        };
+        let mut built = Vec::with_capacity(partitions.len());
+        for group in partitions.chunks(self.threads) {
+            let results: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = group.iter().map(|&partition| scope.spawn(move || build(partition))).collect();
+                let panicked = |_| Err(Error::internal("building state has panicked"));
+                threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+            });
+            built.extend(results.into_iter().collect::<Result<Vec<_>>>()?);
+        }
+        Ok(built)
+    }
+
+    fn undo(&self, transform: &Transform, error: Error) -> Error {
+        if let Err(also) = self.remove(transform.state_id()) {
+            tracing::warn!(%also, "cannot remove the state of a failed deployment");
+        }
+        error
+    }
+
+    fn remove(&self, state_id: StateId) -> Result<()> {
+        self.everywhere(|done| Command::RemoveView { state_id, done })
+    }
+
+    /// Asks every worker and waits for all answers; the first error.
+    fn everywhere(&self, command: impl Fn(Sender<Result<()>>) -> Command) -> Result<()> {
+        let mut answers = Vec::new();
+        for worker in &self.commands {
+            let (done, answer) = bounded(1);
+            worker.send(command(done)).map_err(|_| stopped())?;
+            answers.push(answer);
+        }
+        let mut result = Ok(());
+        for answer in answers {
+            let answered = answer.recv().unwrap_or_else(|_| Err(stopped()));
+            result = result.and(answered);
+        }
+        result
+    }
+
+    fn lock_job(&self) -> MutexGuard<'_, JobChain> {
+        // A deployment that panicked has either written its manifest or not.
+        self.job.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The life of a worker thread. A failure stops the other workers too: an owner works on all of its partitions
+/// or on none.
+fn work(
+    setup: WorkerSetup,
+    group: &[(SourceSetup, u32)],
+    views: &[Transform],
+    active: &ArcSwap<Vec<ActiveView>>,
+    commands: &Receiver<Command>,
+) {
+    let (board, stop) = (setup.board.clone(), setup.stop.clone());
+    let readable = |source: &str, _: u32| {
+        let active = active.load();
+        let of_source = active.iter().filter(|view| view.transform.def().source == source);
+        of_source.for_each(|view| view.ready.one_less());
+    };
+    let worked = Worker::open(setup, group, views, &readable).and_then(|worker| worker.run(commands));
+    if let Err(error) = worked {
+        // Being stopped while still opening is no failure.
+        if !stop.load(Ordering::Relaxed) {
+            tracing::error!(%error, "a worker has stopped");
+            board.fail(error);
+        }
+        stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn stopped() -> Error {
+    Error::unavailable("reach the stream processor", "it has stopped")
+}
+
+/// A mark no other process has: random, and the process id for people.
+fn owner_mark() -> String {
+    let random = RandomState::new().build_hasher().finish();
+    format!("{}-{random:016x}", std::process::id())
+}

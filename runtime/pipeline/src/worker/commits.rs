@@ -1,0 +1,169 @@
+//! Carrying out a partition's commits beside its loop, one at a time, trying again while the store is away.
+
+use super::backoff;
+use super::partition::Partition;
+use crate::commit::{CommitPlan, Committer, Manifest};
+use crate::port::PartitionReader;
+use crate::{Error, Result};
+use plumb_core::ErrorKind;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How commits are carried out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CommitOptions {
+    /// On a thread of their own.
+    pub(super) aside: bool,
+}
+
+/// How often the last commit of a run is tried before its records are left to the next run.
+const LAST_TRIES: u32 = 5;
+
+type Done = (Box<Committer>, Box<CommitPlan>, Result<()>);
+
+enum Stage {
+    Idle(Box<Committer>),
+    Running(JoinHandle<Done>),
+    /// Failed for now; to be tried again.
+    Waiting(Box<Committer>, Box<CommitPlan>, Duration),
+    /// Between two of the others, or after a failure that ends the partition.
+    Gone,
+}
+
+/// The commits of one partition.
+pub(super) struct Commits {
+    stage: Stage,
+    options: CommitOptions,
+    snapshot: bool,
+    failures: u32,
+}
+
+impl Commits {
+    pub(super) fn new(committer: Box<Committer>, snapshot: bool, options: CommitOptions) -> Self {
+        Self { stage: Stage::Idle(committer), options, snapshot, failures: 0 }
+    }
+
+    /// Whether one is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        !matches!(self.stage, Stage::Idle(_))
+    }
+
+    /// Makes the next commit bring all state, because the set of views has changed.
+    pub(super) fn ask_snapshot(&mut self) {
+        self.snapshot = true;
+    }
+
+    /// The last manifest, while no commit is under way.
+    pub(super) fn latest(&self) -> Option<&Manifest> {
+        match &self.stage {
+            Stage::Idle(committer) | Stage::Waiting(committer, ..) => Some(committer.latest()),
+            Stage::Running(_) | Stage::Gone => None,
+        }
+    }
+
+    /// Begins a commit if there is anything to commit; one must not be under way.
+    pub(super) fn begin(
+        &mut self,
+        partition: &mut Partition,
+        reader: &dyn PartitionReader,
+        now: Duration,
+    ) -> Result<bool> {
+        let Stage::Idle(committer) = &self.stage else {
+            return Err(Error::internal("a commit is still under way"));
+        };
+        if partition.position() == committer.latest().next_offset && !self.snapshot {
+            return Ok(false);
+        }
+        let snapshot = std::mem::take(&mut self.snapshot) || committer.wants_snapshot();
+        let plan = Box::new(partition.plan(reader.memo(), snapshot));
+        if let Stage::Idle(committer) = std::mem::replace(&mut self.stage, Stage::Gone) {
+            self.carry_out(committer, plan, now)?;
+        }
+        Ok(true)
+    }
+
+    fn carry_out(&mut self, mut committer: Box<Committer>, plan: Box<CommitPlan>, now: Duration) -> Result<()> {
+        if self.options.aside {
+            let run = move || {
+                let result = committer.commit(&plan);
+                (committer, plan, result)
+            };
+            let thread = std::thread::Builder::new().name("plumb-commit".into()).spawn(run);
+            self.stage = Stage::Running(thread.map_err(|error| Error::unavailable("start a thread", error))?);
+            return Ok(());
+        }
+        let result = committer.commit(&plan);
+        self.done((committer, plan, result), now)
+    }
+
+    fn done(&mut self, (committer, plan, result): Done, now: Duration) -> Result<()> {
+        match result {
+            Ok(()) => {
+                self.failures = 0;
+                self.stage = Stage::Idle(committer);
+                Ok(())
+            }
+            Err(error)
+                if self.options.aside
+                    && error.kind() == ErrorKind::Unavailable
+                    && !matches!(error, Error::Fenced { .. }) =>
+            {
+                self.failures += 1;
+                tracing::warn!(%error, failures = self.failures, "cannot commit, trying again");
+                self.stage = Stage::Waiting(committer, plan, now + backoff(self.failures));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notices the end of a commit, and tries one again that is due.
+    pub(super) fn poll(&mut self, now: Duration) -> Result<()> {
+        match std::mem::replace(&mut self.stage, Stage::Gone) {
+            Stage::Running(thread) if thread.is_finished() => self.join(thread, now),
+            Stage::Waiting(committer, plan, at) if now >= at => self.carry_out(committer, plan, now),
+            stage => {
+                self.stage = stage;
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits for the end of the one that is running.
+    pub(super) fn wait(&mut self, now: Duration) -> Result<()> {
+        match std::mem::replace(&mut self.stage, Stage::Gone) {
+            Stage::Running(thread) => self.join(thread, now),
+            stage => {
+                self.stage = stage;
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until none is under way, trying a failed one some more times.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        for _ in 0..LAST_TRIES {
+            match std::mem::replace(&mut self.stage, Stage::Gone) {
+                Stage::Idle(committer) => {
+                    self.stage = Stage::Idle(committer);
+                    return Ok(());
+                }
+                Stage::Running(thread) => self.join(thread, Duration::ZERO)?,
+                Stage::Waiting(committer, plan, _) => {
+                    self.carry_out(committer, plan, Duration::ZERO)?;
+                    self.wait(Duration::ZERO)?;
+                }
+                Stage::Gone => return Err(Error::internal("the partition has ended with a failure")),
+            }
+        }
+        match &self.stage {
+            Stage::Idle(_) => Ok(()),
+            _ => Err(Error::unavailable("commit", "the offline store cannot be reached")),
+        }
+    }
+
+    fn join(&mut self, thread: JoinHandle<Done>, now: Duration) -> Result<()> {
+        let done = thread.join().map_err(|_| Error::internal("a commit has panicked"))?;
+        self.done(done, now)
+    }
+}

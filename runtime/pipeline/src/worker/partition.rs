@@ -1,0 +1,262 @@
+//! One source partition as a pure step: records in, changed state and rows to keep out. No IO, no clock.
+
+use crate::accept::{AcceptRules, Accepted, Acceptor, Accounting};
+use crate::commit::state_file::{Contents, IdBytes};
+use crate::commit::{CommitPlan, Manifest, ViewRef, ViewWrites};
+use crate::decode::json::encode;
+use crate::port::{DeadLetter, OnlineField, OnlineWrite, SourceBatch};
+use plumb_core::column::{Column, Values};
+use plumb_core::event::{EventBatch, SourceSchema};
+use plumb_core::plan::StateId;
+use plumb_core::state::{ApplyReport, Field, FieldWrite, ViewState};
+use plumb_transform::Transform;
+use std::sync::Arc;
+
+/// The longest record kept in a dead letter, in bytes.
+const LETTER_BYTES_MAX: usize = 64 << 10;
+
+/// A view over one partition.
+#[derive(Debug)]
+pub struct PartitionView {
+    /// The view.
+    pub transform: Transform,
+    /// Its state.
+    pub state: ViewState,
+    /// What applying events has done since the process started.
+    pub report: ApplyReport,
+    /// Faults of the view since the process started.
+    pub faults: u64,
+    /// Whether no commit has taken the state yet: then its changes are all of it.
+    uncommitted: bool,
+}
+
+impl PartitionView {
+    /// A view with its state; `committed` if that is in the last commit.
+    pub fn new(transform: Transform, state: ViewState, committed: bool) -> Self {
+        Self { transform, state, report: ApplyReport::default(), faults: 0, uncommitted: !committed }
+    }
+
+    /// How manifests name it.
+    pub fn view_ref(&self) -> ViewRef {
+        view_ref(&self.transform)
+    }
+
+    /// What changed since it was last drained, as writes to the online store.
+    pub fn drain_publish(&mut self, writes: &mut Vec<OnlineWrite>) {
+        let state_id = self.transform.state_id();
+        writes.extend(self.state.drain_publish().into_iter().map(|write| online_write(state_id, write)));
+    }
+
+    fn drain_commit(&mut self, snapshot: bool) -> ViewWrites {
+        let changes = self.state.drain_commit();
+        let first = std::mem::take(&mut self.uncommitted);
+        let writes = if snapshot && !first { self.state.snapshot() } else { changes };
+        ViewWrites { state_id: self.transform.state_id(), snapshot: snapshot || first, writes }
+    }
+}
+
+/// How manifests name a view.
+pub fn view_ref(transform: &Transform) -> ViewRef {
+    ViewRef {
+        name: transform.def().name.clone(),
+        version: transform.def().version.to_string(),
+        digest: transform.digest().to_string(),
+        state_id: transform.state_id().to_string(),
+    }
+}
+
+fn online_write(state_id: StateId, write: FieldWrite) -> OnlineWrite {
+    let field = match write.field {
+        Field::Header => OnlineField::Header,
+        Field::Tile(start_us) => OnlineField::Tile(start_us),
+    };
+    OnlineWrite { state_id, key: write.key, field, value: write.value }
+}
+
+/// A partition between two batches.
+#[derive(Debug)]
+pub struct Partition {
+    acceptor: Acceptor,
+    views: Vec<PartitionView>,
+    position: u64,
+    /// The ids that a commit is to keep are every one.
+    all_ids: bool,
+    /// Accepted since the last commit.
+    events: EventBatch,
+    event_bytes: u64,
+    dead_letters: Vec<DeadLetter>,
+}
+
+impl Partition {
+    /// A partition as of `base`; `contents` hold its ids.
+    pub fn new(
+        schema: &Arc<SourceSchema>,
+        rules: AcceptRules,
+        base: &Manifest,
+        ids: Vec<IdBytes>,
+        views: Vec<PartitionView>,
+    ) -> Self {
+        Self {
+            acceptor: Acceptor::restore(schema, rules, base.accounting, base.newest_event_time_us, ids),
+            views,
+            position: base.next_offset,
+            all_ids: false,
+            events: EventBatch::new(schema.clone()),
+            event_bytes: 0,
+            dead_letters: Vec::new(),
+        }
+    }
+
+    /// Applies a batch that begins at the position. With `keep` its rows go into the next commit; without, they
+    /// are in one already and only state is brought forward.
+    pub fn step(&mut self, batch: SourceBatch, keep: bool) {
+        let Accepted { events, rejected, next_offset } = self.acceptor.accept(batch);
+        assert!(next_offset >= self.position, "a source goes forward");
+        assert!(self.acceptor.accounting().is_consistent(), "records read must equal records accounted for");
+        for view in &mut self.views {
+            let extracted = view.transform.extract(&events);
+            let key_columns = view.transform.key_columns();
+            view.report.add(&view.state.apply(&events, key_columns, &extracted.contributions));
+            view.faults += extracted.faults.len() as u64;
+            if keep && !extracted.faults.is_empty() {
+                let label = format!("{}@{}", view.transform.def().name, view.transform.version_label());
+                self.dead_letters.extend(extracted.faults.into_iter().map(|fault| {
+                    let mut bytes = Vec::new();
+                    encode(&events, fault.row as usize, &mut bytes);
+                    letter(&events, fault.row as usize, bytes, fault.reason, &label)
+                }));
+            }
+        }
+        self.position = next_offset;
+        if !keep {
+            return;
+        }
+        self.dead_letters.extend(rejected.into_iter().map(|rejected| DeadLetter {
+            offset: rejected.offset,
+            record_time_us: rejected.record_time_us,
+            bytes: cut(rejected.bytes),
+            reason: rejected.reason,
+            view: None,
+        }));
+        self.event_bytes += batch_bytes(&events);
+        if self.events.is_empty() {
+            self.events = events;
+        } else {
+            self.events.append(&events);
+        }
+    }
+
+    /// The offset after the last record applied.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// What became of the records.
+    pub fn accounting(&self) -> &Accounting {
+        self.acceptor.accounting()
+    }
+
+    /// The newest time of an accepted event, µs.
+    pub fn newest_us(&self) -> Option<i64> {
+        self.acceptor.newest_us()
+    }
+
+    /// The views.
+    pub fn views(&self) -> &[PartitionView] {
+        &self.views
+    }
+
+    /// The views, to publish them.
+    pub fn views_mut(&mut self) -> &mut [PartitionView] {
+        &mut self.views
+    }
+
+    /// Adds a view whose state is as of the position.
+    pub fn add_view(&mut self, view: PartitionView) {
+        self.remove_view(view.transform.state_id());
+        self.views.push(view);
+    }
+
+    /// Removes a view and its state.
+    pub fn remove_view(&mut self, state_id: StateId) -> Option<PartitionView> {
+        let index = self.views.iter().position(|view| view.transform.state_id() == state_id)?;
+        Some(self.views.remove(index))
+    }
+
+    /// The memory that waits for the next commit, in bytes.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.event_bytes + self.dead_letters.iter().map(|letter| letter.bytes.len() as u64).sum::<u64>()
+    }
+
+    /// Makes the next commit keep every id: the ones committed before are damaged.
+    pub fn keep_all_ids(&mut self) {
+        self.all_ids = true;
+    }
+
+    /// Takes what the next commit needs. `snapshot` asks for all state instead of changes.
+    pub fn plan(&mut self, memo: Option<serde_json::Value>, snapshot: bool) -> CommitPlan {
+        let schema = self.events.schema.clone();
+        let fresh = self.acceptor.drain_ids();
+        let all_ids = std::mem::take(&mut self.all_ids);
+        self.event_bytes = 0;
+        CommitPlan {
+            next_offset: self.position,
+            newest_event_time_us: self.acceptor.newest_us(),
+            accounting: *self.acceptor.accounting(),
+            memo,
+            views: self.views.iter().map(PartitionView::view_ref).collect(),
+            states: self.views.iter_mut().map(|view| view.drain_commit(snapshot)).collect(),
+            ids: if all_ids { self.acceptor.snapshot_ids() } else { fresh },
+            all_ids,
+            events: std::mem::replace(&mut self.events, EventBatch::new(schema)),
+            dead_letters: std::mem::take(&mut self.dead_letters),
+        }
+    }
+}
+
+/// Splits a batch at an offset: what lies before it, and the rest.
+pub fn split(batch: SourceBatch, offset: u64) -> (SourceBatch, Option<SourceBatch>) {
+    if batch.next_offset <= offset {
+        return (batch, None);
+    }
+    let rows = batch.events.offsets.partition_point(|&at| at < offset);
+    let (early, late) = batch.rejected.into_iter().partition(|rejected| rejected.offset < offset);
+    let before = SourceBatch { events: batch.events.take(0..rows), rejected: early, next_offset: offset };
+    let events = batch.events.take(rows..batch.events.len());
+    (before, Some(SourceBatch { events, rejected: late, next_offset: batch.next_offset }))
+}
+
+/// The state of a view among what was loaded; `None` if it is not in it.
+pub fn take_state(contents: &mut Contents, transform: &Transform) -> Option<Vec<FieldWrite>> {
+    contents.states.remove(&transform.state_id())
+}
+
+fn letter(events: &EventBatch, row: usize, bytes: Vec<u8>, reason: String, view: &str) -> DeadLetter {
+    DeadLetter {
+        offset: events.offsets[row],
+        record_time_us: events.record_times_us[row],
+        bytes: cut(bytes),
+        reason,
+        view: Some(view.to_owned()),
+    }
+}
+
+fn cut(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.truncate(LETTER_BYTES_MAX);
+    bytes
+}
+
+/// The memory of a batch, in bytes.
+fn batch_bytes(batch: &EventBatch) -> u64 {
+    (24 * batch.len()) as u64 + batch.columns.iter().map(column_bytes).sum::<u64>()
+}
+
+fn column_bytes(column: &Column) -> u64 {
+    (match &column.values {
+        Values::I64(v) | Values::Timestamp(v) => 8 * v.len() as u64,
+        Values::F64(v) => 8 * v.len() as u64,
+        Values::Bool(v) => v.len() as u64,
+        Values::Utf8(v) | Values::Bytes(v) => (v.bytes.len() + 4 * v.offsets.len()) as u64,
+        Values::List { offsets, child } => 4 * offsets.len() as u64 + column_bytes(child),
+    }) + column.len() as u64 / 8
+}

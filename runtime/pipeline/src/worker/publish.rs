@@ -1,0 +1,224 @@
+//! Publishing a partition to the online store: what it holds, what is on its way, and rebuilding it.
+
+use super::partition::{Partition, PartitionView};
+use crate::port::{OnlineField, OnlineRead, OnlineStore, OnlineWrite, PublishOutcome};
+use crate::{Error, Result};
+use plumb_core::ErrorKind;
+use plumb_core::entity::EntityKey;
+use plumb_core::plan::StateId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Fields written at a time while nothing reads them.
+const REBUILD_WRITES: usize = 20_000;
+
+/// The reserved key whose header says that all of a state is in the store. Begins like the reserved keys of state
+/// (`plumb_core::state::partition_key`), as no entity does.
+fn complete_key() -> EntityKey {
+    EntityKey::from_bytes(b"\xff\xff\xff\xffcomplete")
+}
+
+fn complete_mark(state_id: StateId) -> OnlineWrite {
+    OnlineWrite { state_id, key: complete_key(), field: OnlineField::Header, value: Some(vec![1]) }
+}
+
+/// Whether the store holds all of these states of a partition.
+pub fn holds_all(online: &dyn OnlineStore, source: &str, partition: u32, state_ids: &[StateId]) -> Result<bool> {
+    let read = |&state_id: &StateId| OnlineRead { state_id, key: complete_key(), tiles: Vec::new() };
+    let reads: Vec<OnlineRead> = state_ids.iter().map(read).collect();
+    let answer = online.read(source, &[partition], &reads)?;
+    Ok(answer.entities.len() == state_ids.len() && answer.entities.iter().all(|partials| !partials.is_empty()))
+}
+
+/// How a publish went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// The store is at the position.
+    Yes,
+    /// The store cannot be reached; the writes are kept for the next try.
+    Deferred,
+    /// The store is not where it should be: it has to be rebuilt.
+    Lost,
+}
+
+/// The owner's side of the online store for one partition.
+pub struct Publisher {
+    online: Arc<dyn OnlineStore>,
+    source: String,
+    partition: u32,
+    generation: u64,
+    /// The position the store holds, as far as known.
+    position: Option<u64>,
+    /// Positions of publishes whose answers were lost: the store may hold any of them.
+    uncertain: Vec<u64>,
+    /// Writes that have not arrived for sure.
+    kept: Vec<OnlineWrite>,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher")
+            .field("source", &self.source)
+            .field("partition", &self.partition)
+            .field("generation", &self.generation)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Publisher {
+    /// A publisher for a store that has been claimed and holds `position`.
+    pub fn new(
+        online: Arc<dyn OnlineStore>,
+        source: &str,
+        partition: u32,
+        generation: u64,
+        position: Option<u64>,
+    ) -> Self {
+        let source = source.to_owned();
+        Self { online, source, partition, generation, position, uncertain: Vec::new(), kept: Vec::new() }
+    }
+
+    /// The position the store holds.
+    pub fn position(&self) -> Option<u64> {
+        self.position
+    }
+
+    /// Publishes what changed in all views.
+    pub fn publish(&mut self, partition: &mut Partition) -> Result<Published> {
+        let mut writes = std::mem::take(&mut self.kept);
+        let retried = !writes.is_empty();
+        partition.views_mut().iter_mut().for_each(|view| view.drain_publish(&mut writes));
+        if retried {
+            writes = last_of_each(writes);
+        }
+        self.send(partition.position(), writes)
+    }
+
+    fn send(&mut self, position: u64, writes: Vec<OnlineWrite>) -> Result<Published> {
+        loop {
+            let outcome =
+                self.online.publish(&self.source, self.partition, self.generation, self.position, position, &writes);
+            match outcome {
+                Ok(PublishOutcome::Published) => {
+                    self.position = Some(position);
+                    self.uncertain.clear();
+                    return Ok(Published::Yes);
+                }
+                Ok(PublishOutcome::Fenced { current }) => return Err(self.fenced(current)),
+                // One of ours has arrived after all. All writes are absolute, so sending them again is fine.
+                Ok(PublishOutcome::Mismatch { stored: Some(stored) }) if self.uncertain.contains(&stored) => {
+                    self.position = Some(stored);
+                    self.uncertain.clear();
+                }
+                Ok(PublishOutcome::Mismatch { stored }) => {
+                    tracing::warn!(
+                        source = self.source,
+                        partition = self.partition,
+                        expected = self.position,
+                        ?stored,
+                        "online store is not where it was left, rebuilding it"
+                    );
+                    return Ok(Published::Lost);
+                }
+                Err(error) if error.kind() == ErrorKind::Unavailable && !matches!(error, Error::Fenced { .. }) => {
+                    if self.uncertain.is_empty() {
+                        tracing::warn!(%error, "cannot publish, trying again");
+                    }
+                    if self.uncertain.last() != Some(&position) {
+                        self.uncertain.push(position);
+                    }
+                    self.kept = writes;
+                    return Ok(Published::Deferred);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Empties the partition in the store and writes everything again. Readers are told that it is being rebuilt
+    /// until the last write.
+    pub fn rebuild(&mut self, partition: &mut Partition) -> Result<()> {
+        self.online.clear(&self.source, self.partition, self.generation, None)?;
+        self.position = None;
+        self.uncertain.clear();
+        self.kept.clear();
+        let mut marks = Vec::new();
+        for view in partition.views_mut() {
+            let writes = everything(view);
+            for part in writes.chunks(REBUILD_WRITES) {
+                match self.online.rebuild(&self.source, self.partition, self.generation, part)? {
+                    PublishOutcome::Published => {}
+                    PublishOutcome::Fenced { current } => return Err(self.fenced(current)),
+                    PublishOutcome::Mismatch { stored } => return Err(self.moved(stored)),
+                }
+            }
+            marks.push(complete_mark(view.transform.state_id()));
+        }
+        match self.send(partition.position(), marks)? {
+            Published::Yes => Ok(()),
+            Published::Deferred => Err(Error::unavailable("publish to the online store", "it cannot be reached")),
+            Published::Lost => Err(self.moved(self.position)),
+        }
+    }
+
+    /// Writes all of one more state, which nobody reads yet, at the position the store holds.
+    pub fn add(&mut self, view: &mut PartitionView) -> Result<()> {
+        let state_id = view.transform.state_id();
+        self.online.clear(&self.source, self.partition, self.generation, Some(state_id))?;
+        let Some(position) = self.position else { return Err(self.moved(None)) };
+        let mut writes = everything(view);
+        writes.push(complete_mark(state_id));
+        for part in writes.chunks(REBUILD_WRITES) {
+            match self.send(position, part.to_vec())? {
+                Published::Yes => {}
+                Published::Deferred => {
+                    self.kept.clear();
+                    return Err(Error::unavailable("publish to the online store", "it cannot be reached"));
+                }
+                Published::Lost => return Err(self.moved(self.position)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a state nobody reads any more.
+    pub fn remove(&mut self, state_id: StateId) -> Result<()> {
+        self.kept.retain(|write| write.state_id != state_id);
+        self.online.clear(&self.source, self.partition, self.generation, Some(state_id))
+    }
+
+    fn fenced(&self, current: u64) -> Error {
+        Error::Fenced {
+            what: format!("partition {} of source `{}`", self.partition, self.source),
+            current,
+            own: self.generation,
+        }
+    }
+
+    fn moved(&self, stored: Option<u64>) -> Error {
+        Error::unavailable(
+            format!("write partition {} of source `{}` to the online store", self.partition, self.source),
+            format!("it moved to position {stored:?} meanwhile"),
+        )
+    }
+}
+
+/// All of a view's state; nothing counts as changed afterwards.
+fn everything(view: &mut PartitionView) -> Vec<OnlineWrite> {
+    view.state.mark_all_for_publish();
+    let mut writes = Vec::new();
+    view.drain_publish(&mut writes);
+    // The store has been emptied, so there is nothing to remove.
+    writes.retain(|write| write.value.is_some());
+    writes
+}
+
+/// The last write of each field.
+fn last_of_each(writes: Vec<OnlineWrite>) -> Vec<OnlineWrite> {
+    let mut fields = BTreeMap::new();
+    for write in writes {
+        fields.insert((write.state_id, write.key, write.field), write.value);
+    }
+    fields.into_iter().map(|((state_id, key, field), value)| OnlineWrite { state_id, key, field, value }).collect()
+}

@@ -1,0 +1,176 @@
+//! How partitions are: what `status`, readiness and metrics show.
+
+use super::partition::PartitionView;
+use crate::accept::Accounting;
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// What a partition is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Being taken over: loading, reading again.
+    #[default]
+    Starting,
+    /// Following its source.
+    Live,
+    /// Writing the online store again from state.
+    Rebuilding,
+    /// Read to its end, published and committed.
+    Ended,
+    /// Stopped by an error.
+    Failed,
+}
+
+/// A view in a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+pub struct ViewStatus {
+    /// Its name.
+    pub view: String,
+    /// Its version, `1.2.0+ab12cd34`.
+    pub version: String,
+    /// Keys with state.
+    pub keys: u64,
+    /// The memory of its state, about; as of the last commit.
+    pub state_bytes: u64,
+    /// Faults since the process started.
+    pub faults: u64,
+    /// Numbers that were none (NaN, infinite) since the process started.
+    pub non_finite: u64,
+}
+
+/// A partition.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+pub struct PartitionStatus {
+    /// The source.
+    pub source: String,
+    /// The partition.
+    pub partition: u32,
+    /// What it is doing.
+    pub phase: Phase,
+    /// The offset after the last record applied.
+    pub position: u64,
+    /// The offset the online store shows; `None` while it is rebuilt.
+    pub published: Option<u64>,
+    /// The offset up to which is committed.
+    pub committed: u64,
+    /// The number of the last commit.
+    pub commit_seq: u64,
+    /// When it was made, as far as this process knows, µs since the epoch.
+    pub committed_at_us: Option<i64>,
+    /// The owner's generation.
+    pub generation: u64,
+    /// What became of the records.
+    pub accounting: Accounting,
+    /// The newest time of an accepted event, µs.
+    pub newest_event_time_us: Option<i64>,
+    /// Memory that waits for the next commit, bytes.
+    pub uncommitted_bytes: u64,
+    /// The views.
+    pub views: Vec<ViewStatus>,
+}
+
+/// Where workers say how they are; locked for moments only.
+#[derive(Debug, Default)]
+pub struct Board {
+    notes: Mutex<Notes>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    partitions: BTreeMap<(String, u32), PartitionStatus>,
+    /// Why a worker stopped, in words, and as an error until somebody takes it.
+    failure: Option<String>,
+    error: Option<Error>,
+}
+
+impl Board {
+    /// All partitions, in order of source and number.
+    pub fn partitions(&self) -> Vec<PartitionStatus> {
+        self.lock().partitions.values().cloned().collect()
+    }
+
+    /// Why a worker stopped, if one did.
+    pub fn failure(&self) -> Option<String> {
+        self.lock().failure.clone()
+    }
+
+    /// The error that stopped a worker; the first who asks gets it, others its words.
+    pub fn take_failure(&self) -> Result<()> {
+        let mut notes = self.lock();
+        match (notes.error.take(), &notes.failure) {
+            (Some(error), _) => Err(error),
+            (None, Some(failure)) => Err(Error::internal(format!("the stream processor has stopped: {failure}"))),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Waits until every partition is in a phase that `wanted` accepts, or a worker has stopped with an error.
+    pub fn wait(&self, wanted: impl Fn(Phase) -> bool) -> Result<()> {
+        let mut notes = self.lock();
+        while notes.failure.is_none() && !notes.partitions.values().all(|status| wanted(status.phase)) {
+            notes = self.changed.wait(notes).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(notes);
+        self.take_failure()
+    }
+
+    pub(crate) fn fail(&self, error: Error) {
+        let mut notes = self.lock();
+        notes.partitions.values_mut().for_each(|status| status.phase = Phase::Failed);
+        if notes.failure.is_none() {
+            notes.failure = Some(error.to_string());
+            notes.error = Some(error);
+        }
+        drop(notes);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn phase(&self, source: &str, partition: u32, phase: Phase) {
+        self.update(source, partition, |status| status.phase = phase);
+    }
+
+    pub(crate) fn update(&self, source: &str, partition: u32, change: impl FnOnce(&mut PartitionStatus)) {
+        let mut notes = self.lock();
+        let status = notes.partitions.entry((source.to_owned(), partition)).or_insert_with(|| PartitionStatus {
+            source: source.to_owned(),
+            partition,
+            ..PartitionStatus::default()
+        });
+        let before = status.phase;
+        change(status);
+        let changed = status.phase != before;
+        drop(notes);
+        if changed {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Poison is ignored: a status half updated is put right by the next update.
+    fn lock(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) fn update_views(statuses: &mut Vec<ViewStatus>, views: &[PartitionView], with_bytes: bool) {
+    let fresh = views.iter().map(|view| {
+        let version = view.transform.version_label();
+        let name = &view.transform.def().name;
+        let before = statuses.iter().find(|status| status.view == *name && status.version == version);
+        let state_bytes = match before {
+            Some(before) if !with_bytes => before.state_bytes,
+            _ => view.state.state_bytes() as u64,
+        };
+        ViewStatus {
+            view: name.clone(),
+            version,
+            keys: view.state.keys() as u64,
+            state_bytes,
+            faults: view.faults,
+            non_finite: view.report.non_finite,
+        }
+    });
+    *statuses = fresh.collect();
+}
