@@ -109,3 +109,6 @@ fn check_offsets(offsets: &[u32], elements: usize) -> Result<(), Fault> {
 fn malformed(error: plumb_core::Error) -> Fault {
     crate::transform::malformed(error)
 }
+
+#[cfg(test)]
+mod tests;
