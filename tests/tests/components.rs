@@ -1,5 +1,7 @@
 //! The shipped components as they were built: they load, are row-wise, and compute the same bits in every cut.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of a test fail by panicking")]
+
 use plumb_core::event::SourceSchema;
 use plumb_testing::process::component;
 use plumb_transform::{Engine, EngineOptions, Transform, check, check_row_wise};

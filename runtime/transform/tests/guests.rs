@@ -1,5 +1,7 @@
 //! The host against guests of every kind: what cannot be loaded is named, what goes wrong is cut down to its row.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of a test fail by panicking")]
+
 mod support;
 
 use plumb_core::event::SourceSchema;

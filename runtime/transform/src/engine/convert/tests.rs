@@ -18,11 +18,10 @@ fn refused(validity: &[u8], values: ValuesResult) -> String {
 #[test]
 fn good_columns_come_through() {
     let column = lifted(&[0b101], ValuesResult::Utf8(text(&[0, 2, 2, 3], "éa".as_bytes()))).unwrap();
-    assert_eq!((column.str_bytes(0), column.str_bytes(1), column.str_bytes(2)), (
-        Some("é".as_bytes()),
-        None,
-        Some(&b"a"[..])
-    ));
+    assert_eq!(
+        (column.str_bytes(0), column.str_bytes(1), column.str_bytes(2)),
+        (Some("é".as_bytes()), None, Some(&b"a"[..]))
+    );
     let lists = TextListsResult { offsets: vec![0, 1, 1], elements: text(&[0, 1], b"x") };
     let column = lifted(&[], ValuesResult::Utf8List(lists)).unwrap();
     assert_eq!((column.len(), column.data_type().name()), (2, "list<string>".to_owned()));
