@@ -3,7 +3,7 @@
 use super::gather::Gathered;
 use super::join::{JoinSummary, Request};
 use super::select::{Selection, ViewSelection};
-use super::{Labels, ViewColumns};
+use super::{Labels, ViewColumns, needed_columns};
 use crate::port::{Archive, ArchiveScan};
 use crate::{Error, Result};
 use plumb_core::column::Column;
@@ -60,17 +60,7 @@ pub fn at(
 /// A scan of only the columns, times and entity that views with one entity key can need.
 fn narrowed(scan: &ArchiveScan, transforms: &[&Transform], rows: &Labels) -> Result<ArchiveScan> {
     let mut scan = scan.clone();
-    let mut columns: Vec<usize> = transforms
-        .iter()
-        .flat_map(|transform| {
-            let fields = transform.def().fields.iter().filter_map(|field| transform.schema().column_of(&field.name));
-            let id = transform.plan().keeps_ids.then_some(0);
-            fields.chain(transform.key_columns().iter().copied()).chain(id)
-        })
-        .collect();
-    columns.sort_unstable();
-    columns.dedup();
-    scan.columns = Some(columns);
+    scan.columns = Some(needed_columns(transforms.iter().copied()));
     let before_us = rows.times_us.iter().copied().max().unwrap_or(i64::MIN);
     let (start_us, end_us) = scan.event_time_us.unwrap_or((i64::MIN, i64::MAX));
     scan.event_time_us = Some((start_us, end_us.min(before_us)));

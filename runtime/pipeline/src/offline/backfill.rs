@@ -3,7 +3,7 @@
 use super::compute::{Asked, arrange, compute};
 use super::gather::{Gathered, Gatherer, Wanted};
 use super::keys::{KeyIndex, SharedKeys};
-use super::{Faults, thread_count};
+use super::{Faults, SLICES_PER_THREAD, thread_count};
 use crate::port::{EventReader, SnapshotRows, SnapshotSink, SnapshotView};
 use crate::{Error, Result};
 use plumb_core::column::{Column, DataType};
@@ -124,17 +124,8 @@ fn backfill_source(
     summary: &mut BackfillSummary,
 ) -> Result<()> {
     let threads = thread_count(options.threads);
-    let slices = threads * 4;
-    let mut entities: Vec<&[String]> = Vec::new();
-    let mut views = Vec::with_capacity(transforms.len());
-    for transform in transforms {
-        let fields = transform.def().entity.key.as_slice();
-        let keys = entities.iter().position(|known| *known == fields).unwrap_or_else(|| {
-            entities.push(fields);
-            entities.len() - 1
-        });
-        views.push(Wanted { transform, keys });
-    }
+    let slices = threads * SLICES_PER_THREAD;
+    let (views, entities) = Wanted::of(transforms.iter().copied());
     let keys = entities.iter().map(|_| SharedKeys::of_events()).collect();
     let before_us = options.to_us.unwrap_or(i64::MAX);
     let gatherer = Gatherer { views, keys, before_us, slices, keeps_activity: true };

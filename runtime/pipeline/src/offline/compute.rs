@@ -5,8 +5,7 @@ use crate::{Error, Result};
 use plumb_core::column::{Column, DataType};
 use plumb_core::temporal::{Answers, Arranged, NO_KEY, Question, answer, ranks};
 use plumb_transform::Transform;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 /// What is asked of one view.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +36,7 @@ struct SliceRows {
 
 /// Sorts a view's history, a slice at a time, in threads.
 pub(super) fn arrange(history: &ViewHistory, slices: usize, threads: usize) -> Result<Slices> {
-    in_threads(threads, slices, |slice| Ok(Arranged::new(&history.parts, slice)))
+    in_threads(threads, 0..slices, |slice| Arranged::new(&history.parts, slice))
 }
 
 /// Answers all labels of one view. `total_keys` is the number of keys met, asked for or not.
@@ -56,11 +55,8 @@ pub(super) fn compute(
             questions[key as usize % slices.len()].push(Question { key, label, as_of_us });
         }
     }
-    let questions: Vec<Mutex<Vec<Question>>> = questions.into_iter().map(Mutex::new).collect();
-    let rows = in_threads(threads, slices.len(), |slice| {
-        let questions = std::mem::take(&mut *questions[slice].lock().unwrap_or_else(PoisonError::into_inner));
-        Ok(finalize_slice(asked, &slices[slice], questions, &ranked))
-    })?;
+    let tasks = slices.iter().zip(questions);
+    let rows = in_threads(threads, tasks, |(slice, questions)| finalize_slice(asked, slice, questions, &ranked))?;
     Ok(in_label_order(asked, &rows))
 }
 
@@ -146,10 +142,10 @@ fn rank_all(asked: Asked<'_>, history: &ViewHistory, total_keys: usize, threads:
     order.sort_unstable_by_key(|&label| asked.as_of_us[label]);
     let parts: Vec<&[usize]> = order.chunks(order.len().div_ceil(threads.max(1)).max(1)).collect();
     for histories in &history.ranks {
-        let swept = in_threads(threads, parts.len(), |part| {
-            let keys: Vec<u32> = parts[part].iter().map(|&label| asked.keys[label]).collect();
-            let as_of_us: Vec<i64> = parts[part].iter().map(|&label| asked.as_of_us[label]).collect();
-            Ok(ranks(histories, total_keys, &keys, &as_of_us))
+        let swept = in_threads(threads, &parts, |part| {
+            let keys: Vec<u32> = part.iter().map(|&label| asked.keys[label]).collect();
+            let as_of_us: Vec<i64> = part.iter().map(|&label| asked.as_of_us[label]).collect();
+            ranks(histories, total_keys, &keys, &as_of_us)
         })?;
         let mut all = vec![0.0; asked.keys.len()];
         for (part, swept) in parts.iter().zip(swept) {
@@ -160,33 +156,39 @@ fn rank_all(asked: Asked<'_>, history: &ViewHistory, total_keys: usize, threads:
     Ok(ranked)
 }
 
-/// Runs `work` for each of `0..tasks` in threads; the results in order.
-fn in_threads<T: Send>(threads: usize, tasks: usize, work: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
-    if threads <= 1 || tasks <= 1 {
-        return (0..tasks).map(work).collect();
+/// Runs `work` for each task, threads taking the next one as they get free; the results in the tasks' order.
+fn in_threads<I, T>(threads: usize, tasks: I, work: impl Fn(I::Item) -> T + Sync) -> Result<Vec<T>>
+where
+    I: IntoIterator<IntoIter: ExactSizeIterator + Send>,
+    T: Send,
+{
+    let tasks = tasks.into_iter();
+    let count = tasks.len();
+    if threads <= 1 || count <= 1 {
+        return Ok(tasks.map(work).collect());
     }
-    let next = AtomicUsize::new(0);
+    let queue = Mutex::new(tasks.enumerate());
     let run = || -> Result<Vec<(usize, T)>> {
         let mut done = Vec::new();
         loop {
-            let task = next.fetch_add(1, Ordering::Relaxed);
-            if task >= tasks {
-                return Ok(done);
+            let next = queue.lock().map_err(|_| Error::internal("a worker of the join panicked"))?.next();
+            match next {
+                Some((index, task)) => done.push((index, work(task))),
+                None => return Ok(done),
             }
-            done.push((task, work(task)?));
         }
     };
     let all: Vec<Result<Vec<(usize, T)>>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.min(tasks)).map(|_| scope.spawn(run)).collect();
+        let workers: Vec<_> = (0..threads.min(count)).map(|_| scope.spawn(run)).collect();
         workers
             .into_iter()
             .map(|worker| worker.join().unwrap_or_else(|_| Err(Error::internal("a worker of the join panicked"))))
             .collect()
     });
-    let mut results = Vec::with_capacity(tasks);
+    let mut results = Vec::with_capacity(count);
     for part in all {
         results.extend(part?);
     }
-    results.sort_by_key(|&(task, _)| task);
+    results.sort_by_key(|&(index, _)| index);
     Ok(results.into_iter().map(|(_, result)| result).collect())
 }

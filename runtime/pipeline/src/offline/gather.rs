@@ -19,6 +19,22 @@ pub(super) struct Wanted<'a> {
     pub(super) keys: usize,
 }
 
+impl<'a> Wanted<'a> {
+    /// Views with the indices of their keys, and the fields of each distinct entity key.
+    pub(super) fn of(transforms: impl IntoIterator<Item = &'a Transform>) -> (Vec<Self>, Vec<&'a [String]>) {
+        let mut entities: Vec<&[String]> = Vec::new();
+        let views = transforms.into_iter().map(|transform| {
+            let fields = transform.def().entity.key.as_slice();
+            let keys = entities.iter().position(|known| *known == fields).unwrap_or_else(|| {
+                entities.push(fields);
+                entities.len() - 1
+            });
+            Self { transform, keys }
+        });
+        (views.collect(), entities)
+    }
+}
+
 /// What events are gathered for.
 #[derive(Debug)]
 pub(super) struct Gatherer<'a> {

@@ -4,14 +4,11 @@ use super::compute::{Asked, arrange, compute};
 use super::gather::{Gathered, Gatherer, Wanted};
 use super::keys::SharedKeys;
 use super::select::{Selection, ViewSelection};
-use super::{Faults, Labels, Status, ViewColumns, thread_count};
+use super::{Faults, Labels, SLICES_PER_THREAD, Status, ViewColumns, thread_count};
 use crate::port::EventReader;
 use crate::{Error, Result};
 use plumb_core::column::Column;
 use std::collections::BTreeMap;
-
-/// Slices of keys per thread: enough that a few heavy keys do not leave the other threads idle.
-const SLICES_PER_THREAD: usize = 4;
 
 /// Which events a label sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -159,16 +156,7 @@ impl<'a> Request<'a> {
         as_of_us: &'a [i64],
         slices: usize,
     ) -> Result<Self> {
-        let mut entities: Vec<&[String]> = Vec::new();
-        let mut views = Vec::with_capacity(asked.len());
-        for view in asked {
-            let fields = view.transform.def().entity.key.as_slice();
-            let keys = entities.iter().position(|known| *known == fields).unwrap_or_else(|| {
-                entities.push(fields);
-                entities.len() - 1
-            });
-            views.push(Wanted { transform: &view.transform, keys });
-        }
+        let (views, entities) = Wanted::of(asked.iter().map(|view| &view.transform));
         let (mut keys, mut label_keys) = (Vec::new(), Vec::new());
         for (index, fields) in entities.iter().enumerate() {
             let mut of_entity = views.iter().filter(|view| view.keys == index);

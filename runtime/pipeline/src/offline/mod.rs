@@ -1,9 +1,12 @@
 //! Values from history: training sets, backfills, reads at a past instant, and what checks them.
 //!
-//! Data flows one way: an [`EventReader`](crate::port::EventReader) or an archive scan → [`gather`]
-//! (`extract` in worker threads, contributions packed by key) → [`compute`] (the temporal kernel over
-//! slices of keys, then `finalize`) → [`mod@join`], [`mod@backfill`] or [`mod@at`]. [`audit`] recomputes a
-//! training set by the definitions and shares none of that; [`check`] compares online with offline values.
+//! Data flows one way: an [`EventReader`](crate::port::EventReader) or an archive scan → `gather` (`extract`
+//! in worker threads, contributions packed by key) → `compute` (the temporal kernel over slices of keys, then
+//! `finalize`) → [`join()`], [`backfill()`] or [`at()`]. [`audit`] recomputes a training set by the definitions
+//! and shares none of that; [`check`] compares online with offline values.
+//!
+//! Only events of asked entities are kept (for ranks, of the others just when they count), in 24 bytes and 8
+//! for each value that is summed, counted or taken last; sorting holds them twice.
 //!
 //! Not here: files and Arrow (labels come as [`Labels`], results are plain columns).
 
@@ -25,7 +28,11 @@ pub use select::{Selection, ViewSelection};
 
 use crate::{Error, Result};
 use plumb_core::column::{Column, DataType};
+use plumb_transform::Transform;
 use std::collections::BTreeMap;
+
+/// Slices of keys per thread: enough that a few heavy keys do not leave the other threads idle.
+const SLICES_PER_THREAD: usize = 4;
 
 /// What asks: one row per label, an instant and the fields of entity keys.
 #[derive(Debug, Clone, PartialEq)]
@@ -170,6 +177,22 @@ impl Faults {
         }
         self.count = count;
     }
+}
+
+/// The batch columns that views of one source read, ascending: what a reader of events need not leave null. (One that
+/// also decides which events are accepted needs their ids and required fields beside these.)
+pub fn needed_columns<'a>(transforms: impl IntoIterator<Item = &'a Transform>) -> Vec<usize> {
+    let mut columns: Vec<usize> = transforms
+        .into_iter()
+        .flat_map(|transform| {
+            let fields = transform.def().fields.iter().filter_map(|field| transform.schema().column_of(&field.name));
+            let id = transform.plan().keeps_ids.then_some(0);
+            fields.chain(transform.key_columns().iter().copied()).chain(id)
+        })
+        .collect();
+    columns.sort_unstable();
+    columns.dedup();
+    columns
 }
 
 /// The number of threads to use for a setting of 0 = all cores.

@@ -46,6 +46,8 @@ pub(super) struct Past<'a> {
     entities: HashMap<EntityKey, Entity, FxBuildHasher>,
     /// Whether entities that no row asks for matter.
     everyone: bool,
+    /// Whether ids matter: some aggregate takes the last of several values.
+    ordered_by_id: bool,
     /// Per slot that is ranked, all entities' (time, key).
     ranked: BTreeMap<usize, Vec<(i64, EntityKey)>>,
 }
@@ -63,7 +65,8 @@ impl<'a> Past<'a> {
         }
         let ranks = transform.def().aggregates.iter().filter(|a| a.operator == Operator::RelativeRank);
         let ranked: BTreeMap<usize, Vec<_>> = ranks.map(|aggregate| (aggregate.slot, Vec::new())).collect();
-        Self { transform, row_keys, as_of_us, entities, everyone: !ranked.is_empty(), ranked }
+        let ordered_by_id = transform.def().aggregates.iter().any(|aggregate| aggregate.operator == Operator::Last);
+        Self { transform, row_keys, as_of_us, entities, everyone: !ranked.is_empty(), ordered_by_id, ranked }
     }
 
     pub(super) fn transform(&self) -> &'a Transform {
@@ -94,7 +97,7 @@ impl<'a> Past<'a> {
                     ranked.push((time_us, key.clone()));
                 }
                 if let Some(entity) = self.entities.get_mut(key) {
-                    let id = batch.columns[0].str_bytes(event).map(Into::into);
+                    let id = self.ordered_by_id.then(|| batch.columns[0].str_bytes(event)).flatten().map(Into::into);
                     entity.slots[slot].push(Point { time_us, id, value });
                 }
             }
