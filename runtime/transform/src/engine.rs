@@ -232,8 +232,8 @@ fn config(instances: u32) -> Config {
     config
 }
 
-/// What an operator costs. Most cost 1, the free ones 0; copying costs by the byte. What the interface's verdicts
-/// hang on is written out, so that an engine upgrade cannot move it unseen.
+/// What an operator costs. Most cost 1, the free ones 0; copying costs by the byte. The commonest are written out,
+/// and a test holds the whole table, so that an engine upgrade cannot move verdicts unseen.
 fn operator_cost() -> OperatorCost {
     let mut cost = OperatorCost::new();
     for free in [
