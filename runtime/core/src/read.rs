@@ -83,7 +83,7 @@ impl Partial {
                 continue;
             }
             let (words, strings) = decode_tile(plan, bytes)?;
-            if words.len() != tile.count * plan.layout.width {
+            if words.len() != tile.count as usize * plan.layout.width {
                 return Err(Error::codec(format!("the tile at {start_us} is not the header's")));
             }
             tile.raw = words;

@@ -98,7 +98,7 @@ impl Encoder {
             match &tile.totals {
                 None => self.put_records(&mut out, plan, &tile.raw),
                 Some(totals) => {
-                    put_u64(&mut out, (tile.count as u64) << 2);
+                    put_u64(&mut out, u64::from(tile.count) << 2);
                     put_u64(&mut out, tile.newest_us.wrapping_sub(tile.start_us) as u64);
                     for (held, def) in totals.iter().zip(&plan.accumulators) {
                         self.put_accumulator(&mut out, def, held, tile.start_us);
@@ -111,7 +111,7 @@ impl Encoder {
 
     /// The field of a big tile.
     pub(crate) fn tile<D: Dictionary>(&mut self, plan: &Plan, tile: &Tile, dictionary: &D) -> Vec<u8> {
-        let mut out = Vec::with_capacity(8 + tile.count * 8);
+        let mut out = Vec::with_capacity(8 + tile.raw.len() * 8);
         out.push(VERSION);
         if plan.layout.has_codes {
             self.codes.clear();
@@ -228,10 +228,10 @@ fn read_tile(
     let head = reader.u64()?;
     let count = head >> 2;
     let mut tile = Tile::new(start_us, Vec::new());
-    tile.count = count as usize;
+    tile.count = u32::try_from(count).map_err(|_| Error::codec("a tile of more than 2^32 contributions"))?;
     match count {
         0 => return Err(Error::codec("an empty tile")),
-        count if count <= SMALL_TILE as u64 => {
+        count if count <= u64::from(SMALL_TILE) => {
             tile.raw = read_records(reader, plan, head, strings)?;
             tile.newest_us = newest_us(plan, start_us, &tile.raw);
         }

@@ -72,7 +72,7 @@ impl<'a> Fold<'a> {
                     let layout = &plan.layout;
                     let offset = |edge_us: i64| edge_us.saturating_sub(tile.start_us).max(0) as u64;
                     let first = if start_us <= tile.start_us { 0 } else { layout.before(&tile.raw, offset(start_us)) };
-                    let last = if inside { tile.count } else { layout.before(&tile.raw, offset(end_us)) };
+                    let last = if inside { tile.count as usize } else { layout.before(&tile.raw, offset(end_us)) };
                     for record in layout.records(&tile.raw[first * layout.width..last.max(first) * layout.width]) {
                         if layout.mask(record) >> def.slot & 1 == 1 {
                             let time_us = tile.start_us.wrapping_add(layout.offset_us(record) as i64);

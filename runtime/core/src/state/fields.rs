@@ -1,6 +1,7 @@
 //! Live state as fields: what changed, everything, and back again.
 
-use super::{ALL_MARKS, Entry, Field, FieldWrite, Mark, TileMarks, ViewState, find, partition, partition_key};
+use super::key::Tile;
+use super::{ALL_MARKS, Entry, Field, FieldWrite, Mark, ViewState, find, partition, partition_key};
 use crate::codec::{Encoder, decode_header, decode_tile};
 use crate::entity::EntityKey;
 use crate::global::{global_index, global_key};
@@ -29,8 +30,8 @@ impl ViewState {
                 entry.changed |= bit;
                 self.changed[0].push(at as u32);
             }
-            for marks in &mut entry.tile_marks {
-                marks.changed |= bit;
+            for tile in &mut entry.state.tiles {
+                tile.changed |= bit;
             }
         }
         for global in &mut self.globals {
@@ -99,12 +100,11 @@ impl ViewState {
         let (mut decoded, strings) = decode_header(&plan, &header, &[])?;
         let codes: Vec<u32> = strings.iter().map(|string| self.strings.code(string)).collect();
         decoded.map_codes(&plan, |code| codes[code as usize]);
-        let mut tile_marks = Vec::new();
         for tile in decoded.tiles.iter_mut().filter(|tile| tile.is_big()) {
             let bytes = held.remove(&Field::Tile(tile.start_us));
             let bytes = bytes.ok_or_else(|| Error::codec(format!("the tile at {} is missing", tile.start_us)))?;
             let (mut words, strings) = decode_tile(&plan, &bytes)?;
-            if words.len() != tile.count * plan.layout.width {
+            if words.len() != tile.count as usize * plan.layout.width {
                 return Err(Error::codec(format!("the tile at {} is not the header's", tile.start_us)));
             }
             let codes: Vec<u32> = strings.iter().map(|string| self.strings.code(string)).collect();
@@ -112,7 +112,7 @@ impl ViewState {
                 plan.layout.map_codes(record, |code| codes[code as usize]);
             }
             tile.raw = words;
-            tile_marks.push(TileMarks { start_us: tile.start_us, changed: 0, known: ALL_MARKS });
+            tile.known = ALL_MARKS;
         }
         if let Some(field) = held.keys().next() {
             return Err(Error::codec(format!("the header does not know the field {field:?}")));
@@ -120,7 +120,6 @@ impl ViewState {
         let at = self.insert(key.as_bytes(), decoded.first_us);
         self.entries[at].state = decoded;
         self.entries[at].changed = 0;
-        self.entries[at].tile_marks = tile_marks;
         self.changed[0].clear();
         self.changed[1].clear();
         self.wait(at);
@@ -133,12 +132,12 @@ impl ViewState {
         let mut writes = Vec::with_capacity(changed.len());
         for &at in &changed {
             let entry = &self.entries[at as usize];
-            self.encode_entry(&mut encoder, entry, |marks| marks.changed & mark.bit() != 0, &mut writes);
+            self.encode_entry(&mut encoder, entry, |tile| tile.changed & mark.bit() != 0, &mut writes);
             let entry = &mut self.entries[at as usize];
             entry.changed &= !mark.bit();
-            for marks in &mut entry.tile_marks {
-                marks.changed &= !mark.bit();
-                marks.known |= mark.bit();
+            for tile in entry.state.tiles.iter_mut().filter(|tile| tile.is_big()) {
+                tile.changed &= !mark.bit();
+                tile.known |= mark.bit();
             }
         }
         self.encoder = encoder;
@@ -168,18 +167,15 @@ impl ViewState {
         &self,
         encoder: &mut Encoder,
         entry: &Entry,
-        wanted: impl Fn(&TileMarks) -> bool,
+        wanted: impl Fn(&Tile) -> bool,
         writes: &mut Vec<FieldWrite>,
     ) {
         let key = EntityKey::from_bytes(entry.key.as_bytes());
         let header = encoder.header(&self.plan, &entry.state, &self.strings);
         writes.push(FieldWrite { key: key.clone(), field: Field::Header, value: Some(header) });
-        for marks in entry.tile_marks.iter().filter(|marks| wanted(marks)) {
-            let tiles = &entry.state.tiles;
-            if let Ok(place) = tiles.binary_search_by_key(&marks.start_us, |tile| tile.start_us) {
-                let value = encoder.tile(&self.plan, &tiles[place], &self.strings);
-                writes.push(FieldWrite { key: key.clone(), field: Field::Tile(marks.start_us), value: Some(value) });
-            }
+        for tile in entry.state.tiles.iter().filter(|tile| tile.is_big() && wanted(tile)) {
+            let value = encoder.tile(&self.plan, tile, &self.strings);
+            writes.push(FieldWrite { key: key.clone(), field: Field::Tile(tile.start_us), value: Some(value) });
         }
     }
 

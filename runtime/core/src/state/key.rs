@@ -2,10 +2,11 @@
 
 use crate::accumulator::{Accumulator, Dictionary, Input};
 use crate::plan::Plan;
+use crate::state::ALL_MARKS;
 
 /// A tile of more contributions than this keeps totals and has a field of its own in the online store;
 /// a smaller one is scanned, and travels in the header.
-pub(crate) const SMALL_TILE: usize = 16;
+pub(crate) const SMALL_TILE: u32 = 16;
 
 /// The contributions of one key in `[start_us, start_us + tile_us)`.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,7 +15,11 @@ pub(crate) struct Tile {
     /// The time of its newest contribution.
     pub(crate) newest_us: i64,
     /// The number of contributions.
-    pub(crate) count: usize,
+    pub(crate) count: u32,
+    /// For whom its field has changed; of interest once it is big.
+    pub(crate) changed: u8,
+    /// Who has been given its field before.
+    pub(crate) known: u8,
     /// The contributions as records (see [`super::record`]): in order of arrival in live state, in canonical
     /// order in decoded state, and empty there while only the header is at hand.
     pub(crate) raw: Vec<u64>,
@@ -25,7 +30,7 @@ pub(crate) struct Tile {
 impl Tile {
     /// A tile without contributions; `raw` may bring memory along and must be empty.
     pub(crate) fn new(start_us: i64, raw: Vec<u64>) -> Self {
-        Self { start_us, newest_us: i64::MIN, count: 0, raw, totals: None }
+        Self { start_us, newest_us: i64::MIN, count: 0, changed: 0, known: 0, raw, totals: None }
     }
 
     /// Whether it has totals and a field of its own.
@@ -38,6 +43,7 @@ impl Tile {
     pub(crate) fn push<D: Dictionary>(&mut self, plan: &Plan, time_us: i64, record: &[u64], dictionary: &D) {
         self.raw.extend_from_slice(record);
         self.count += 1;
+        self.changed = ALL_MARKS;
         self.newest_us = self.newest_us.max(time_us);
         match &mut self.totals {
             Some(totals) => update(plan, totals, time_us, record, dictionary),
@@ -78,6 +84,33 @@ fn accumulators_bytes(accumulators: &[Accumulator]) -> usize {
     accumulators.iter().map(|accumulator| size_of::<Accumulator>() + accumulator.heap_bytes()).sum()
 }
 
+/// Memory of folded tiles, for new ones: in the usual case an event allocates nothing, and what it writes to is warm.
+#[derive(Debug, Default)]
+pub(crate) struct Spare {
+    raw: Vec<Vec<u64>>,
+    tiles: Vec<Vec<Tile>>,
+}
+
+impl Spare {
+    /// At most so many pieces are kept.
+    const PIECES: usize = 4_096;
+
+    /// Takes the memory of a tile's contributions.
+    pub(crate) fn take_raw(&mut self, mut raw: Vec<u64>) {
+        if self.raw.len() < Self::PIECES && raw.capacity() <= 512 {
+            raw.clear();
+            self.raw.push(raw);
+        }
+    }
+
+    /// Takes the memory of a key's list of tiles, which is empty.
+    pub(crate) fn take_tiles(&mut self, tiles: Vec<Tile>) {
+        if self.tiles.len() < Self::PIECES && tiles.capacity() <= 8 {
+            self.tiles.push(tiles);
+        }
+    }
+}
+
 /// What is known of one key in one source partition.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct KeyState {
@@ -101,23 +134,26 @@ impl KeyState {
 
     /// The index of the tile that starts at `start_us`, a new one if need be.
     #[inline]
-    pub(crate) fn tile(&mut self, start_us: i64, spare: &mut Vec<Vec<u64>>) -> usize {
+    pub(crate) fn tile(&mut self, start_us: i64, spare: &mut Spare) -> usize {
         match self.tiles.last() {
             Some(last) if last.start_us == start_us => return self.tiles.len() - 1,
             Some(last) if last.start_us > start_us => {}
             _ => {
+                if self.tiles.capacity() == 0 {
+                    self.tiles = spare.tiles.pop().unwrap_or_default();
+                }
                 // Most keys of a large set never have more than one or two tiles at a time.
                 if self.tiles.capacity() < 4 {
                     self.tiles.reserve_exact(1);
                 }
-                self.tiles.push(Tile::new(start_us, spare.pop().unwrap_or_default()));
+                self.tiles.push(Tile::new(start_us, spare.raw.pop().unwrap_or_default()));
                 return self.tiles.len() - 1;
             }
         }
         match self.tiles.binary_search_by_key(&start_us, |tile| tile.start_us) {
             Ok(index) => index,
             Err(index) => {
-                self.tiles.insert(index, Tile::new(start_us, spare.pop().unwrap_or_default()));
+                self.tiles.insert(index, Tile::new(start_us, spare.raw.pop().unwrap_or_default()));
                 index
             }
         }

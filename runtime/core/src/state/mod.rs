@@ -28,7 +28,7 @@ use crate::time::floor_to;
 use hashbrown::HashTable;
 use input::Inputs;
 use interner::{Interner, Name, hash_bytes};
-use key::KeyState;
+use key::{KeyState, Spare};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -103,8 +103,9 @@ pub(crate) const ALL_MARKS: u8 = 3;
 /// Not waiting for the floor.
 const NOT_QUEUED: i64 = i64::MAX;
 
-/// A key and its bookkeeping.
+/// A key and its bookkeeping, in two cache lines.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Entry {
     key: Name,
     state: KeyState,
@@ -112,15 +113,6 @@ struct Entry {
     queued_us: i64,
     /// For whom the header has changed.
     changed: u8,
-    /// Big tiles: for whom the field has changed, and who has been given one before.
-    tile_marks: Vec<TileMarks>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct TileMarks {
-    start_us: i64,
-    changed: u8,
-    known: u8,
 }
 
 /// One view over one source partition.
@@ -143,8 +135,7 @@ pub struct ViewState {
     removed: [Vec<(u32, i64)>; 2],
     newest_changed: u8,
     encoder: Encoder,
-    /// Memory of folded tiles, for new ones.
-    spare: Vec<Vec<u64>>,
+    spare: Spare,
 }
 
 /// How many rows' keys are looked up ahead.
@@ -152,7 +143,6 @@ const LOOKUPS: usize = 128;
 /// The index of a row without a key.
 const NO_KEY: u32 = u32::MAX;
 const STRINGS_LIMIT_MIN: usize = 4_096;
-const SPARE_MAX: usize = 4_096;
 
 impl ViewState {
     /// The state before the first event.
@@ -173,7 +163,7 @@ impl ViewState {
             removed: [Vec::new(), Vec::new()],
             newest_changed: 0,
             encoder: Encoder::default(),
-            spare: Vec::new(),
+            spare: Spare::default(),
         }
     }
 
@@ -244,7 +234,7 @@ impl ViewState {
                 continue;
             };
             let at = self.entry(bytes, previous, time_us);
-            touched += self.entries[at].state.tiles.last().map_or(0, |tile| tile.count);
+            touched += self.entries[at].state.tiles.last().map_or(0, |tile| tile.raw.capacity());
             previous = at;
             found.push(at as u32);
         }
@@ -300,7 +290,6 @@ impl ViewState {
             state: KeyState::new(first_us),
             queued_us: NOT_QUEUED,
             changed: 0,
-            tile_marks: Vec::new(),
         });
         let entries = &self.entries;
         self.index.insert_unique(hash_bytes(key), code, |&at| hash_bytes(entries[at as usize].key.as_bytes()));
@@ -322,11 +311,7 @@ impl ViewState {
             entry.state.push_below(plan, start_us, time_us, record, &self.strings);
         } else {
             let place = entry.state.tile(start_us, &mut self.spare);
-            let tile = &mut entry.state.tiles[place];
-            tile.push(plan, time_us, record, &self.strings);
-            if tile.is_big() {
-                entry.mark_tile(start_us);
-            }
+            entry.state.tiles[place].push(plan, time_us, record, &self.strings);
             if start_us < entry.queued_us {
                 self.wait(at);
             }
@@ -386,10 +371,16 @@ impl ViewState {
             && *step.key() < self.floor_us
         {
             let (step_us, keys) = step.remove_entry();
-            for at in keys {
-                // A key that got an older tile meanwhile waits elsewhere too; the entry here is stale.
-                if self.entries[at as usize].queued_us == step_us {
-                    self.fold_key(at as usize);
+            for group in keys.chunks(LOOKUPS) {
+                // As with look-ups: first let the memory of all come near.
+                let near =
+                    |&at: &u32| self.entries[at as usize].state.tiles.first().map_or(0, |tile| tile.raw.capacity());
+                std::hint::black_box(group.iter().map(near).sum::<usize>());
+                for &at in group {
+                    // A key that got an older tile meanwhile waits elsewhere too; the entry here is stale.
+                    if self.entries[at as usize].queued_us == step_us {
+                        self.fold_key(at as usize);
+                    }
                 }
             }
         }
@@ -404,24 +395,20 @@ impl ViewState {
         let below = entry.state.tiles.partition_point(|tile| tile.start_us < self.floor_us);
         if below > 0 {
             let mut tiles = std::mem::take(&mut entry.state.tiles);
-            for mut tile in tiles.drain(..below) {
+            for tile in tiles.drain(..below) {
                 entry.state.fold_tile(&self.plan, &tile, &self.strings);
-                if self.spare.len() < SPARE_MAX && tile.raw.capacity() <= 64 * self.plan.layout.width {
-                    tile.raw.clear();
-                    self.spare.push(tile.raw);
-                }
-            }
-            entry.state.tiles = tiles;
-            entry.tile_marks.retain(|marks| {
-                if marks.start_us < self.floor_us {
-                    for mark in [Mark::Publish, Mark::Commit] {
-                        if marks.known & mark.bit() != 0 {
-                            self.removed[mark as usize].push((at as u32, marks.start_us));
-                        }
+                for mark in [Mark::Publish, Mark::Commit] {
+                    if tile.known & mark.bit() != 0 {
+                        self.removed[mark as usize].push((at as u32, tile.start_us));
                     }
                 }
-                marks.start_us >= self.floor_us
-            });
+                self.spare.take_raw(tile.raw);
+            }
+            if tiles.is_empty() {
+                self.spare.take_tiles(tiles);
+            } else {
+                entry.state.tiles = tiles;
+            }
             self.touch(at);
         }
         self.wait(at);
@@ -443,23 +430,6 @@ impl ViewState {
         }
         self.strings = kept;
         self.strings_limit = STRINGS_LIMIT_MIN.max(self.strings.len() * 2);
-    }
-}
-
-impl Entry {
-    /// Marks a big tile's field as changed for everyone.
-    fn mark_tile(&mut self, start_us: i64) {
-        // The newest tile is the last, and the one that most events go to.
-        if let Some(last) = self.tile_marks.last_mut()
-            && last.start_us == start_us
-        {
-            last.changed = ALL_MARKS;
-            return;
-        }
-        match self.tile_marks.binary_search_by_key(&start_us, |marks| marks.start_us) {
-            Ok(place) => self.tile_marks[place].changed = ALL_MARKS,
-            Err(place) => self.tile_marks.insert(place, TileMarks { start_us, changed: ALL_MARKS, known: 0 }),
-        }
     }
 }
 
