@@ -303,11 +303,17 @@ impl Column {
 
     /// `rows` nulls of a type.
     pub fn nulls(data_type: &DataType, rows: usize) -> Self {
-        let mut column = Self::new(data_type);
-        for _ in 0..rows {
-            column.push_null();
-        }
-        column
+        let values = match data_type {
+            DataType::I64 => Values::I64(vec![0; rows]),
+            DataType::F64 => Values::F64(vec![0.0; rows]),
+            DataType::Bool => Values::Bool(vec![0; rows]),
+            DataType::Utf8 => Values::Utf8(Strings { offsets: vec![0; rows + 1], bytes: Vec::new() }),
+            DataType::Bytes => Values::Bytes(Strings { offsets: vec![0; rows + 1], bytes: Vec::new() }),
+            DataType::Timestamp => Values::Timestamp(vec![0; rows]),
+            DataType::List(of) => Values::List { offsets: vec![0; rows + 1], child: Box::new(Column::new(of)) },
+        };
+        let validity = (rows > 0).then(|| Bitmap { bytes: vec![0; rows.div_ceil(8)], len: rows });
+        Self { validity, values }
     }
 
     /// The number of rows.
@@ -605,6 +611,9 @@ mod tests {
             for keep in 0..20 {
                 let mut column = Column::nulls(&data_type, 20);
                 column.truncate(keep);
+                let mut pushed = Column::new(&data_type);
+                (0..keep).for_each(|_| pushed.push_null());
+                assert_eq!(column, pushed, "{data_type:?} {keep}");
                 assert_eq!(column, Column::nulls(&data_type, keep), "{data_type:?} {keep}");
             }
         }

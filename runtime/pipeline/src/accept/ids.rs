@@ -60,6 +60,11 @@ impl IdSet {
         }
     }
 
+    /// Makes room for this many more ids.
+    pub fn reserve(&mut self, ids: usize) {
+        self.slots.reserve(ids, |slot| slot.low);
+    }
+
     /// The number of ids.
     pub fn len(&self) -> usize {
         self.slots.len()

@@ -55,7 +55,7 @@ impl AcceptRules {
 }
 
 /// The reason of a record that lacks a required field.
-pub(crate) fn missing_field(name: &str) -> String {
+pub fn missing_field(name: &str) -> String {
     format!("missing field `{name}`")
 }
 
@@ -225,6 +225,11 @@ impl Acceptor {
         *newest_us = time_us.max(*newest_us);
     }
 
+    /// Makes room for this many more ids at once, where the number is known beforehand.
+    pub fn reserve(&mut self, ids: usize) {
+        self.ids.reserve(ids);
+    }
+
     /// What became of the records so far.
     pub fn accounting(&self) -> &Accounting {
         &self.accounting
@@ -243,6 +248,11 @@ impl Acceptor {
     /// The entries added since the last drain, in log order: what the next commit must keep.
     pub fn drain_ids(&mut self) -> Vec<[u8; IdEntry::BYTES]> {
         self.fresh.drain(..).map(IdEntry::to_bytes).collect()
+    }
+
+    /// [`Acceptor::drain_ids`] for a reading that commits nothing.
+    pub fn forget_drain(&mut self) {
+        self.fresh.clear();
     }
 
     /// Every entry, sorted: what a snapshot keeps. Drained entries are among them.

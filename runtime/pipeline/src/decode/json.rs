@@ -505,7 +505,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_, '_> {
 }
 
 /// At most 64 characters of a value, for messages.
-pub(crate) fn shorten(value: &str) -> std::borrow::Cow<'_, str> {
+pub fn shorten(value: &str) -> std::borrow::Cow<'_, str> {
     match value.char_indices().nth(64) {
         Some((end, _)) => format!("{}…", &value[..end]).into(),
         None => value.into(),
@@ -518,13 +518,19 @@ pub(crate) fn shorten(value: &str) -> std::borrow::Cow<'_, str> {
 /// Floats are in shortest round-trip form; JSON has no NaN or infinity, so those are left out like nulls
 /// (which is how features treat them: they are no numbers).
 pub fn encode(batch: &EventBatch, row: usize, out: &mut Vec<u8>) {
-    let schema = &batch.schema;
+    encode_columns(&batch.schema, &batch.columns, Some(batch.times_us[row]), row, out);
+}
+
+/// [`encode`] for columns that are no batch yet, such as those of a record without an event time.
+pub fn encode_columns(schema: &SourceSchema, columns: &[Column], time_us: Option<i64>, row: usize, out: &mut Vec<u8>) {
     out.push(b'{');
     let begin = out.len();
-    encode_field(&schema.id_field, &batch.columns[0], row, begin, out);
-    encode_name(&schema.time_field, begin, out);
-    encode_instant(batch.times_us[row], out);
-    for (field, column) in schema.fields.iter().zip(&batch.columns[1..]) {
+    encode_field(&schema.id_field, &columns[0], row, begin, out);
+    if let Some(time_us) = time_us {
+        encode_name(&schema.time_field, begin, out);
+        encode_instant(time_us, out);
+    }
+    for (field, column) in schema.fields.iter().zip(&columns[1..]) {
         encode_field(&field.name, column, row, begin, out);
     }
     out.push(b'}');

@@ -1,0 +1,155 @@
+//! The events of files that count, for the offline commands.
+
+use crate::files::{EventFile, find};
+use crate::parallel::{Decoded, Decoders, Step};
+use crate::reader::{Reading, say_zoneless, shift};
+use plumb_core::event::{EventBatch, SourceSchema};
+use plumb_pipeline::Result;
+use plumb_pipeline::accept::{AcceptRules, Acceptor, Accounting};
+use plumb_pipeline::decode::TimeUnit;
+use plumb_pipeline::port::{EventReader, Rejected};
+use std::path::Path;
+use std::sync::Arc;
+
+/// How many refused rows are kept to be shown.
+const REFUSALS_KEPT: usize = 10;
+
+/// How event files are read.
+#[derive(Debug, Clone)]
+pub struct EventOptions {
+    /// The unit of integer times; a Parquet timestamp carries its own.
+    pub unit: TimeUnit,
+    /// What is rejected.
+    pub rules: AcceptRules,
+    /// The records' timestamp, µs: the start of the job, or `--now`.
+    pub now_us: i64,
+    /// The columns of a batch that are wanted; others may come as nulls. `None` = all. Which events are accepted
+    /// does not depend on it; how many duplicates count as conflicts does (only what is read is compared).
+    pub columns: Option<Vec<usize>>,
+    /// How many threads decode; 0 counts as 1.
+    pub threads: usize,
+}
+
+/// A row that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The file.
+    pub file: String,
+    /// The row, from 0.
+    pub row: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// The accepted events of a file or folder tree: decoded, checked and without later copies, as `plumb run`
+/// over the same path would accept them. Files of an archive (with `_source`, `_partition` and `_offset`) hold
+/// accepted events; they are given as they are.
+#[derive(Debug)]
+pub struct AcceptedEvents {
+    files: Vec<EventFile>,
+    decoders: Decoders,
+    schema: Arc<SourceSchema>,
+    acceptor: Acceptor,
+    /// What was read from archives.
+    archived: u64,
+    refusals: Vec<Refusal>,
+    /// The file being read, the source's rows before the piece at hand, and before that file.
+    at: usize,
+    base: u64,
+    file_base: u64,
+    /// The rows of the piece at hand.
+    piece_rows: u64,
+    zoneless_said: bool,
+}
+
+impl AcceptedEvents {
+    /// Opens a path and begins to decode.
+    pub fn open(path: &Path, schema: &Arc<SourceSchema>, options: &EventOptions) -> Result<Self> {
+        let files = find(path)?;
+        let reading = Reading {
+            schema: schema.clone(),
+            unit: options.unit,
+            rules: Some(options.rules),
+            record_time_us: options.now_us,
+            columns: options.columns.clone(),
+        };
+        let decoders = Decoders::start(&files, &reading, options.threads)?;
+        Ok(Self {
+            files,
+            decoders,
+            schema: schema.clone(),
+            acceptor: Acceptor::new(schema, options.rules),
+            archived: 0,
+            refusals: Vec::new(),
+            at: 0,
+            base: 0,
+            file_base: 0,
+            piece_rows: 0,
+            zoneless_said: false,
+        })
+    }
+
+    /// What became of the rows read so far; events of an archive count as applied.
+    pub fn accounting(&self) -> Accounting {
+        let mut accounting = *self.acceptor.accounting();
+        accounting.read += self.archived;
+        accounting.applied += self.archived;
+        accounting
+    }
+
+    /// The first refused rows.
+    pub fn refusals(&self) -> &[Refusal] {
+        &self.refusals
+    }
+
+    fn accept(&mut self, file: usize, decoded: Decoded) -> EventBatch {
+        let Decoded { mut batch, archive, zoneless } = decoded;
+        if zoneless && !self.zoneless_said {
+            say_zoneless(&self.schema, &self.files[file].name);
+            self.zoneless_said = true;
+        }
+        if archive {
+            self.archived += batch.events.len() as u64;
+            return batch.events;
+        }
+        if self.piece_rows == 0 && self.acceptor.remembered() == 0 {
+            // A table that grows step by step would be rehashed a dozen times.
+            self.acceptor.reserve(usize::try_from(self.decoders.rows()).unwrap_or(0));
+        }
+        if file != self.at {
+            (self.at, self.file_base) = (file, self.base);
+        }
+        self.piece_rows = batch.next_offset;
+        shift(&mut batch, self.base);
+        let accepted = self.acceptor.accept(batch);
+        // The ids are of use to a commit only.
+        self.acceptor.forget_drain();
+        for Rejected { offset, reason, .. } in accepted.rejected {
+            if self.refusals.len() < REFUSALS_KEPT {
+                let file = self.files[file].path.display().to_string();
+                self.refusals.push(Refusal { file, row: offset - self.file_base, reason });
+            }
+        }
+        accepted.events
+    }
+}
+
+impl EventReader for AcceptedEvents {
+    fn next_batch(&mut self) -> Result<Option<EventBatch>> {
+        loop {
+            match self.decoders.next()? {
+                Step::End => return Ok(None),
+                Step::PieceEnd => {
+                    self.base += self.piece_rows;
+                    self.piece_rows = 0;
+                }
+                Step::Batch(file, decoded) => {
+                    let events = self.accept(file, decoded);
+                    if !events.is_empty() {
+                        return Ok(Some(events));
+                    }
+                }
+            }
+        }
+    }
+}
