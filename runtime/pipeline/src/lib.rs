@@ -17,3 +17,6 @@ pub mod runtime;
 pub mod worker;
 
 pub use error::{Error, Result};
+
+#[cfg(test)]
+mod fakes;

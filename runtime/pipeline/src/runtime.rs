@@ -446,3 +446,6 @@ fn owner_mark() -> String {
     let random = RandomState::new().build_hasher().finish();
     format!("{}-{random:016x}", std::process::id())
 }
+
+#[cfg(test)]
+mod tests;

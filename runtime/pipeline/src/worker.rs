@@ -287,15 +287,23 @@ impl Worker {
     }
 
     fn carry_out(&mut self, command: Command) -> Result<()> {
+        let setup = &self.setup;
         match command {
-            Command::Commit { done } => answer(&done, self.lanes.iter_mut().try_for_each(Lane::commit_now)),
+            Command::Commit { done } => {
+                let committed = self.lanes.iter_mut().try_for_each(|lane| {
+                    lane.commit_now()?;
+                    lane.report(setup, true);
+                    Ok(())
+                });
+                answer(&done, committed)
+            }
             Command::AddView { source, partition, view, state, built_to, done } => {
                 let lane = self
                     .lanes
                     .iter_mut()
                     .find(|lane| lane.number == partition && lane.setup.source.schema().source == source);
                 let added = match lane {
-                    Some(lane) => lane.add_view(&self.setup, view, *state, built_to),
+                    Some(lane) => lane.add_view(setup, view, *state, built_to),
                     None => Err(Error::internal(format!("no partition {partition} of source `{source}` here"))),
                 };
                 answer(&done, added)
@@ -303,7 +311,10 @@ impl Worker {
             Command::RemoveView { state_id, done } => {
                 let removed = self.lanes.iter_mut().try_for_each(|lane| match lane.partition.remove_view(state_id) {
                     Some(_) => {
+                        // The next manifest no longer names the view. Should this process die before, the next owner
+                        // finds it there and clears what is left of it.
                         lane.commits.ask_snapshot();
+                        lane.report(setup, true);
                         lane.publisher.remove(state_id)
                     }
                     None => Ok(()),
@@ -450,10 +461,15 @@ impl Lane {
         let go_on = || !setup.stop.load(Ordering::Relaxed);
         apply_archive(setup.edges.archive.as_ref(), self.number, &files, built_to..position, &mut states, &go_on)?;
         let [(view, state)] = states;
-        let mut view = PartitionView::new(view, state, false);
-        self.publisher.add(&mut view)?;
-        self.partition.add_view(view);
+        let state_id = view.state_id();
+        self.partition.add_view(PartitionView::new(view, state, false));
+        // Named in a manifest first, so that whoever comes after a crash knows what to clear.
         self.commits.ask_snapshot();
+        self.commit_now()?;
+        let view = self.partition.views_mut().iter_mut().find(|view| view.transform.state_id() == state_id);
+        let view = view.expect("the view has just been added");
+        self.publisher.add(view)?;
+        self.report(setup, true);
         Ok(position)
     }
 
@@ -493,3 +509,6 @@ impl Lane {
 fn backoff(failures: u32) -> Duration {
     Duration::from_millis(100 << failures.saturating_sub(1).min(6)).min(Duration::from_secs(5))
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use super::{damaged, sha256_hex};
 use crate::accept::Accounting;
 use crate::port::RowFile;
 use crate::{Error, Result};
+use plumb_core::plan::StateId;
 use serde::{Deserialize, Serialize};
 
 /// The number of the format.
@@ -71,6 +72,18 @@ pub struct ViewRef {
     pub digest: String,
     /// The identity of its state, hex.
     pub state_id: String,
+}
+
+impl ViewRef {
+    /// The identity of its state; `None` if the text is none.
+    pub fn state_id(&self) -> Option<StateId> {
+        let bytes: &[[u8; 2]; 8] = self.state_id.as_bytes().as_chunks().0.try_into().ok()?;
+        let mut id = [0; 8];
+        for (byte, digits) in id.iter_mut().zip(bytes) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Some(StateId(id))
+    }
 }
 
 /// An object a manifest refers to.

@@ -68,3 +68,6 @@ pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
 pub(crate) fn damaged(path: &str, why: impl std::fmt::Display) -> Error {
     Error::Damaged { path: path.to_owned(), why: why.to_string() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,6 +103,7 @@ pub fn open(
     let (store, archive) = (edges.store.clone(), edges.archive.clone());
     let mut committer = Committer::take_over(store, archive, source, number, &edges.owner)?;
     let shown = claim(edges, source, number, &mut committer)?;
+    clear_others(edges, source, number, &committer, views)?;
     let committed = committer.latest().next_offset;
     let state_ids: Vec<_> = views.iter().map(Transform::state_id).collect();
     let complete = match shown {
@@ -174,6 +175,15 @@ fn claim(edges: &Edges, source: &str, number: u32, committer: &mut Committer) ->
         Ok(_) if committer.latest().seq == 1 => Ok(None),
         claimed => claimed,
     }
+}
+
+/// Removes from the online store what is left of views that are not active any more, or never came to be.
+fn clear_others(edges: &Edges, source: &str, number: u32, committer: &Committer, views: &[Transform]) -> Result<()> {
+    let named = committer.latest().views.iter().filter_map(|view| view.state_id());
+    for state_id in named.filter(|&state_id| views.iter().all(|view| view.state_id() != state_id)) {
+        edges.online.clear(source, number, committer.generation(), Some(state_id))?;
+    }
+    Ok(())
 }
 
 /// The views with their state as of `recovered.base`: as loaded, or else from the archive.
