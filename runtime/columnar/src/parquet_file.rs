@@ -1,22 +1,31 @@
 //! Reading Parquet files, whoever wrote them. Every error names the file; a truncated or foreign file is
 //! an error, never a panic.
 
+use crate::from_arrow::from_arrow;
 use arrow_array::RecordBatch;
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::{ArrowError, Schema, SchemaRef};
+use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowPredicateFn, RowFilter};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::statistics::Statistics;
+use parquet::schema::types::SchemaDescriptor;
+use plumb_core::column::DataType;
 use plumb_pipeline::{Error, Result};
 use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An open Parquet file: its schema, its row groups and readers of its rows. Its footer is read once.
 #[derive(Debug)]
 pub struct ParquetFile {
     path: PathBuf,
-    file: File,
+    file: SharedFile,
     metadata: ArrowReaderMetadata,
 }
 
@@ -31,6 +40,9 @@ pub struct Selection {
     pub skip_rows: u64,
     /// Rows per batch; 0 = 8192.
     pub batch_rows: usize,
+    /// Only rows where this string column (by index) holds this value; the other columns of the rest are
+    /// not decoded. Not together with `skip_rows`.
+    pub equals: Option<(usize, String)>,
 }
 
 impl ParquetFile {
@@ -51,6 +63,7 @@ impl ParquetFile {
         if found.len() == 0 {
             return Err(Error::invalid(format!("`{}` is empty (0 bytes), expected a Parquet file", path.display())));
         }
+        let file = SharedFile { file: Arc::new(file), len: found.len() };
         let metadata = contained(|| ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()))
             .map_err(|error| not_parquet(path, found.len(), &error))?;
         Ok(Self { path: path.to_owned(), file, metadata })
@@ -113,11 +126,7 @@ impl ParquetFile {
 
     /// Reads rows in order.
     pub fn batches(&self, selection: &Selection) -> Result<Batches> {
-        let file = self
-            .file
-            .try_clone()
-            .map_err(|error| Error::unavailable(format!("open `{}`", self.path.display()), error))?;
-        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone());
         if let Some(columns) = &selection.columns {
             let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
             builder = builder.with_projection(mask);
@@ -136,13 +145,58 @@ impl ParquetFile {
             let selectors = vec![RowSelector::skip(skip as usize), RowSelector::select((rows - skip) as usize)];
             builder = builder.with_row_selection(RowSelection::from(selectors));
         }
-        let builder = builder.with_row_groups(groups.clone()).with_batch_size(if selection.batch_rows == 0 {
-            8192
-        } else {
-            selection.batch_rows
-        });
+        if let Some((column, value)) = &selection.equals {
+            let filter = equals(builder.parquet_schema(), self.schema().field(*column).name(), *column, value);
+            builder = builder.with_row_filter(filter);
+        }
+        let batch_rows = if selection.batch_rows == 0 { 8192 } else { selection.batch_rows };
+        let builder = builder.with_row_groups(groups.clone()).with_batch_size(batch_rows);
         let reader = contained(|| builder.build()).map_err(|error| damaged(&self.path, &error))?;
         Ok(Batches { path: self.path.clone(), reader: Some(reader) })
+    }
+}
+
+/// A file that many readers use at once: each reads at its own place, none moves a common one.
+#[derive(Debug, Clone)]
+struct SharedFile {
+    file: Arc<File>,
+    len: u64,
+}
+
+impl Length for SharedFile {
+    fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl ChunkReader for SharedFile {
+    type T = BufReader<ReadFrom>;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        Ok(BufReader::new(ReadFrom { file: self.file.clone(), at: start }))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        if start.checked_add(length as u64).is_none_or(|end| end > self.len) {
+            return Err(parquet::errors::ParquetError::EOF(format!("{length} bytes at {start} of {}", self.len)));
+        }
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, start)?;
+        Ok(bytes.into())
+    }
+}
+
+/// Reads a shared file from some place on.
+struct ReadFrom {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for ReadFrom {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
     }
 }
 
@@ -164,6 +218,16 @@ impl Iterator for Batches {
         }
         Some(batch.map_err(|error| damaged(&self.path, &error)))
     }
+}
+
+fn equals(schema: &SchemaDescriptor, name: &str, column: usize, value: &str) -> RowFilter {
+    let (name, value) = (name.to_owned(), value.as_bytes().to_owned());
+    let predicate = ArrowPredicateFn::new(ProjectionMask::roots(schema, [column]), move |batch: RecordBatch| {
+        let strings = from_arrow(&name, batch.column(0), &DataType::Utf8)
+            .map_err(|error| ArrowError::InvalidArgumentError(error.to_string()))?;
+        Ok((0..strings.len()).map(|row| Some(strings.str_bytes(row) == Some(&value))).collect())
+    });
+    RowFilter::new(vec![Box::new(predicate)])
 }
 
 /// Runs a step of the Parquet decoder, which panics on some damaged pages; nothing it held is used after that.

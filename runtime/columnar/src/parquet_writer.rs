@@ -3,7 +3,8 @@
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 use plumb_pipeline::{Error, Result};
@@ -17,6 +18,8 @@ pub enum ColumnHint {
     Repeating,
     /// Values are mostly distinct (ids, measurements): plain.
     Distinct,
+    /// Integers or instants that mostly rise (offsets, times): differences, packed.
+    Rising,
 }
 
 /// The settings of the files of one schema; made once, used for many files.
@@ -24,6 +27,7 @@ pub enum ColumnHint {
 pub struct Layout {
     schema: SchemaRef,
     properties: Arc<WriterProperties>,
+    keep_arrow_types: bool,
 }
 
 impl Layout {
@@ -39,12 +43,22 @@ impl Layout {
             .set_max_row_group_row_count(Some(256 * 1024))
             .set_dictionary_enabled(true);
         for field in schema.fields() {
-            if hint(field.name()) == ColumnHint::Distinct {
-                properties =
-                    properties.set_column_dictionary_enabled(ColumnPath::from(vec![field.name().clone()]), false);
-            }
+            let column = || ColumnPath::from(vec![field.name().clone()]);
+            properties = match hint(field.name()) {
+                ColumnHint::Repeating => properties,
+                ColumnHint::Distinct => properties.set_column_dictionary_enabled(column(), false),
+                ColumnHint::Rising => properties
+                    .set_column_dictionary_enabled(column(), false)
+                    .set_column_encoding(column(), Encoding::DELTA_BINARY_PACKED),
+            };
         }
-        Self { schema, properties: Arc::new(properties.build()) }
+        Self { schema, properties: Arc::new(properties.build()), keep_arrow_types: false }
+    }
+
+    /// Also stores the exact Arrow types (large strings, dictionaries, zones), for files that carry another
+    /// program's columns through unchanged.
+    pub fn keeping_arrow_types(self) -> Self {
+        Self { keep_arrow_types: true, ..self }
     }
 
     /// The columns.
@@ -64,7 +78,10 @@ impl<W: Write + Send> ParquetWriter<W> {
     /// Begins a file on `sink`; `name` is for error messages.
     pub fn new(name: impl Into<String>, sink: W, layout: &Layout) -> Result<Self> {
         let name = name.into();
-        let writer = ArrowWriter::try_new(sink, layout.schema.clone(), Some((*layout.properties).clone()))
+        let options = ArrowWriterOptions::new()
+            .with_properties((*layout.properties).clone())
+            .with_skip_arrow_metadata(!layout.keep_arrow_types);
+        let writer = ArrowWriter::try_new_with_options(sink, layout.schema.clone(), options)
             .map_err(|error| cannot_write(&name, error))?;
         Ok(Self { name, writer })
     }
@@ -72,6 +89,11 @@ impl<W: Write + Send> ParquetWriter<W> {
     /// Appends rows.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.writer.write(batch).map_err(|error| cannot_write(&self.name, error))
+    }
+
+    /// About how many bytes the file would have if it were finished now.
+    pub fn bytes_written(&self) -> usize {
+        self.writer.bytes_written() + self.writer.in_progress_size()
     }
 
     /// Writes the footer and gives the sink back (not flushed to disk; that is the caller's).

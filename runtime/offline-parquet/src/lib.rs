@@ -1,1 +1,24 @@
-//! The offline store: archive, snapshots and training sets as Parquet
+//! The offline store: archive, snapshots and training sets as Parquet.
+//!
+//! [`ParquetArchive`] stages accepted events beside the manifests and reads them back; [`SnapshotWriter`] takes
+//! the values of a backfill. Both write Hive-partitioned folders that hold finished rows only, once each, so DuckDB,
+//! Polars, pandas and Spark read them with a plain glob. [`LabelFile`], [`write_training_set`] and [`read_table`]
+//! are the files on both ends of a join and of an audit.
+
+mod archive;
+mod csv;
+mod dates;
+mod labels;
+mod snapshot;
+mod table;
+#[cfg(test)]
+mod tests;
+mod training;
+mod values;
+
+pub use archive::{ArchiveReader, ParquetArchive, check_schema};
+pub use dates::date_of_day;
+pub use labels::LabelFile;
+pub use snapshot::SnapshotWriter;
+pub use table::read_table;
+pub use training::write_training_set;

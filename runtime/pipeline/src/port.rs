@@ -228,7 +228,7 @@ pub trait Archive: Send + Sync {
     ) -> Result<()>;
 }
 
-/// Which committed events to read. Files come in the manifest's order, so a partition's events come in offset order.
+/// Which committed events to read. Partitions come one after the other, each one's events in offset order.
 #[derive(Debug, Clone, Default)]
 pub struct ArchiveScan {
     /// The committed files, as the manifests name them, with their partition.

@@ -54,7 +54,7 @@ impl LocalStore {
             return Ok(scratch);
         }
         let folder = self.root.join(scratch::FOLDER);
-        self.make_folders(&[folder.clone()])?;
+        self.make_folders(std::slice::from_ref(&folder))?;
         let made = Scratch::create(&self.root)
             .map_err(|error| Error::unavailable(format!("create a folder in `{}`", folder.display()), error))?;
         Ok(self.scratch.get_or_init(|| made))

@@ -38,6 +38,6 @@ fn in_parallel<T: Sync>(items: &[T], flush: impl Fn(&T) -> io::Result<()> + Sync
     };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..FLUSHES.min(items.len())).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().map(|worker| worker.join().expect("flushing does not panic")).collect()
+        workers.into_iter().try_for_each(|worker| worker.join().expect("flushing does not panic"))
     })
 }

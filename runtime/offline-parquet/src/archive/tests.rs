@@ -1,0 +1,251 @@
+use super::*;
+use plumb_columnar::{ParquetFile, Selection, from_arrow};
+use plumb_core::column::{Column, DataType, Values};
+use plumb_core::event::Field;
+use plumb_core::time::{DAY_US, HOUR_US};
+use plumb_store_object::LocalStore;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+fn schema() -> Arc<SourceSchema> {
+    let field = |name: &str, data_type| Field { name: name.into(), data_type, required: false };
+    Arc::new(SourceSchema {
+        source: "clicks".into(),
+        time_field: "at".into(),
+        id_field: "id".into(),
+        key_field: "user_id".into(),
+        fields: vec![
+            field("user_id", DataType::Utf8),
+            field("price", DataType::F64),
+            field("quantity", DataType::I64),
+            field("first", DataType::Bool),
+            field("raw", DataType::Bytes),
+            field("seen", DataType::Timestamp),
+        ],
+    })
+}
+
+/// `times` are the events' times; everything else follows from their place, with nulls here and there.
+fn events(schema: &Arc<SourceSchema>, first_offset: u64, times: &[i64]) -> EventBatch {
+    let mut events = EventBatch::new(schema.clone());
+    for (row, &time_us) in times.iter().enumerate() {
+        let n = first_offset + row as u64 * 2;
+        events.offsets.push(n);
+        events.record_times_us.push(time_us + 5);
+        events.times_us.push(time_us);
+        for column in &mut events.columns {
+            match (&mut column.values, n % 7) {
+                (_, 3) => column.push_null(),
+                (Values::Utf8(_), _) => column.push_bytes(format!("u{}", n % 5).as_bytes()),
+                (Values::Bytes(_), _) => column.push_bytes(&n.to_le_bytes()[..(n % 9) as usize]),
+                (Values::F64(_), _) => column.push_f64(0.1 * n as f64),
+                (Values::Bool(_), _) => column.push_bool(n % 2 == 0),
+                _ => column.push_i64(n as i64 - 50),
+            }
+        }
+    }
+    events
+}
+
+struct Fixture {
+    _folder: tempfile::TempDir,
+    store: Arc<LocalStore>,
+    archive: ParquetArchive,
+}
+
+fn fixture() -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(LocalStore::open(folder.path().join("offline")).unwrap());
+    Fixture { archive: ParquetArchive::new(store.clone()), store, _folder: folder }
+}
+
+impl Fixture {
+    fn commit(&self, partition: u32, name: &str, events: &EventBatch) -> Vec<(u32, RowFile)> {
+        let files = self.archive.stage(partition, name, events).unwrap();
+        for file in &files {
+            self.store.rename(&file.staged, &file.path).unwrap();
+        }
+        files.into_iter().map(|file| (partition, file)).collect()
+    }
+
+    fn scan(&self, schema: &Arc<SourceSchema>, scan: &ArchiveScan) -> BTreeMap<u32, EventBatch> {
+        let mut found: BTreeMap<u32, EventBatch> = BTreeMap::new();
+        let mut visit = |partition, events: EventBatch| {
+            let all = found.entry(partition).or_insert_with(|| EventBatch::new(schema.clone()));
+            (0..events.len()).for_each(|row| all.push_from(&events, row));
+            Ok(())
+        };
+        self.archive.scan(schema, scan, &mut visit).unwrap();
+        found
+    }
+}
+
+/// The same events with canonical columns (validity only where there are nulls).
+fn canonical(events: &EventBatch) -> EventBatch {
+    let mut same = events.take(0..events.len());
+    for column in &mut same.columns {
+        if column.validity.as_ref().is_some_and(|bits| bits.count_set() == bits.len()) {
+            column.validity = None;
+        }
+    }
+    same
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// What was staged over several commits is read back by any scan exactly as filtering the events would give.
+    #[test]
+    fn scans_read_what_was_staged(
+        days in prop::collection::vec(prop::collection::vec(-3i64..4, 1..60), 1..4),
+        time in prop::option::of((-4i64..5, 0i64..5)),
+        bounds in prop::option::of((0u64..200, 0u64..200)),
+        user in prop::option::of(0u64..6),
+    ) {
+        let (fixture, schema) = (fixture(), schema());
+        let mut all = EventBatch::new(schema.clone());
+        let mut files = Vec::new();
+        for (commit, days) in days.iter().enumerate() {
+            let times: Vec<i64> =
+                days.iter().enumerate().map(|(row, day)| day * DAY_US + row as i64 * HOUR_US / 3).collect();
+            let first = all.offsets.last().map_or(0, |last| last + 1);
+            let batch = events(&schema, first, &times);
+            files.extend(fixture.commit(3, &format!("3-1-{commit}"), &batch));
+            (0..batch.len()).for_each(|row| all.push_from(&batch, row));
+        }
+        let scan = ArchiveScan {
+            files,
+            columns: None,
+            event_time_us: time.map(|(day, days)| (day * DAY_US, (day + days) * DAY_US)),
+            from_offset: bounds.map(|(from, _)| (3, from)).into_iter().collect(),
+            below_offset: bounds.map(|(_, below)| (3, below)).into_iter().collect(),
+            equals: user.map(|user| (1, format!("u{user}"))),
+        };
+        let wanted = all.take((0..all.len()).filter(|&row| {
+            scan.event_time_us.is_none_or(|(start, end)| (start..end).contains(&all.times_us[row]))
+                && bounds.is_none_or(|(from, below)| (from..below).contains(&all.offsets[row]))
+                && user.is_none_or(|user| all.columns[1].str_bytes(row) == Some(format!("u{user}").as_bytes()))
+        }));
+        let found = fixture.scan(&schema, &scan).remove(&3).unwrap_or_else(|| EventBatch::new(schema.clone()));
+        prop_assert_eq!(canonical(&found), canonical(&wanted));
+    }
+}
+
+#[test]
+fn files_describe_themselves_and_stay_invisible_until_moved() {
+    let (fixture, schema) = (fixture(), schema());
+    let batch = events(&schema, 10, &[DAY_US + 7, -1, DAY_US + 3, -2]);
+    let files = fixture.archive.stage(2, "2-1-9", &batch).unwrap();
+    assert!(fixture.store.list("events").unwrap().is_empty());
+    let facts: Vec<_> =
+        files.iter().map(|file| (file.path.as_str(), file.rows, file.event_time_us, file.offsets)).collect();
+    assert_eq!(
+        facts,
+        [
+            ("events/clicks/date=1969-12-31/2-1-9.parquet", 2, (-2, -1), (12, 16)),
+            ("events/clicks/date=1970-01-02/2-1-9.parquet", 2, (DAY_US + 3, DAY_US + 7), (10, 14)),
+        ]
+    );
+    let bytes = fixture.store.get(&files[0].staged).unwrap().unwrap();
+    assert_eq!(bytes.len() as u64, files[0].bytes);
+    assert_eq!(files[0].sha256.len(), 64);
+
+    // A commit that was interrupted before the move is read where it is staged.
+    let scan = ArchiveScan { files: files.iter().map(|file| (2, file.clone())).collect(), ..ArchiveScan::default() };
+    assert_eq!(canonical(&fixture.scan(&schema, &scan)[&2]), canonical(&batch));
+    for file in &files {
+        fixture.store.rename(&file.staged, &file.path).unwrap();
+        fixture.store.rename(&file.staged, &file.path).unwrap();
+    }
+    assert_eq!(canonical(&fixture.scan(&schema, &scan)[&2]), canonical(&batch));
+
+    let parquet = ParquetFile::open(&fixture.store.local_path(&files[0].path).unwrap()).unwrap();
+    let names: Vec<String> = parquet
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| format!("{}: {}{}", field.name(), field.data_type(), if field.is_nullable() { "?" } else { "" }))
+        .collect();
+    assert_eq!(
+        names.join(", "),
+        "id: Utf8?, at: Timestamp(µs, \"UTC\"), user_id: Utf8?, price: Float64?, quantity: Int64?, first: Boolean?, \
+         raw: Binary?, seen: Timestamp(µs, \"UTC\")?, _source: Utf8, _partition: Int32, _offset: Int64, \
+         _ingest_time: Timestamp(µs, \"UTC\")"
+    );
+    assert!(fixture.archive.stage(2, "x", &EventBatch::new(schema)).unwrap().is_empty());
+}
+
+#[test]
+fn other_columns_and_later_fields_read_as_null() {
+    let (fixture, old) = (fixture(), schema());
+    let batch = events(&old, 0, &[1, 2]);
+    let files = fixture.commit(0, "0-1-0", &batch);
+    let mut later = (*old).clone();
+    later.fields.insert(0, Field { name: "channel".into(), data_type: DataType::Utf8, required: true });
+    later.fields.retain(|field| field.name != "raw");
+    let later = Arc::new(later);
+    let scan = ArchiveScan { files, columns: Some(vec![0, 1, 3]), ..ArchiveScan::default() };
+    let found = &fixture.scan(&later, &scan)[&0];
+    assert_eq!(found.columns[0].str_bytes(0), Some(&b"u0"[..]));
+    assert_eq!(found.columns[3].as_f64().unwrap(), &[0.0, 0.2]);
+    for null in [1, 2, 4, 5, 6] {
+        assert_eq!(found.columns[null], Column::nulls(&found.columns[null].data_type(), 2));
+    }
+    let nowhere = ArchiveScan { equals: Some((1, "web".into())), ..scan.clone() };
+    assert!(fixture.scan(&later, &nowhere).is_empty());
+
+    let mut other = (*old).clone();
+    other.fields[1].data_type = DataType::Bool;
+    let scan = ArchiveScan { columns: None, ..scan };
+    let error = fixture.archive.scan(&Arc::new(other), &scan, &mut |_, _| Ok(())).unwrap_err().to_string();
+    assert!(error.ends_with("0-1-0.parquet`: column `price`: found Float64, expected bool"), "{error}");
+}
+
+#[test]
+fn damage_and_absence_name_the_file() {
+    let (fixture, schema) = (fixture(), schema());
+    let files = fixture.commit(0, "0-1-0", &events(&schema, 0, &[1, 2]));
+    let place = fixture.store.local_path(&files[0].1.path).unwrap();
+    let bytes = std::fs::read(&place).unwrap();
+    let scan = ArchiveScan { files, ..ArchiveScan::default() };
+    let error = || fixture.archive.scan(&schema, &scan, &mut |_, _| Ok(())).unwrap_err().to_string();
+    std::fs::write(&place, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(error().contains("0-1-0.parquet"), "{}", error());
+    std::fs::remove_file(&place).unwrap();
+    assert!(error().contains("0-1-0.parquet` of the manifest does not exist"), "{}", error());
+}
+
+#[test]
+fn dead_letters_keep_their_bytes() {
+    let fixture = fixture();
+    let letter = |offset, view: Option<&str>| DeadLetter {
+        offset,
+        record_time_us: 1_000 - offset as i64,
+        bytes: vec![0xff, 0, offset as u8],
+        reason: "not JSON".into(),
+        view: view.map(str::to_owned),
+    };
+    let letters = [letter(4, None), letter(9, Some("user_activity@1.0.0+ab12cd34"))];
+    let files = fixture.archive.stage_dead_letters("clicks", 1, "1-1-7", &letters).unwrap();
+    assert_eq!(files.len(), 1);
+    let file = &files[0];
+    assert_eq!((file.path.as_str(), file.rows, file.offsets), ("dead_letters/clicks/1-1-7.parquet", 2, (4, 9)));
+    assert_eq!(file.event_time_us, (991, 996));
+    let parquet = ParquetFile::open(&fixture.store.local_path(&file.staged).unwrap()).unwrap();
+    let batch = parquet.batches(&Selection::default()).unwrap().next().unwrap().unwrap();
+    let column = |name, of| from_arrow(name, batch.column_by_name(name).unwrap(), &of).unwrap();
+    assert_eq!(column("bytes", DataType::Bytes).str_bytes(1), Some(&[0xff, 0, 9][..]));
+    assert_eq!(column("view", DataType::Utf8).str_bytes(0), None);
+    assert_eq!(column("_offset", DataType::I64).as_i64().unwrap(), &[4, 9]);
+    assert!(fixture.archive.stage_dead_letters("clicks", 1, "x", &[]).unwrap().is_empty());
+}
+
+#[test]
+fn fields_that_collide_are_refused() {
+    for name in ["_offset", "date", "id", "at", "price"] {
+        let mut schema = (*schema()).clone();
+        schema.fields.push(Field { name: name.into(), data_type: DataType::Utf8, required: false });
+        let error = check_schema(&schema).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("field `{name}` of source `clicks`")), "{error}");
+    }
+    check_schema(&SourceSchema::default_schema()).unwrap();
+}

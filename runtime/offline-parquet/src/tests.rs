@@ -1,0 +1,328 @@
+//! Labels, training sets and snapshots: what goes in comes out.
+
+use crate::*;
+use arrow_array::*;
+use arrow_schema::{DataType as ArrowType, Field, Schema};
+use plumb_columnar::{ColumnHint, Layout, ParquetFile, ParquetWriter, Selection, from_arrow, to_arrow};
+use plumb_core::ErrorKind;
+use plumb_core::column::{Column, DataType, Values};
+use plumb_core::time::{DAY_US, HOUR_US};
+use plumb_pipeline::port::{ObjectStore, SnapshotRows, SnapshotSink, SnapshotView};
+use plumb_store_object::LocalStore;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// 2024-01-31T12:00:00Z.
+const NOON_US: i64 = 1_706_702_400_000_000;
+
+fn write_parquet(path: &Path, columns: Vec<(&str, ArrayRef)>) {
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
+    let layout = Layout::new(Arc::new(Schema::new(fields)), |_| ColumnHint::Repeating).keeping_arrow_types();
+    let mut writer = ParquetWriter::new("test", Vec::new(), &layout).unwrap();
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    writer.write(&RecordBatch::try_new(layout.schema().clone(), arrays).unwrap()).unwrap();
+    std::fs::write(path, writer.finish().unwrap()).unwrap();
+}
+
+fn folder_with(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+fn user() -> Vec<String> {
+    vec!["user_id".to_owned()]
+}
+
+fn strings(rows: &[Option<&str>]) -> Column {
+    let mut column = Column::new(&DataType::Utf8);
+    for row in rows {
+        match row {
+            Some(text) => column.push_bytes(text.as_bytes()),
+            None => column.push_null(),
+        }
+    }
+    column
+}
+
+fn floats(rows: &[Option<f64>]) -> Column {
+    let mut column = Column::new(&DataType::F64);
+    for row in rows {
+        match row {
+            Some(value) => column.push_f64(*value),
+            None => column.push_null(),
+        }
+    }
+    column
+}
+
+fn text_lists() -> Column {
+    let mut child = Column::new(&DataType::Utf8);
+    child.push_bytes(b"a,\"b\"");
+    child.push_null();
+    child.push_bytes("é".as_bytes());
+    let mut column = Column::of(Values::List { offsets: vec![0, 2], child: Box::new(child) });
+    column.push_null();
+    let Values::List { offsets, .. } = &mut column.values else { unreachable!() };
+    offsets.push(3);
+    column.mark_valid();
+    column
+}
+
+#[test]
+fn label_times_of_every_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("labels.parquet");
+    let times: Vec<(ArrayRef, i64, bool)> = vec![
+        (Arc::new(TimestampNanosecondArray::from(vec![NOON_US * 1000 + 999])), NOON_US, true),
+        (Arc::new(TimestampMillisecondArray::from(vec![NOON_US / 1000]).with_timezone("UTC")), NOON_US, false),
+        (Arc::new(Date32Array::from(vec![19_753])), NOON_US - DAY_US / 2, true),
+        (Arc::new(Int64Array::from(vec![NOON_US / 1000])), NOON_US, false),
+        (Arc::new(StringArray::from(vec!["2024-01-31T13:00:00+01:00"])), NOON_US, false),
+        (Arc::new(StringViewArray::from(vec!["2024-01-31 12:00:00"])), NOON_US, true),
+        (
+            Arc::new(vec![Some("2024-01-31")].into_iter().collect::<DictionaryArray<types::Int8Type>>()),
+            NOON_US - DAY_US / 2,
+            true,
+        ),
+    ];
+    for (array, wanted, noted) in times {
+        let found = array.data_type().clone();
+        write_parquet(&path, vec![("at", array), ("user_id", Arc::new(Int32Array::from(vec![7])))]);
+        let labels = LabelFile::read(&path, "at", &user()).unwrap();
+        assert_eq!((labels.labels().times_us[0], labels.time_without_zone()), (wanted, noted), "{found}");
+        assert_eq!(labels.labels().keys["user_id"], strings(&[Some("7")]));
+    }
+    for (cell, wanted) in
+        [("1706702400000", NOON_US), ("2024-01-31T12:00:00Z", NOON_US), ("2024-01-31", NOON_US - DAY_US / 2)]
+    {
+        let (_folder, path) = folder_with("labels.csv", &format!("user_id,at\n007,{cell}\n"));
+        let labels = LabelFile::read(&path, "at", &user()).unwrap();
+        assert_eq!((labels.labels().times_us[0], &labels.labels().keys["user_id"]), (wanted, &strings(&[Some("007")])));
+    }
+}
+
+#[test]
+fn wrong_label_files_are_named_with_what_is_there() {
+    let check = |text: &str, parts: &[&str]| {
+        let (_folder, path) = folder_with("labels.csv", text);
+        let error = LabelFile::read(&path, "event_time", &user()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        for part in parts.iter().chain(&["labels.csv"]) {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    };
+    check("user,event_time\nu1,1\n", &["has no column `user_id`; it has user, event_time"]);
+    check("user_id,time\nu1,1\n", &["has no column `event_time`; it has user_id, time"]);
+    check("user_id,event_time\nu1,1\nu2,soon\n", &["column `event_time`: row 2: `soon` is no time, expected RFC 3339"]);
+    check("user_id,event_time\nu1,1\nu2,\n", &["label row 2: `event_time` is null"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("labels.parquet");
+    write_parquet(
+        &path,
+        vec![("event_time", Arc::new(Int64Array::from(vec![1]))), ("user_id", Arc::new(Float64Array::from(vec![1.0])))],
+    );
+    let error = LabelFile::read(&path, "event_time", &user()).unwrap_err().to_string();
+    assert!(error.contains("labels.parquet`: column `user_id`: found Float64, expected string"), "{error}");
+    std::fs::write(&path, b"PAR1 no more").unwrap();
+    let error = LabelFile::read(&path, "event_time", &user()).unwrap_err().to_string();
+    assert!(error.contains("labels.parquet` is not a Parquet file"), "{error}");
+    let error = LabelFile::read(Path::new("labels.txt"), "event_time", &user()).unwrap_err().to_string();
+    assert_eq!(error, "`labels.txt` should end in .parquet or .csv");
+}
+
+#[test]
+fn parquet_labels_pass_through_unchanged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (labels, out) = (folder.path().join("labels.parquet"), folder.path().join("set.parquet"));
+    let dictionary: DictionaryArray<types::Int16Type> = vec![Some("x"), None, Some("y")].into_iter().collect();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("score", Arc::new(Float32Array::from(vec![0.1, f32::NAN, -0.0]))),
+        ("user_id", Arc::new(LargeStringArray::from(vec![Some("u1"), None, Some("u3")]))),
+        ("event_time", Arc::new(TimestampNanosecondArray::from(vec![1_001, 2_002, 3_003]).with_timezone("Asia/Tokyo"))),
+        ("kind", Arc::new(dictionary)),
+        ("paid", Arc::new(Decimal128Array::from(vec![1, 2, 3]).with_precision_and_scale(9, 2).unwrap())),
+    ];
+    write_parquet(&labels, columns.clone());
+    let file = LabelFile::read(&labels, "event_time", &user()).unwrap();
+    let feature = floats(&[Some(0.1 + 0.2), None]);
+    let lists = text_lists().take([0, 2]);
+    let features = [("v__mean".to_owned(), &feature), ("v__names".to_owned(), &lists)];
+    write_training_set(&out, &file, &[0, 2], &features).unwrap();
+
+    let written = ParquetFile::open(&out).unwrap();
+    let batch = written.batches(&Selection::default()).unwrap().next().unwrap().unwrap();
+    for (index, (name, array)) in columns.iter().enumerate() {
+        let wanted = arrow_select::take::take(array, &UInt32Array::from(vec![0, 2]), None).unwrap();
+        assert_eq!(
+            (written.schema().field(index).name().as_str(), batch.column(index).data_type()),
+            (*name, array.data_type())
+        );
+        let same = |array: &ArrayRef| {
+            arrow_cast::cast(
+                array,
+                match array.data_type() {
+                    ArrowType::Dictionary(_, values) => values,
+                    other => other,
+                },
+            )
+            .unwrap()
+        };
+        assert_eq!(&same(batch.column(index)), &same(&wanted), "{name}");
+    }
+    assert_eq!(from_arrow("f", batch.column(5), &DataType::F64).unwrap(), feature);
+    assert_eq!(from_arrow("f", batch.column(6), &lists.data_type()).unwrap(), lists);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing unfinished stays behind");
+}
+
+#[test]
+fn csv_in_csv_out_keeps_every_cell() {
+    let text = "user_id,event_time,note,score,code\nu1,2024-01-31,\"a, \"\"b\"\"\",1.50,007\n,1706702400000,,,\n3,2024-01-31 12:00:00,\"\",1e5,12\n";
+    let (folder, labels) = folder_with("labels.csv", text);
+    let file = LabelFile::read(&labels, "event_time", &user()).unwrap();
+    let out = folder.path().join("set.csv");
+    write_training_set(&out, &file, &[0, 1, 2], &[]).unwrap();
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), text);
+
+    let (values, lists) = (floats(&[Some(0.1 + 0.2), None, Some(1e300)]), text_lists());
+    let mut times = Column::of(Values::Timestamp(vec![NOON_US + 1]));
+    times.push_null();
+    times.push_i64(-1);
+    let features = [("v__x".to_owned(), &values), ("v__l".to_owned(), &lists), ("v__event_time".to_owned(), &times)];
+    write_training_set(&out, &file, &[0, 1, 2], &features).unwrap();
+    let lines: Vec<String> = std::fs::read_to_string(&out).unwrap().lines().map(str::to_owned).collect();
+    assert_eq!(lines[0], "user_id,event_time,note,score,code,v__x,v__l,v__event_time");
+    assert!(
+        lines[1].ends_with(r#",007,0.30000000000000004,"[""a,\""b\"""",null]",2024-01-31T12:00:00.000001Z"#),
+        "{}",
+        lines[1]
+    );
+    assert!(lines[2].ends_with(",,,,,,"), "{}", lines[2]);
+
+    // Read back with its types it is the same, to the bit.
+    let mut types: BTreeMap<String, DataType> =
+        features.iter().map(|(name, column)| (name.clone(), column.data_type())).collect();
+    types.extend(file.column_types().unwrap());
+    let table = read_table(&out, &types).unwrap();
+    for (name, column) in &features {
+        assert_eq!(&table.column(name).unwrap(), column, "{name}");
+    }
+    assert_eq!(table.columns[..5], file.table().unwrap().columns);
+    assert_eq!(table.column("code").unwrap(), &strings(&[Some("007"), None, Some("12")]));
+    assert_eq!(table.column("score").unwrap(), &floats(&[Some(1.5), None, Some(1e5)]));
+    assert_eq!(table.column("note").unwrap(), &strings(&[Some("a, \"b\""), None, Some("")]));
+
+    // CSV labels, Parquet set: typed columns.
+    let out = folder.path().join("set.parquet");
+    write_training_set(&out, &file, &[2], &[]).unwrap();
+    let set = ParquetFile::open(&out).unwrap();
+    let types: Vec<String> = set.schema().fields().iter().map(|field| field.data_type().to_string()).collect();
+    assert_eq!(types, ["Utf8", "Timestamp(µs, \"UTC\")", "Utf8", "Float64", "Utf8"]);
+}
+
+#[test]
+fn collisions_and_bad_places_are_refused_and_no_rows_are_fine() {
+    let (folder, labels) = folder_with("labels.csv", "user_id,event_time,v__x\n");
+    let file = LabelFile::read(&labels, "event_time", &user()).unwrap();
+    assert!(file.labels().is_empty());
+    let column = Column::new(&DataType::F64);
+    let write = |path: &Path, name: &str| write_training_set(path, &file, &[], &[(name.to_owned(), &column)]);
+    let error = write(&folder.path().join("set.parquet"), "v__x").unwrap_err().to_string();
+    assert!(error.contains("labels.csv` has a column `v__x`, which is also the name of a feature column"), "{error}");
+    assert!(write(&folder.path().join("set.json"), "v__y").unwrap_err().to_string().contains("should end in"));
+    let nowhere = write(&folder.path().join("gone/set.csv"), "v__y").unwrap_err();
+    assert!(nowhere.to_string().contains("there is no folder"), "{nowhere}");
+    for name in ["set.parquet", "set.csv"] {
+        write(&folder.path().join(name), "v__y").unwrap();
+        let table = read_table(&folder.path().join(name), &BTreeMap::new()).unwrap();
+        assert_eq!(
+            table.columns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["user_id", "event_time", "v__x", "v__y"]
+        );
+        assert_eq!(table.rows(), 0);
+    }
+}
+
+#[test]
+fn many_row_groups_keep_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let (labels, out) = (folder.path().join("labels.parquet"), folder.path().join("set.csv"));
+    let n = 150_000;
+    let ids: StringArray = (0..n).map(|row| Some(format!("u{row}"))).collect();
+    write_parquet(
+        &labels,
+        vec![("user_id", Arc::new(ids)), ("event_time", Arc::new(Int64Array::from_iter_values(0..n)))],
+    );
+    let file = LabelFile::read(&labels, "event_time", &user()).unwrap();
+    let rows: Vec<u32> = (0..n as u32).filter(|row| row % 3 != 1).collect();
+    let feature = Column::of(Values::I64(rows.iter().map(|row| i64::from(*row)).collect()));
+    for out in [out, folder.path().join("set.parquet")] {
+        write_training_set(&out, &file, &rows, &[("v__n".to_owned(), &feature)]).unwrap();
+        let table = read_table(&out, &file.column_types().unwrap()).unwrap();
+        assert_eq!(table.column("v__n").unwrap(), &feature);
+        let ids = table.column("user_id").unwrap();
+        assert!(rows.iter().enumerate().all(|(at, row)| ids.str_bytes(at) == Some(format!("u{row}").as_bytes())));
+    }
+}
+
+fn snapshot_view() -> SnapshotView {
+    SnapshotView {
+        entity: "user".into(),
+        key_fields: vec!["user_id".into()],
+        view: "activity".into(),
+        version_folder: "1.2.0_ab12cd34".into(),
+        features: vec![("mean".into(), DataType::F64), ("names".into(), DataType::List(Box::new(DataType::Utf8)))],
+    }
+}
+
+fn snapshot_rows(day: i64) -> SnapshotRows {
+    SnapshotRows {
+        day_us: day * DAY_US,
+        times_us: (0..3).map(|hour| day * DAY_US + hour * HOUR_US).collect(),
+        keys: vec![strings(&[Some("a"), Some("b"), Some("c")])],
+        features: vec![floats(&[Some(day as f64), None, Some(f64::NAN)]), text_lists()],
+    }
+}
+
+#[test]
+fn snapshots_appear_whole_and_are_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(LocalStore::open(folder.path()).unwrap());
+    let mut abandoned = SnapshotWriter::new(store.clone(), "0:7");
+    abandoned.write(&snapshot_view(), &snapshot_rows(0)).unwrap();
+    abandoned.write(&snapshot_view(), &snapshot_rows(1)).unwrap();
+    drop(abandoned);
+    assert!(store.list("").unwrap().is_empty());
+
+    let stale = "features/entity=user/view=activity/version=1.2.0_ab12cd34/date=1970-01-02/part-00001.parquet";
+    store.put(stale, b"of a longer run before".to_vec()).unwrap();
+    for _ in 0..2 {
+        let mut writer = SnapshotWriter::new(store.clone(), "0:7");
+        for day in 0..3 {
+            writer.write(&snapshot_view(), &snapshot_rows(day)).unwrap();
+            writer.write(&snapshot_view(), &snapshot_rows(day)).unwrap();
+            assert!(
+                store.list("features").unwrap().iter().all(|(path, _)| path == stale || path.contains("part-00000"))
+            );
+        }
+        writer.finish().unwrap();
+        let paths: Vec<String> = store.list("").unwrap().into_iter().map(|(path, _)| path).collect();
+        let date = |date| {
+            format!("features/entity=user/view=activity/version=1.2.0_ab12cd34/date=1970-01-0{date}/part-00000.parquet")
+        };
+        assert_eq!(paths, [date(1), date(2), date(3)]);
+    }
+    let path = store.list("features").unwrap().remove(1).0;
+    let file = ParquetFile::open(&store.local_path(&path).unwrap()).unwrap();
+    let batch = file.batches(&Selection::default()).unwrap().next().unwrap().unwrap();
+    let names: Vec<&str> = file.schema().fields().iter().map(|field| field.name().as_str()).collect();
+    assert_eq!((names, batch.num_rows()), (vec!["user_id", "event_time", "mean", "names", "_position"], 6));
+    let first = batch.slice(0, 3);
+    let rows = snapshot_rows(1);
+    assert_eq!(from_arrow("names", first.column(3), &text_lists().data_type()).unwrap(), rows.features[1]);
+    assert_eq!(first.column(2), &to_arrow(&rows.features[0]).unwrap());
+    assert_eq!(from_arrow("t", first.column(1), &DataType::Timestamp).unwrap().as_i64().unwrap(), &rows.times_us[..]);
+}

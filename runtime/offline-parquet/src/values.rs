@@ -1,0 +1,157 @@
+//! Single values as text and back, for CSV.
+
+use plumb_core::column::{Column, DataType, Values};
+use plumb_pipeline::decode::{TimeUnit, format_rfc3339, parse_rfc3339};
+use serde_json::Value as Json;
+
+/// A row as a CSV cell; `None` = null. Floats are the shortest text that reads back the same bits, instants
+/// RFC 3339, bytes lower-case hex, lists JSON.
+pub(crate) fn to_text(column: &Column, row: usize) -> Option<String> {
+    if !column.is_valid(row) {
+        return None;
+    }
+    Some(match &column.values {
+        Values::I64(values) => values[row].to_string(),
+        Values::F64(values) => float_text(values[row]),
+        Values::Bool(values) => (values[row] != 0).to_string(),
+        Values::Utf8(strings) => String::from_utf8_lossy(strings.get(row)).into_owned(),
+        Values::Bytes(strings) => hex(strings.get(row)),
+        Values::Timestamp(values) => format_rfc3339(values[row]),
+        Values::List { .. } => to_json(column, row).to_string(),
+    })
+}
+
+fn to_json(column: &Column, row: usize) -> Json {
+    if !column.is_valid(row) {
+        return Json::Null;
+    }
+    match &column.values {
+        Values::I64(values) => Json::from(values[row]),
+        // JSON has no NaN and no infinity: those are strings.
+        Values::F64(values) if !values[row].is_finite() => Json::from(float_text(values[row])),
+        Values::F64(values) => Json::from(values[row]),
+        Values::Bool(values) => Json::from(values[row] != 0),
+        Values::Utf8(_) | Values::Bytes(_) | Values::Timestamp(_) => Json::from(to_text(column, row)),
+        Values::List { offsets, child } => {
+            (offsets[row]..offsets[row + 1]).map(|element| to_json(child, element as usize)).collect()
+        }
+    }
+}
+
+fn float_text(value: f64) -> String {
+    format!("{value:?}")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+/// Appends a cell to a column of its wanted type; false if the text is no such value.
+pub(crate) fn push_text(column: &mut Column, text: Option<&str>) -> bool {
+    let Some(text) = text else {
+        column.push_null();
+        return true;
+    };
+    match &column.values {
+        // Strings may be empty; for everything else an empty cell, quoted or not, is null.
+        Values::Utf8(_) => column.push_bytes(text.as_bytes()),
+        _ if text.is_empty() => column.push_null(),
+        Values::I64(_) => match text.parse() {
+            Ok(value) => column.push_i64(value),
+            // pandas writes integers with gaps as floats.
+            Err(_) => match text.strip_suffix(".0").and_then(|digits| digits.parse().ok()) {
+                Some(value) => column.push_i64(value),
+                None => return false,
+            },
+        },
+        Values::F64(_) => match text.parse() {
+            Ok(value) => column.push_f64(value),
+            Err(_) => return false,
+        },
+        Values::Bool(_) => match text {
+            "true" | "True" | "TRUE" => column.push_bool(true),
+            "false" | "False" | "FALSE" => column.push_bool(false),
+            _ => return false,
+        },
+        Values::Bytes(_) => match unhex(text) {
+            Some(bytes) => column.push_bytes(&bytes),
+            None => return false,
+        },
+        Values::Timestamp(_) => match instant(text) {
+            Some((us, _)) => column.push_i64(us),
+            None => return false,
+        },
+        Values::List { .. } => match serde_json::from_str(text) {
+            Ok(Json::Array(elements)) => return push_list(column, &elements),
+            _ => return false,
+        },
+    }
+    true
+}
+
+fn push_list(column: &mut Column, elements: &[Json]) -> bool {
+    let Values::List { offsets, child } = &mut column.values else { return false };
+    for element in elements {
+        let pushed = match (&child.values, element) {
+            (_, Json::Null) => {
+                child.push_null();
+                true
+            }
+            (Values::F64(_), Json::Number(number)) => number.as_f64().map(|value| child.push_f64(value)).is_some(),
+            (_, Json::String(text)) => push_text(child, Some(text)),
+            (_, Json::Number(_) | Json::Bool(_)) => push_text(child, Some(&element.to_string())),
+            _ => false,
+        };
+        if !pushed {
+            return false;
+        }
+    }
+    offsets.push(child.len() as u32);
+    column.mark_valid();
+    true
+}
+
+/// Reads an instant in text: RFC 3339, a date (its midnight), or an integer of milliseconds since 1970;
+/// with whether it carried no zone.
+pub(crate) fn instant(text: &str) -> Option<(i64, bool)> {
+    if let Some(instant) = parse_rfc3339(text.as_bytes()) {
+        return Some((instant.us, !instant.zoned));
+    }
+    if text.len() == 10 && !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        let midnight = parse_rfc3339(format!("{text}T00:00:00Z").as_bytes())?;
+        return Some((midnight.us, true));
+    }
+    Some((TimeUnit::Ms.to_us(text.parse().ok()?)?, false))
+}
+
+/// The narrowest type that holds every cell and gives each back as the number it was: i64, f64, bool, else string.
+pub(crate) fn infer(cells: &[Option<String>]) -> DataType {
+    let present = || cells.iter().flatten();
+    if present().next().is_none() {
+        return DataType::Utf8;
+    }
+    if present().all(|text| text.parse::<i64>().is_ok_and(|value| value.to_string() == *text)) {
+        return DataType::I64;
+    }
+    // A code such as `007` is no number; `1e5` and `0.50` are.
+    let number = |text: &String| {
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        let code = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
+        !code && digits.starts_with(|first: char| first.is_ascii_digit() || first == '.') && text.parse::<f64>().is_ok()
+    };
+    let special = |text: &String| matches!(text.as_str(), "NaN" | "inf" | "-inf");
+    if present().any(number) && present().all(|text| number(text) || special(text)) {
+        return DataType::F64;
+    }
+    if present().all(|text| matches!(text.as_str(), "true" | "false" | "True" | "False" | "TRUE" | "FALSE")) {
+        return DataType::Bool;
+    }
+    DataType::Utf8
+}
