@@ -5,7 +5,7 @@ use crate::view::{self, RowError, View};
 
 mod bump;
 
-#[expect(missing_docs, missing_debug_implementations, unsafe_code, reason = "generated from wit/view.wit")]
+#[expect(missing_docs, reason = "generated from wit/view.wit")]
 pub mod bindings {
     wit_bindgen::generate!({
         path: "wit",
