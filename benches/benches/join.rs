@@ -16,6 +16,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+// As in the `plumb` binary: histories are large buffers that threads take and give back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const EVENTS: usize = 1_470_000;
 const USERS: u64 = 2_469;
 const LABELS: usize = 100_000;
