@@ -1,6 +1,7 @@
 //! The `plumb` command: words to checked requests, library calls, text or `--json`, exit codes.
 
 mod args;
+mod client;
 mod commands;
 mod exit;
 

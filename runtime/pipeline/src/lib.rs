@@ -10,9 +10,11 @@ pub mod clock;
 pub mod commit;
 pub mod decode;
 pub mod error;
+pub mod metrics;
 pub mod near;
 pub mod offline;
 pub mod port;
+pub mod query;
 pub mod runtime;
 pub mod worker;
 

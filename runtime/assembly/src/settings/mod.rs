@@ -290,3 +290,23 @@ impl SourceSettings {
         }
     }
 }
+
+impl ServeSettings {
+    /// The options of the HTTP service.
+    pub fn options(&self) -> plumb_serve_http::ServerOptions {
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        plumb_serve_http::ServerOptions {
+            listen: self.listen.clone(),
+            admin_listen: self.admin_listen.clone(),
+            metrics_listen: self.metrics_listen.clone(),
+            header_timeout: self.header_timeout,
+            request_timeout: self.request_timeout,
+            shutdown_timeout: self.shutdown_timeout,
+            body_limit_bytes: bytes(self.body_limit_bytes),
+            component_limit_bytes: bytes(self.component_limit_bytes),
+            batch_limit: self.batch_limit as usize,
+            connection_limit: self.connection_limit as usize,
+            ..plumb_serve_http::ServerOptions::default()
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The service's own metrics, and those of the running flow read at each scrape.
+
+use crate::backend::Backend;
+use plumb_pipeline::metrics as names;
+use plumb_pipeline::metrics::Figures;
+use plumb_pipeline::query::{Answer, ReadSource, Status};
+use plumb_pipeline::worker::{PartitionStatus, Phase, ViewStatus};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::collections::BTreeMap;
+use std::fmt::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+type Label<T> = [(&'static str, T); 1];
+type RouteLabels = Label<&'static str>;
+type RequestLabels = (RouteLabels, Label<u64>);
+type ReadLabels = [(&'static str, &'static str); 2];
+
+/// The service's metrics.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    reads: Family<ReadLabels, Counter>,
+    refused: Counter,
+}
+
+/// From 50 µs, below the aim for a vector, to 6.5 s.
+fn latency_histogram() -> Histogram {
+    Histogram::new((0..18).map(|power| 0.000_05 * f64::from(1u32 << power)))
+}
+
+impl Metrics {
+    pub(crate) fn new(backend: Arc<dyn Backend>) -> Self {
+        let mut registry = Registry::default();
+        let requests = Family::default();
+        let seconds = Family::new_with_constructor(latency_histogram as fn() -> Histogram);
+        let reads = Family::default();
+        let refused = Counter::default();
+        registry.register(names::HTTP_REQUESTS, "Requests answered", requests.clone());
+        registry.register(names::HTTP_REQUEST_SECONDS, "Seconds from a request's head to its answer", seconds.clone());
+        registry.register(names::FEATURE_READS, "Views answered for an entity", reads.clone());
+        registry.register(names::HTTP_CONNECTIONS_REFUSED, "Connections over the limit", refused.clone());
+        registry.register_collector(Box::new(Flow(backend)));
+        Self { registry, requests, seconds, reads, refused }
+    }
+
+    pub(crate) fn request(&self, route: &'static str, status: u16, elapsed: Duration) {
+        self.requests.get_or_create(&([("route", route)], [("status", u64::from(status))])).inc();
+        self.seconds.get_or_create(&[("route", route)]).observe(elapsed.as_secs_f64());
+    }
+
+    pub(crate) fn answers(&self, answers: &[Answer]) {
+        // Counted locally first: a batch is thousands of views of a handful of kinds.
+        let mut counts: Vec<((Status, ReadSource), u64)> = Vec::new();
+        for view in answers.iter().flat_map(|answer| &answer.views) {
+            let kind = (view.status, view.source);
+            match counts.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((kind, 1)),
+            }
+        }
+        for ((status, source), count) in counts {
+            self.reads.get_or_create(&[("status", status.name()), ("source", source.name())]).inc_by(count);
+        }
+    }
+
+    pub(crate) fn connection_refused(&self) {
+        self.refused.inc();
+    }
+
+    /// Everything in the OpenMetrics text format.
+    pub(crate) fn encode(&self) -> String {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry).expect("invariant: writing to a string does not fail");
+        text
+    }
+}
+
+/// Reads the flow's figures at each scrape.
+struct Flow(Arc<dyn Backend>);
+
+impl std::fmt::Debug for Flow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Flow")
+    }
+}
+
+impl Collector for Flow {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let figures = self.0.figures();
+        let mut out = Encoder(&mut encoder);
+        out.partitions(&figures)?;
+        out.views(&figures)
+    }
+}
+
+struct Encoder<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Encoder<'_, '_> {
+    fn partitions(&mut self, figures: &Figures) -> Result<(), Error> {
+        let partitions = &figures.partitions;
+        let labels =
+            |one: &PartitionStatus| vec![("source", one.source.clone()), ("partition", one.partition.to_string())];
+        let with = |one: &PartitionStatus, name: &'static str, value: &str| {
+            let mut labels = labels(one);
+            labels.push((name, value.to_owned()));
+            labels
+        };
+        let classes = partitions.iter().flat_map(|one| {
+            let all = &one.accounting;
+            let classes = [
+                ("applied", all.applied),
+                ("duplicate", all.duplicate),
+                ("rejected", all.rejected),
+                ("filtered", all.filtered),
+            ];
+            classes.map(|(class, count)| (with(one, "class", class), count))
+        });
+        self.counters(names::EVENTS, "Records read, by what became of them", classes)?;
+        let late = partitions.iter().map(|one| (labels(one), one.accounting.late));
+        self.counters(names::EVENTS_LATE, "Late events, applied all the same", late)?;
+        let conflicts = partitions.iter().map(|one| (labels(one), one.accounting.dedupe_conflict));
+        self.counters(names::DEDUPE_CONFLICTS, "Duplicates with another payload", conflicts)?;
+        let positions = partitions.iter().flat_map(|one| {
+            let kinds = [
+                ("processed", Some(one.position)),
+                ("published", one.published),
+                ("committed", Some(one.committed)),
+                ("end", figures.ends.get(&(one.source.clone(), one.partition)).copied()),
+            ];
+            kinds.map(|(kind, offset)| offset.map(|offset| (with(one, "kind", kind), offset as f64)))
+        });
+        self.gauges(names::POSITION, "Offsets of a partition", positions.flatten())?;
+        let gauge = |value: fn(&PartitionStatus) -> f64| partitions.iter().map(move |one| (labels(one), value(one)));
+        let live = gauge(|one| f64::from(u8::from(matches!(one.phase, Phase::Live | Phase::Ended))));
+        self.gauges(names::PARTITION_LIVE, "1 while the partition follows its source", live)?;
+        self.gauges(names::GENERATION, "The generation that owns the partition", gauge(|one| one.generation as f64))?;
+        let waiting = gauge(|one| one.uncommitted_bytes as f64);
+        self.gauges(names::UNCOMMITTED_BYTES, "Bytes that wait for the next commit", waiting)?;
+        let age = |one: &PartitionStatus| match one.committed_at_us {
+            Some(at_us) if one.position > one.committed => (figures.now_us - at_us).max(0) as f64 / 1e6,
+            _ => 0.0,
+        };
+        let ages = partitions.iter().map(|one| (labels(one), age(one)));
+        self.gauges(names::COMMIT_AGE_SECONDS, "Seconds since the last commit while something is uncommitted", ages)?;
+        let newest = partitions.iter().filter_map(|one| Some((labels(one), one.newest_event_time_us? as f64 / 1e6)));
+        self.gauges(names::NEWEST_EVENT_TIME_SECONDS, "The newest event time since the Unix epoch", newest)
+    }
+
+    fn views(&mut self, figures: &Figures) -> Result<(), Error> {
+        let mut views: BTreeMap<(&str, &str), ViewStatus> = BTreeMap::new();
+        for one in figures.partitions.iter().flat_map(|partition| &partition.views) {
+            let sum = views.entry((&one.view, &one.version)).or_default();
+            sum.keys += one.keys;
+            sum.state_bytes += one.state_bytes;
+            sum.faults += one.faults;
+            sum.non_finite += one.non_finite;
+        }
+        let values = |value: fn(&ViewStatus) -> u64| {
+            let labels =
+                |(view, version): &(&str, &str)| vec![("view", (*view).to_owned()), ("version", (*version).to_owned())];
+            views.iter().map(move |(name, one)| (labels(name), value(one)))
+        };
+        let bytes = values(|one| one.state_bytes).map(|(labels, value)| (labels, value as f64));
+        self.gauges(names::STATE_BYTES, "Bytes of live state", bytes)?;
+        let keys = values(|one| one.keys).map(|(labels, value)| (labels, value as f64));
+        self.gauges(names::STATE_KEYS, "Entity keys in live state", keys)?;
+        self.counters(names::VIEW_FAULTS, "Events the view failed on", values(|one| one.faults))?;
+        self.counters(names::NON_FINITE, "Numbers that did not count", values(|one| one.non_finite))?;
+        let ready = figures.ready.iter().map(|(view, &ready)| ([("view", view.clone())], f64::from(u8::from(ready))));
+        self.gauges(names::VIEW_READY, "1 while the view answers", ready)
+    }
+
+    fn counters<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl Iterator<Item = (L, u64)>,
+    ) -> Result<(), Error> {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in values {
+            ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl Iterator<Item = (L, f64)>,
+    ) -> Result<(), Error> {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in values {
+            ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
