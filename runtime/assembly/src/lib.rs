@@ -3,7 +3,11 @@
 //! [`settings`] is `plumb.toml`: one configuration for every command, read and checked once. Nothing
 //! below this crate sees a settings key; each part is built from checked values.
 
+pub mod backend;
 pub mod components;
+pub mod history;
+pub mod server;
+pub mod service;
 pub mod settings;
 
 pub use plumb_pipeline::{Error, Result};

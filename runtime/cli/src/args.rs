@@ -6,18 +6,18 @@ use std::path::PathBuf;
 /// Features for machine learning, from events to vectors: one WebAssembly transform online and offline.
 #[derive(Debug, Parser)]
 #[command(name = "plumb", version, propagate_version = true, max_term_width = 110)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
     /// Print one JSON document on stdout instead of text.
     #[arg(long, global = true)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Write a new transform crate that builds and passes its own test
     New(New),
     /// Compile a transform crate to one component
@@ -50,151 +50,151 @@ pub enum Command {
 
 /// Arguments of `plumb new`.
 #[derive(Debug, Args)]
-pub struct New {
+pub(crate) struct New {
     /// The view's name, e.g. `user_clicks`; also the folder.
-    pub name: String,
+    pub(crate) name: String,
     /// The entity: `user` (key user_id), `item` (key item_id) or another name (key <name>_id).
     #[arg(long, default_value = "user")]
-    pub entity: String,
+    pub(crate) entity: String,
 }
 
 /// Arguments of `plumb build`.
 #[derive(Debug, Args)]
-pub struct Build {
+pub(crate) struct Build {
     /// The crate's folder.
-    pub path: Option<PathBuf>,
+    pub(crate) path: Option<PathBuf>,
     /// Where to write the component [default: target/plumb/<view>.wasm].
     #[arg(short, long, value_name = "FILE")]
-    pub out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// Arguments of `plumb inspect`.
 #[derive(Debug, Args)]
-pub struct Inspect {
+pub(crate) struct Inspect {
     /// The component.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
 }
 
 /// How events are read: the options of every command that reads some.
 #[derive(Debug, Args, Clone)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// Settings: schema, units, keys [default: plumb.toml if there is one].
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Threads to use [default: the cores there are].
     #[arg(long)]
-    pub threads: Option<usize>,
+    pub(crate) threads: Option<usize>,
     /// The instant against which `max_future` is measured (RFC 3339) [default: now].
     #[arg(long, value_name = "T")]
-    pub now: Option<String>,
+    pub(crate) now: Option<String>,
 }
 
 /// Arguments of `plumb test`.
 #[derive(Debug, Args)]
-pub struct Test {
+pub(crate) struct Test {
     /// The component.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// A file or folder of events (.parquet, .jsonl, .csv).
     #[arg(long, value_name = "PATH")]
-    pub events: String,
+    pub(crate) events: String,
     /// The as-of instant (RFC 3339) [default: 1 µs after the newest event, or now if that is earlier].
     #[arg(long, value_name = "T")]
-    pub at: Option<String>,
+    pub(crate) at: Option<String>,
     /// Show at most this many entities.
     #[arg(long, default_value_t = 20)]
-    pub limit: usize,
+    pub(crate) limit: usize,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]
-    pub reading: Reading,
+    pub(crate) reading: Reading,
 }
 
 /// Arguments of `plumb generate`.
 #[derive(Debug, Args)]
-pub struct Generate {
+pub(crate) struct Generate {
     /// How many events.
     #[arg(long)]
-    pub events: u64,
+    pub(crate) events: u64,
     /// How many users.
     #[arg(long, default_value_t = 1_000)]
-    pub users: u64,
+    pub(crate) users: u64,
     /// How many items.
     #[arg(long, default_value_t = 500)]
-    pub items: u64,
+    pub(crate) items: u64,
     /// Over how many days.
     #[arg(long, default_value_t = 30)]
-    pub days: u64,
+    pub(crate) days: u64,
     /// The same seed gives the same file.
     #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// The first instant (RFC 3339).
     #[arg(long, value_name = "T", default_value = "2024-01-01T00:00:00Z")]
-    pub start: String,
+    pub(crate) start: String,
     /// The file to write: .parquet, .jsonl or .csv.
     #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
 }
 
 /// Arguments of `plumb produce`.
 #[derive(Debug, Args)]
-pub struct Produce {
+pub(crate) struct Produce {
     /// The events: .parquet, .jsonl or .csv, or a folder of such.
-    pub file: String,
+    pub(crate) file: String,
     /// The source to publish to.
     #[arg(long, default_value = "default")]
-    pub source: String,
+    pub(crate) source: String,
     /// Settings [default: plumb.toml if there is one].
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// Arguments of `plumb run`.
 #[derive(Debug, Args)]
-pub struct Run {
+pub(crate) struct Run {
     /// Settings [default: plumb.toml if there is one].
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Stop at the present end of the source.
     #[arg(long)]
-    pub until_end: bool,
+    pub(crate) until_end: bool,
     /// Do not serve HTTP, whatever `run.serve` says.
     #[arg(long)]
-    pub no_serve: bool,
+    pub(crate) no_serve: bool,
     /// Print the effective settings, secrets masked, and stop.
     #[arg(long)]
-    pub check: bool,
+    pub(crate) check: bool,
     /// The instant against which `max_future` is measured for a file source (RFC 3339) [default: now].
     #[arg(long, value_name = "T")]
-    pub now: Option<String>,
+    pub(crate) now: Option<String>,
     /// Take a component whose name and version are known with another digest.
     #[arg(long)]
-    pub replace: bool,
+    pub(crate) replace: bool,
 }
 
 /// Arguments of `plumb serve`.
 #[derive(Debug, Args)]
-pub struct Serve {
+pub(crate) struct Serve {
     /// Settings [default: plumb.toml if there is one].
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// Which transforms over which events.
 #[derive(Debug, Args, Clone)]
-pub struct Inputs {
+pub(crate) struct Inputs {
     /// A component; repeat for several.
     #[arg(long = "transform", value_name = "FILE", required = true)]
-    pub transforms: Vec<PathBuf>,
+    pub(crate) transforms: Vec<PathBuf>,
     /// A file or folder of events, or NAME=PATH for the source NAME; repeat for several sources.
     #[arg(long, value_name = "PATH", required = true)]
-    pub events: Vec<String>,
+    pub(crate) events: Vec<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]
-    pub reading: Reading,
+    pub(crate) reading: Reading,
 }
 
 /// The instants of a backfill.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Every {
+pub(crate) enum Every {
     /// Each full hour.
     #[value(name = "1h")]
     Hour,
@@ -208,7 +208,7 @@ pub enum Every {
 
 /// Which entities a snapshot holds.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Entities {
+pub(crate) enum Entities {
     /// Those with an event since the instant before.
     Active,
     /// Every one found.
@@ -217,30 +217,30 @@ pub enum Entities {
 
 /// Arguments of `plumb backfill`.
 #[derive(Debug, Args)]
-pub struct Backfill {
+pub(crate) struct Backfill {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]
-    pub inputs: Inputs,
+    pub(crate) inputs: Inputs,
     /// The first instant (RFC 3339), inclusive [default: the oldest event].
     #[arg(long, value_name = "T")]
-    pub from: Option<String>,
+    pub(crate) from: Option<String>,
     /// The last instant (RFC 3339), exclusive [default: just past the newest event].
     #[arg(long, value_name = "T")]
-    pub to: Option<String>,
+    pub(crate) to: Option<String>,
     /// The instants.
     #[arg(long)]
-    pub every: Every,
+    pub(crate) every: Every,
     /// Which entities.
     #[arg(long, default_value = "active")]
-    pub entities: Entities,
+    pub(crate) entities: Entities,
     /// The folder to write to.
     #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
 }
 
 /// What to do with rows of entities that are not found.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum ColdStart {
+pub(crate) enum ColdStart {
     /// Keep them with nulls.
     Null,
     /// Leave them out.
@@ -249,7 +249,7 @@ pub enum ColdStart {
 
 /// Whether an event exactly at the label's time is seen.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum AsOf {
+pub(crate) enum AsOf {
     /// Strictly before.
     Before,
     /// At or before.
@@ -258,7 +258,7 @@ pub enum AsOf {
 
 /// What counts as known at the label's time.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Knowledge {
+pub(crate) enum Knowledge {
     /// Every accepted event that happened before it.
     EventTime,
     /// Those that had also arrived.
@@ -267,101 +267,101 @@ pub enum Knowledge {
 
 /// Arguments of `plumb join`.
 #[derive(Debug, Args)]
-pub struct Join {
+pub(crate) struct Join {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]
-    pub inputs: Inputs,
+    pub(crate) inputs: Inputs,
     /// The labels: .parquet or .csv, one row per example.
     #[arg(long, value_name = "FILE")]
-    pub labels: PathBuf,
+    pub(crate) labels: PathBuf,
     /// The features: `view:feature` or `view:*`, comma-separated.
     #[arg(long, value_name = "LIST", default_value = "*")]
-    pub features: String,
+    pub(crate) features: String,
     /// The training set to write: .parquet or .csv.
     #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     /// The column of the labels' time.
     #[arg(long, value_name = "COLUMN", default_value = "event_time")]
-    pub label_time: String,
+    pub(crate) label_time: String,
     /// Rows of entities that are not found.
     #[arg(long, default_value = "null")]
-    pub cold_start: ColdStart,
+    pub(crate) cold_start: ColdStart,
     /// Whether an event exactly at the label's time is seen.
     #[arg(long, default_value = "before")]
-    pub as_of: AsOf,
+    pub(crate) as_of: AsOf,
     /// The oldest newest contribution a view may have, e.g. 30d [default: the view's TTL].
     #[arg(long, value_name = "D")]
-    pub max_age: Option<String>,
+    pub(crate) max_age: Option<String>,
     /// What counts as known at the label's time.
     #[arg(long, default_value = "event-time")]
-    pub knowledge: Knowledge,
+    pub(crate) knowledge: Knowledge,
     /// Exit 0 even if `finalize` failed for some rows.
     #[arg(long)]
-    pub allow_errors: bool,
+    pub(crate) allow_errors: bool,
 }
 
 /// Arguments of `plumb audit`.
 #[derive(Debug, Args)]
-pub struct Audit {
+pub(crate) struct Audit {
     /// The training set.
-    pub dataset: PathBuf,
+    pub(crate) dataset: PathBuf,
     /// The labels it was made from.
     #[arg(long, value_name = "FILE")]
-    pub labels: PathBuf,
+    pub(crate) labels: PathBuf,
     /// The column of the labels' time.
     #[arg(long, value_name = "COLUMN", default_value = "event_time")]
-    pub label_time: String,
+    pub(crate) label_time: String,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]
-    pub inputs: Inputs,
+    pub(crate) inputs: Inputs,
 }
 
 /// Arguments of `plumb check`.
 #[derive(Debug, Args)]
-pub struct Check {
+pub(crate) struct Check {
     /// Settings [default: plumb.toml if there is one].
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// The entity whose keys are sampled, e.g. `user`.
     #[arg(long)]
-    pub entity: String,
+    pub(crate) entity: String,
     /// How many entities.
     #[arg(long, default_value_t = 500)]
-    pub sample: usize,
+    pub(crate) sample: usize,
     /// The features: `view:feature` or `view:*`, comma-separated [default: all of the entity].
     #[arg(long, value_name = "LIST")]
-    pub features: Option<String>,
+    pub(crate) features: Option<String>,
     /// The instant (RFC 3339) [default: 1 µs after the newest event, or now if that is earlier].
     #[arg(long, value_name = "T")]
-    pub at: Option<String>,
+    pub(crate) at: Option<String>,
     /// Flag any difference of one bit.
     #[arg(long)]
-    pub exact: bool,
+    pub(crate) exact: bool,
     /// Flag a feature when more than this share of the entities differ.
     #[arg(long, default_value_t = 0.05)]
-    pub max_share: f64,
+    pub(crate) max_share: f64,
     /// Two values differ when they are further apart than this, relatively.
     #[arg(long, default_value_t = 0.05)]
-    pub max_difference: f64,
+    pub(crate) max_difference: f64,
 }
 
 /// Arguments of `plumb transforms`.
 #[derive(Debug, Args)]
-pub struct Transforms {
+pub(crate) struct Transforms {
     /// What to do.
     #[command(subcommand)]
-    pub action: TransformsAction,
+    pub(crate) action: TransformsAction,
     /// Settings: where the service's data folder is [default: plumb.toml if there is one].
     #[arg(long, value_name = "FILE", global = true)]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// The service's admin address, e.g. 127.0.0.1:8081 [default: from the data folder].
     #[arg(long, value_name = "ADDRESS", global = true)]
-    pub admin: Option<String>,
+    pub(crate) admin: Option<String>,
 }
 
 /// The actions on transforms.
 #[derive(Debug, Subcommand)]
-pub enum TransformsAction {
+pub(crate) enum TransformsAction {
     /// The active views
     List,
     /// Load a component into the running service
@@ -376,18 +376,18 @@ pub enum TransformsAction {
 
 /// Arguments of `plumb registry`.
 #[derive(Debug, Args)]
-pub struct Registry {
+pub(crate) struct Registry {
     /// What to show.
     #[command(subcommand)]
-    pub action: RegistryAction,
+    pub(crate) action: RegistryAction,
     /// Settings [default: plumb.toml if there is one].
     #[arg(long, value_name = "FILE", global = true)]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// The looks at the catalogue.
 #[derive(Debug, Subcommand)]
-pub enum RegistryAction {
+pub(crate) enum RegistryAction {
     /// Every view and its features
     List,
     /// Views and features whose name, description, tags, owner or team hold a text

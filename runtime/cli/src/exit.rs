@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 /// How a command that ran to its end ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Done {
+pub(crate) enum Done {
     /// All is well.
     Ok,
     /// The check or job found something: a leak, a skew, rows with errors.
@@ -15,15 +15,15 @@ pub enum Done {
 /// The caller's mistake, found by the command line itself.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Usage(pub String);
+pub(crate) struct Usage(pub String);
 
 /// Makes an error of the caller's.
-pub fn usage(message: impl Into<String>) -> anyhow::Error {
+pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     Usage(message.into()).into()
 }
 
 /// The exit code of an error: by its kind, wherever in the chain it is.
-pub fn code_of(error: &anyhow::Error) -> u8 {
+pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         let kind = if cause.is::<Usage>() {
             Some(ErrorKind::Invalid)
@@ -50,7 +50,7 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
 }
 
 /// Prints the error as one line on stderr and gives its exit code.
-pub fn report(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     // The chain on one line; a cause that its wrapper already printed is not printed twice.
     let mut line = String::new();
     for cause in error.chain() {

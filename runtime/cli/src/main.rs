@@ -3,25 +3,57 @@
 mod args;
 mod client;
 mod commands;
+mod context;
 mod exit;
+mod values;
 
+use args::{Cli, Command};
 use clap::Parser;
+use context::Output;
+use exit::Done;
+use std::path::Path;
+use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> std::process::ExitCode {
-    let cli = args::Cli::parse();
-    let made = match cli.command {
-        args::Command::New(args) => commands::new::new(&args.name, &args.entity, std::path::Path::new(".")),
-        args::Command::Build(args) => commands::build::build(args.path.as_deref(), args.out.as_deref()),
-        _ => return std::process::ExitCode::SUCCESS,
-    };
-    match made {
-        Ok(path) => {
-            eprintln!("{}", path.display());
-            std::process::ExitCode::SUCCESS
-        }
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("PLUMB_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .init();
+    match run(&cli.command, Output { json: cli.json }) {
+        Ok(Done::Ok) => ExitCode::SUCCESS,
+        Ok(Done::Failed) => ExitCode::from(1),
         Err(error) => exit::report(&error),
+    }
+}
+
+fn run(command: &Command, output: Output) -> anyhow::Result<Done> {
+    let made = |path: std::path::PathBuf| {
+        output.print(&serde_json::json!({"path": path}), || path.display().to_string());
+        Done::Ok
+    };
+    match command {
+        Command::New(arguments) => commands::new::new(&arguments.name, &arguments.entity, Path::new(".")).map(made),
+        Command::Build(arguments) => {
+            commands::build::build(arguments.path.as_deref(), arguments.out.as_deref()).map(made)
+        }
+        Command::Inspect(arguments) => commands::inspect::run(arguments, output),
+        Command::Test(arguments) => commands::test::run(arguments, output),
+        Command::Generate(arguments) => commands::generate::run(arguments, output),
+        Command::Produce(arguments) => commands::produce::run(arguments, output),
+        Command::Run(arguments) => commands::run::run(arguments, output),
+        Command::Serve(arguments) => commands::run::serve(arguments),
+        Command::Backfill(arguments) => commands::backfill::run(arguments, output),
+        Command::Join(arguments) => commands::join::run(arguments, output),
+        Command::Audit(arguments) => commands::audit::run(arguments, output),
+        Command::Check(arguments) => commands::check::run(arguments, output),
+        Command::Transforms(arguments) => commands::transforms::run(arguments, output),
+        Command::Registry(arguments) => commands::registry::run(arguments, output),
     }
 }

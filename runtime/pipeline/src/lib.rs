@@ -15,6 +15,7 @@ pub mod near;
 pub mod offline;
 pub mod port;
 pub mod query;
+pub mod route;
 pub mod runtime;
 pub mod worker;
 

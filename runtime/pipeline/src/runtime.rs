@@ -64,13 +64,15 @@ pub struct RuntimeOptions {
     pub worker: WorkerOptions,
     /// The most worker threads; partitions are spread over them.
     pub threads: usize,
+    /// Whether a component given at the start may replace another one of the same name and version.
+    pub replace: bool,
 }
 
 impl Default for RuntimeOptions {
     /// A thread per core.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { worker: WorkerOptions::default(), threads }
+        Self { worker: WorkerOptions::default(), threads, replace: false }
     }
 }
 
@@ -119,7 +121,7 @@ impl Runtime {
             }
         }
         let mut job = JobChain::open(parts.store.clone())?;
-        let views = views::reconcile(&parts, &mut job, components, &partitions)?;
+        let views = views::reconcile(&parts, &mut job, components, &partitions, options.replace)?;
         let waiting = |view: &Transform| partitions.get(&view.def().source).map_or(0, Vec::len);
         let active: Vec<ActiveView> = views
             .iter()
@@ -211,6 +213,11 @@ impl Runtime {
     /// Waits until every partition follows its source; the error that stopped a worker if one did.
     pub fn wait_live(&self) -> Result<()> {
         self.board.wait(|phase| matches!(phase, Phase::Live | Phase::Rebuilding | Phase::Ended))
+    }
+
+    /// Whether every partition has been read to its end, published and committed.
+    pub fn has_ended(&self) -> bool {
+        self.board.has_ended()
     }
 
     /// Waits until every partition has been read to its end, published and committed: for bounded input.

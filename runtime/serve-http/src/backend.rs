@@ -12,8 +12,9 @@ pub trait Backend: Send + Sync + 'static {
     fn history(&self, request: &Request, position: Option<&Position>) -> Result<Answer, QueryError>;
     /// The views, by name.
     fn registry(&self) -> Result<Vec<RegistryEntry>, BackendError>;
-    /// Checks a component, builds its state and makes it active. On an error nothing has changed.
-    fn deploy(&self, component: Vec<u8>) -> Result<RegistryEntry, BackendError>;
+    /// Checks a component, builds its state and makes it active. On an error nothing has changed. Without `replace`,
+    /// another component under a known name and version is refused.
+    fn deploy(&self, component: Vec<u8>, replace: bool) -> Result<RegistryEntry, BackendError>;
     /// Appends records (JSON objects) to a source's log, all or none; durable when it returns. The position
     /// is the log's next offsets of the partitions written to.
     fn append(&self, source: &str, records: &[&[u8]]) -> Result<Position, BackendError>;

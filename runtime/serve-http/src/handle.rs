@@ -130,12 +130,19 @@ impl Service {
                 call.events(source, shape, body).await
             }
             Route::Deploy => {
-                parameters(&[])?;
+                let parameters = parameters(&["replace"])?;
+                let replace = match parameters.get("replace") {
+                    None | Some("false") => false,
+                    Some("true") => true,
+                    Some(other) => {
+                        return Err(Problem::bad_request(format!("replace is `{other}`, expected true or false")));
+                    }
+                };
                 let body = call.body(&head.headers, body, WASM).await?;
                 if body.is_empty() {
                     return Err(Problem::bad_request("the body is empty, expected a component (.wasm)"));
                 }
-                let entry = call.run(move |backend| Ok(backend.deploy(body.into())?)).await?;
+                let entry = call.run(move |backend| Ok(backend.deploy(body.into(), replace)?)).await?;
                 Ok(json_reply(StatusCode::CREATED, catalogue::entry(&entry).to_string()))
             }
             Route::Commit => {

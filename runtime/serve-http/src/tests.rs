@@ -112,7 +112,7 @@ impl Backend for FakeBackend {
         Ok(vec![Self::entry()])
     }
 
-    fn deploy(&self, component: Vec<u8>) -> Result<RegistryEntry, BackendError> {
+    fn deploy(&self, component: Vec<u8>, _replace: bool) -> Result<RegistryEntry, BackendError> {
         match component.as_slice() {
             b"conflict" => Err(BackendError::Conflict("version 1.0.0 is there with another digest".into())),
             b"bad" => Err(BackendError::Invalid("imports `wasi:clocks`".into())),

@@ -24,7 +24,7 @@ mod columns;
 
 pub use check::check_row_wise;
 pub use digest::Digest;
-pub use engine::{Engine, EngineOptions};
+pub use engine::{Engine, EngineOptions, INTERFACE};
 pub use error::{Error, Result};
 pub use guest::{Fault, Guest, GuestOutput, RowError};
 pub use transform::{Extracted, Finalized, LoadedComponent, RowFault, Transform};

@@ -22,7 +22,7 @@ const INITIAL_MEMORY_BYTES: u32 = 4 << 20;
 /// # Errors
 /// The caller's mistake: no transform crate there, no toolchain, a crate that does not compile or whose
 /// component would import something.
-pub fn build(path: Option<&Path>, out: Option<&Path>) -> Result<PathBuf> {
+pub(crate) fn build(path: Option<&Path>, out: Option<&Path>) -> Result<PathBuf> {
     let krate = TransformCrate::find(path.unwrap_or(Path::new(".")))?;
     let toolchain = Toolchain::choose(&krate.folder)?;
     let module_path = compile(&krate, &toolchain)?;

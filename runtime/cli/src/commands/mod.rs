@@ -1,4 +1,16 @@
 //! One module a command: from checked arguments to what it prints.
 
-pub mod build;
-pub mod new;
+pub(crate) mod audit;
+pub(crate) mod backfill;
+pub(crate) mod build;
+pub(crate) mod check;
+pub(crate) mod generate;
+pub(crate) mod inspect;
+pub(crate) mod join;
+pub(crate) mod new;
+mod offline;
+pub(crate) mod produce;
+pub(crate) mod registry;
+pub(crate) mod run;
+pub(crate) mod test;
+pub(crate) mod transforms;

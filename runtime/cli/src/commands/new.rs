@@ -25,7 +25,7 @@ const KEYWORDS: [&str; 40] = [
 ///
 /// # Errors
 /// The caller's mistake: a name that is none, or a folder that exists.
-pub fn new(name: &str, entity: &str, parent: &Path) -> Result<PathBuf> {
+pub(crate) fn new(name: &str, entity: &str, parent: &Path) -> Result<PathBuf> {
     check_name("view", name)?;
     if KEYWORDS.contains(&name) || TAKEN_CRATES.contains(&name) {
         return Err(usage(format!("view `{name}`: Rust cannot give a crate this name; take another")));

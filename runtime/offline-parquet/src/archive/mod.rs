@@ -2,7 +2,6 @@
 //! found under its date after it.
 
 mod scan;
-mod split;
 mod stage;
 #[cfg(test)]
 mod tests;

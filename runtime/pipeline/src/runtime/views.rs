@@ -140,6 +140,7 @@ pub(super) fn reconcile(
     job: &mut JobChain,
     components: &[Vec<u8>],
     partitions: &BTreeMap<String, Vec<u32>>,
+    replace: bool,
 ) -> Result<Vec<Transform>> {
     let mut views: BTreeMap<String, (Transform, Option<ActiveRef>)> = BTreeMap::new();
     for active in &job.latest().active {
@@ -170,7 +171,7 @@ pub(super) fn reconcile(
                 );
                 continue;
             }
-            active => check_version(job.latest(), active.map(|(active, _)| active), &transform, false)?,
+            active => check_version(job.latest(), active.map(|(active, _)| active), &transform, replace)?,
         }
         put_component(parts.store.as_ref(), &transform.digest().to_string(), component)?;
         views.insert(name, (transform, None));

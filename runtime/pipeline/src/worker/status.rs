@@ -92,6 +92,11 @@ impl Board {
         self.lock().partitions.values().cloned().collect()
     }
 
+    /// Whether every partition was read to its end, published and committed.
+    pub fn has_ended(&self) -> bool {
+        self.lock().partitions.values().all(|status| status.phase == Phase::Ended)
+    }
+
     /// Why a worker stopped, if one did.
     pub fn failure(&self) -> Option<String> {
         self.lock().failure.clone()

@@ -1,0 +1,154 @@
+//! The running service as the HTTP service sees it.
+
+use crate::Result;
+use crate::service::Service;
+use plumb_core::event::SourceSchema;
+use plumb_embedded::EmbeddedLog;
+use plumb_pipeline::clock::{Clock, SystemClock};
+use plumb_pipeline::decode::TimeUnit;
+use plumb_pipeline::metrics::Figures;
+use plumb_pipeline::port::EventLog;
+use plumb_pipeline::query::{Answer, Evaluator, Position, Query, QueryError, Request, RuntimeViews};
+use plumb_pipeline::route::Router;
+use plumb_pipeline::runtime::{ActiveView, Deployed, Runtime};
+use plumb_pipeline::worker::{PartitionStatus, Phase};
+use plumb_serve_http::{Backend, BackendError, Dependency, RegistryEntry, ViewState};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The log of a source with what its records look like.
+#[derive(Debug, Clone)]
+struct LogOf {
+    log: Arc<EmbeddedLog>,
+    schema: Arc<SourceSchema>,
+    unit: TimeUnit,
+}
+
+/// [`Backend`] over a running embedded service.
+#[derive(Debug)]
+pub struct ServiceBackend {
+    runtime: Arc<Runtime>,
+    logs: BTreeMap<String, LogOf>,
+    sources: Vec<String>,
+    evaluator: Evaluator,
+    clock: Arc<SystemClock>,
+}
+
+impl ServiceBackend {
+    /// The backend of a service.
+    pub fn new(service: &Service) -> Result<Self> {
+        let clock = Arc::new(SystemClock::default());
+        let mut logs = BTreeMap::new();
+        for (source, log) in &service.logs {
+            let of_source = service.settings().source(source)?;
+            let schema = service.settings().schema(source)?;
+            logs.insert(source.clone(), LogOf { log: log.clone(), schema, unit: of_source.time_unit });
+        }
+        let sources: Vec<String> = service.settings().sources.keys().cloned().collect();
+        let runtime = service.runtime();
+        let partitions = |source: &String| Some((source.clone(), runtime.partitions(source)?.to_vec()));
+        let views = RuntimeViews::new(runtime.active_handle(), sources.iter().filter_map(partitions).collect());
+        let evaluator = Evaluator::new(Arc::new(views), service.online(), Arc::new(service.history()), clock.clone());
+        Ok(Self { runtime: service.runtime().clone(), logs, sources, evaluator, clock })
+    }
+
+    fn entry(&self, view: &ActiveView) -> RegistryEntry {
+        RegistryEntry {
+            view: view.name().to_owned(),
+            version: view.transform.version_label(),
+            digest: view.transform.digest().to_string(),
+            state: if view.ready.is_ready() { ViewState::Active } else { ViewState::Warming },
+            definition: view.transform.to_json(),
+        }
+    }
+
+    fn source_position(&self, of: impl Fn(&PartitionStatus) -> u64) -> Position {
+        let mut position = Position::default();
+        for status in self.runtime.status().partitions {
+            position.sources.entry(status.source.clone()).or_default().insert(status.partition, of(&status));
+        }
+        position
+    }
+}
+
+impl Backend for ServiceBackend {
+    fn query(&self, query: &Query) -> Result<Vec<Answer>, QueryError> {
+        self.evaluator.query(query)
+    }
+
+    fn history(&self, request: &Request, position: Option<&Position>) -> Result<Answer, QueryError> {
+        self.evaluator.history(request, position)
+    }
+
+    fn registry(&self) -> Result<Vec<RegistryEntry>, BackendError> {
+        Ok(self.runtime.active_views().iter().map(|view| self.entry(view)).collect())
+    }
+
+    fn deploy(&self, component: Vec<u8>, replace: bool) -> Result<RegistryEntry, BackendError> {
+        let Deployed { transform, .. } = self.runtime.deploy(&component, replace)?;
+        let active = self.runtime.active_views();
+        active
+            .iter()
+            .find(|view| view.transform.digest() == transform.digest())
+            .map(|view| self.entry(view))
+            .ok_or_else(|| {
+                BackendError::Conflict(format!("view `{}` was replaced again at once", transform.def().name))
+            })
+    }
+
+    fn append(&self, source: &str, records: &[&[u8]]) -> Result<Position, BackendError> {
+        let LogOf { log, schema, unit } = self.logs.get(source).ok_or_else(|| {
+            let why = match self.sources.iter().any(|known| known == source) {
+                true => format!("source `{source}` is not a log: its events come from files"),
+                false => format!("unknown source `{source}`; known are {}", self.sources.join(", ")),
+            };
+            BackendError::NotFound(why)
+        })?;
+        let mut router = Router::new(schema, *unit, log.partitions());
+        let routed: Vec<(u32, Vec<u8>)> =
+            records.iter().map(|record| (router.route(record), record.to_vec())).collect();
+        Ok(Position::of(source, log.append(self.clock.now_us(), &routed)?))
+    }
+
+    fn commit(&self) -> Result<Position, BackendError> {
+        self.runtime.commit_now()?;
+        Ok(self.source_position(|status| status.committed))
+    }
+
+    fn readiness(&self) -> Vec<Dependency> {
+        let status = self.runtime.status();
+        let waiting: Vec<String> = status
+            .partitions
+            .iter()
+            .filter(|partition| !matches!(partition.phase, Phase::Live | Phase::Ended))
+            .map(|partition| format!("{}/{} is {:?}", partition.source, partition.partition, partition.phase))
+            .collect();
+        let failure = status.failure.unwrap_or_default();
+        let views = self.runtime.active_views();
+        let warming: Vec<&str> = views.iter().filter(|view| !view.ready.is_ready()).map(ActiveView::name).collect();
+        vec![
+            Dependency { name: "workers".into(), ready: failure.is_empty(), detail: failure },
+            Dependency { name: "partitions".into(), ready: waiting.is_empty(), detail: waiting.join(", ") },
+            Dependency { name: "views".into(), ready: warming.is_empty(), detail: warming.join(", ") },
+        ]
+    }
+
+    fn figures(&self) -> Figures {
+        let partitions = self.runtime.status().partitions;
+        let end = |status: &PartitionStatus| {
+            let end = self.logs.get(&status.source)?.log.end(status.partition).ok()?;
+            Some(((status.source.clone(), status.partition), end))
+        };
+        Figures {
+            ends: partitions.iter().filter_map(end).collect(),
+            ready: self
+                .runtime
+                .active_views()
+                .iter()
+                .map(|view| (view.name().to_owned(), view.ready.is_ready()))
+                .collect(),
+            now_us: self.clock.now_us(),
+            partitions,
+        }
+    }
+}

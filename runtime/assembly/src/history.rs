@@ -1,0 +1,119 @@
+//! Past values: what a running service answers from the archive of committed events.
+
+use plumb_core::entity::EntityKey;
+use plumb_pipeline::commit::{committed_partitions, latest, load};
+use plumb_pipeline::offline::{AtRequest, Selection, at};
+use plumb_pipeline::port::{Archive, ArchiveScan, ObjectStore, RowFile};
+use plumb_pipeline::query::serving::labels;
+use plumb_pipeline::query::{History, HistoryRows};
+use plumb_pipeline::runtime::Runtime;
+use plumb_pipeline::{Error, Result};
+use plumb_transform::Transform;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The committed part of a source: its files and the next offset of each partition.
+#[derive(Debug, Clone, Default)]
+pub struct Committed {
+    /// Every committed event file, each partition's in commit order.
+    pub files: Vec<(u32, RowFile)>,
+    /// The next offset of each partition.
+    pub position: BTreeMap<u32, u64>,
+}
+
+impl Committed {
+    /// Reads the newest manifest of each partition: files and position belong together.
+    pub fn read(store: &dyn ObjectStore, source: &str) -> Result<Self> {
+        let mut committed = Self::default();
+        for partition in committed_partitions(store, source)? {
+            if let Some(manifest) = latest(store, source, partition)? {
+                let files = load::row_files(store, &manifest)?;
+                committed.files.extend(files.into_iter().map(|file| (partition, file)));
+                committed.position.insert(partition, manifest.next_offset);
+            }
+        }
+        Ok(committed)
+    }
+
+    /// Whether everything below `position` is in it.
+    fn covers(&self, position: &BTreeMap<u32, u64>) -> bool {
+        position.iter().all(|(partition, offset)| self.position.get(partition).copied().unwrap_or(0) >= *offset)
+    }
+
+    /// A scan of the events below `position`, or of all.
+    pub fn scan(self, position: Option<&BTreeMap<u32, u64>>) -> ArchiveScan {
+        let below_offset = position.unwrap_or(&self.position).clone();
+        ArchiveScan { files: self.files, below_offset, ..ArchiveScan::default() }
+    }
+}
+
+/// [`History`] over the archive of a running job.
+pub struct ArchiveHistory {
+    store: Arc<dyn ObjectStore>,
+    archive: Arc<dyn Archive>,
+    runtime: Arc<Runtime>,
+}
+
+impl std::fmt::Debug for ArchiveHistory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ArchiveHistory").finish_non_exhaustive()
+    }
+}
+
+impl ArchiveHistory {
+    /// The history of a running job.
+    pub fn new(store: Arc<dyn ObjectStore>, archive: Arc<dyn Archive>, runtime: Arc<Runtime>) -> Self {
+        Self { store, archive, runtime }
+    }
+
+    /// The committed part of a source that holds all of `position` (of all that was applied, if `None`);
+    /// commits what was applied and not yet committed if that takes it.
+    fn committed(&self, source: &str, position: Option<&BTreeMap<u32, u64>>) -> Result<Committed> {
+        let applied: BTreeMap<u32, u64>;
+        let wanted = match position {
+            Some(position) => position,
+            None => {
+                let partitions = self.runtime.status().partitions.into_iter();
+                applied = partitions.filter(|p| p.source == source).map(|p| (p.partition, p.position)).collect();
+                &applied
+            }
+        };
+        let committed = Committed::read(self.store.as_ref(), source)?;
+        if committed.covers(wanted) {
+            return Ok(committed);
+        }
+        self.runtime.commit_now()?;
+        let committed = Committed::read(self.store.as_ref(), source)?;
+        if committed.covers(wanted) {
+            return Ok(committed);
+        }
+        let far = |position: &BTreeMap<u32, u64>| {
+            position.iter().map(|(partition, offset)| format!("{partition}={offset}")).collect::<Vec<_>>().join(",")
+        };
+        Err(Error::invalid(format!(
+            "position {source}:{} lies ahead of what was accepted ({source}:{})",
+            far(wanted),
+            far(&committed.position)
+        )))
+    }
+}
+
+impl History for ArchiveHistory {
+    fn at(
+        &self,
+        view: &Transform,
+        rows: &[(EntityKey, i64)],
+        position: Option<&BTreeMap<u32, u64>>,
+    ) -> Result<HistoryRows> {
+        let source = view.def().source.clone();
+        let committed = self.committed(&source, position)?;
+        let read_at = position.cloned().unwrap_or_else(|| committed.position.clone());
+        let scans = BTreeMap::from([(source, committed.scan(position))]);
+        let selection = Selection::all(std::slice::from_ref(view));
+        let request = AtRequest { selection: &selection, rows: &labels(view, rows)?, max_age_us: None };
+        let columns = at(self.archive.as_ref(), &scans, request)?
+            .pop()
+            .ok_or_else(|| Error::internal("the archive gave no answer for a view"))?;
+        Ok(HistoryRows::of(columns, read_at))
+    }
+}

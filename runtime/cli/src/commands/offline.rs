@@ -1,0 +1,191 @@
+//! What the offline commands share: components and readers of events from the words of the command line.
+
+use crate::args::{Inputs, Reading};
+use crate::context::{instant, now_us, progress, settings};
+use crate::exit::usage;
+use anyhow::Result;
+use plumb_assembly::service::accept_rules;
+use plumb_assembly::{Settings, components};
+use plumb_core::event::EventBatch;
+use plumb_pipeline::decode::time::format_rfc3339;
+use plumb_pipeline::offline::{Faults, Selection, needed_columns};
+use plumb_pipeline::port::EventReader;
+use plumb_source_file::{AcceptedEvents, EventOptions};
+use plumb_transform::Transform;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Settings, components and where the events are.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// The settings.
+    pub(crate) settings: Settings,
+    /// The components, bound to their sources.
+    pub(crate) transforms: Vec<Transform>,
+    /// The events' paths by source.
+    paths: BTreeMap<String, PathBuf>,
+    now_us: i64,
+    /// How many threads; 0 = one per core.
+    pub(crate) threads: usize,
+}
+
+impl Prepared {
+    /// Reads settings and components.
+    pub(crate) fn new(inputs: &Inputs) -> Result<Self> {
+        let (settings, now_us) = (settings(inputs.reading.config.as_deref())?, now(&inputs.reading)?);
+        let transforms = components::transforms(&components::engine()?, &inputs.transforms, &settings)?;
+        let paths = event_paths(&inputs.events)?;
+        for transform in &transforms {
+            let source = &transform.def().source;
+            if !paths.contains_key(source) {
+                let view = &transform.def().name;
+                return Err(usage(format!(
+                    "view `{view}` reads source `{source}`: give its events by --events {source}=PATH"
+                )));
+            }
+        }
+        Ok(Self { settings, transforms, paths, now_us, threads: inputs.reading.threads.unwrap_or(0) })
+    }
+
+    /// Opens a reader per source that the transforms name, of only the columns they can need.
+    pub(crate) fn open(&self, transforms: &[&Transform]) -> Result<Readers> {
+        let mut readers = BTreeMap::new();
+        for (source, path) in &self.paths {
+            let of_source: Vec<&Transform> =
+                transforms.iter().copied().filter(|transform| transform.def().source == *source).collect();
+            if of_source.is_empty() {
+                continue;
+            }
+            let columns = needed_columns(of_source.iter().copied());
+            let reader = open_events(&self.settings, source, path, self.now_us, Some(columns), self.threads)?;
+            let shared = Shared { reader: Arc::new(Mutex::new(reader)), bar: progress("reading") };
+            readers.insert(source.clone(), shared);
+        }
+        Ok(Readers(readers))
+    }
+}
+
+/// A reader that is lent to a driver and asked afterwards what it refused; counts what it gives.
+#[derive(Debug, Clone)]
+struct Shared {
+    reader: Arc<Mutex<AcceptedEvents>>,
+    bar: indicatif::ProgressBar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, AcceptedEvents> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EventReader for Shared {
+    fn next_batch(&mut self) -> plumb_pipeline::Result<Option<EventBatch>> {
+        let batch = self.lock().next_batch()?;
+        self.bar.inc(batch.as_ref().map_or(0, |batch| batch.len() as u64));
+        Ok(batch)
+    }
+}
+
+/// Readers by source.
+#[derive(Debug)]
+pub(crate) struct Readers(BTreeMap<String, Shared>);
+
+impl Readers {
+    /// The readers as the drivers want them.
+    pub(crate) fn lend(&self) -> BTreeMap<String, Box<dyn EventReader>> {
+        self.0
+            .iter()
+            .map(|(source, reader)| (source.clone(), Box::new(reader.clone()) as Box<dyn EventReader>))
+            .collect()
+    }
+
+    /// Says on stderr what was not accepted, with the first reasons.
+    pub(crate) fn report(&self) {
+        for (source, shared) in &self.0 {
+            shared.bar.finish_and_clear();
+            let reader = shared.lock();
+            let accounting = reader.accounting();
+            if accounting.rejected > 0 {
+                eprintln!("plumb: source `{source}`: {} of {} records rejected", accounting.rejected, accounting.read);
+                for refusal in reader.refusals() {
+                    eprintln!("plumb:   {} row {}: {}", refusal.file, refusal.row, refusal.reason);
+                }
+            }
+            if accounting.duplicate > 0 {
+                let (copies, conflicts) = (accounting.duplicate, accounting.dedupe_conflict);
+                eprintln!("plumb: source `{source}`: {copies} copies dropped, {conflicts} with another payload");
+            }
+        }
+    }
+}
+
+/// The instant against which `max_future` is measured.
+pub(crate) fn now(reading: &Reading) -> Result<i64> {
+    reading.now.as_deref().map_or_else(|| Ok(now_us()), |text| instant("--now", text))
+}
+
+/// Opens the events of a source.
+pub(crate) fn open_events(
+    settings: &Settings,
+    source: &str,
+    path: &Path,
+    now_us: i64,
+    columns: Option<Vec<usize>>,
+    threads: usize,
+) -> Result<AcceptedEvents> {
+    let of_source = settings.source(source)?;
+    let options = EventOptions { unit: of_source.time_unit, rules: accept_rules(of_source), now_us, columns, threads };
+    Ok(AcceptedEvents::open(path, &settings.schema(source)?, &options)?)
+}
+
+/// `PATH` or `NAME=PATH`, repeated, to a path per source.
+fn event_paths(words: &[String]) -> Result<BTreeMap<String, PathBuf>> {
+    let mut paths = BTreeMap::new();
+    for word in words {
+        // A path may hold an equals sign (`date=2024-01-01/`); a source's name holds no slash or dot.
+        let named = word.split_once('=').filter(|(name, _)| {
+            !name.is_empty()
+                && name.bytes().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'_')
+                && !Path::new(word).exists()
+        });
+        let (source, path) = named.unwrap_or(("default", word));
+        if paths.insert(source.to_owned(), PathBuf::from(path)).is_some() {
+            return Err(usage(format!("--events: source `{source}` is given twice; a folder may hold several files")));
+        }
+    }
+    Ok(paths)
+}
+
+impl Prepared {
+    /// The key fields that the selected views need in the labels, each once.
+    pub(crate) fn key_fields(&self, selection: &Selection) -> Vec<String> {
+        let mut fields: Vec<String> = Vec::new();
+        for field in selection.views.iter().flat_map(|view| &view.transform.def().entity.key) {
+            if !fields.contains(field) {
+                fields.push(field.clone());
+            }
+        }
+        fields
+    }
+}
+
+/// Says on stderr which views failed on rows, with the first.
+pub(crate) fn report_faults(what: &str, faults: &BTreeMap<String, Faults>) {
+    for (view, faults) in faults {
+        let example = faults
+            .example
+            .as_ref()
+            .map_or_else(String::new, |(time_us, reason)| format!(", first at {}: {reason}", format_rfc3339(*time_us)));
+        eprintln!("plumb: view `{view}`: {what} failed on {} rows{example}", faults.count);
+    }
+}
+
+/// Faults as JSON.
+pub(crate) fn faults_json(faults: &BTreeMap<String, Faults>) -> serde_json::Value {
+    let of_view = |(view, faults): (&String, &Faults)| {
+        let example = faults.example.as_ref().map(|(_, reason)| reason.as_str());
+        (view.clone(), serde_json::json!({"count": faults.count, "example": example}))
+    };
+    faults.iter().map(of_view).collect::<serde_json::Map<_, _>>().into()
+}

@@ -1,0 +1,66 @@
+//! `plumb transforms`: the views of a running service.
+
+use crate::args::{Transforms, TransformsAction};
+use crate::client::Client;
+use crate::context::{Output, settings};
+use crate::exit::{Done, usage};
+use anyhow::Result;
+use serde_json::Value;
+use std::time::Duration;
+
+/// A deployment builds state from the whole archive before it answers.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Lists the views or deploys a component.
+pub(crate) fn run(arguments: &Transforms, output: Output) -> Result<Done> {
+    let admin = match &arguments.admin {
+        Some(address) => address.clone(),
+        None => {
+            let settings = settings(arguments.config.as_deref())?;
+            let owner = plumb_embedded::owner_of(&settings.data_dir)?;
+            owner.and_then(|owner| owner.admin).ok_or_else(|| {
+                let folder = settings.data_dir.display();
+                usage(format!(
+                    "no running service owns `{folder}`: start `plumb run` or `plumb serve`, or give --admin"
+                ))
+            })?
+        }
+    };
+    let client = Client::new(&admin, PATIENCE)?;
+    match &arguments.action {
+        TransformsAction::List => {
+            let document = client.get("/transforms")?;
+            output.print(&document, || views(&document));
+        }
+        TransformsAction::Deploy { file, replace } => {
+            let bytes = std::fs::read(file)
+                .map_err(|error| usage(format!("cannot read the component `{}`: {error}", file.display())))?;
+            let target = if *replace { "/transforms?replace=true" } else { "/transforms" };
+            let document = client.post_bytes(target, "application/wasm", bytes)?;
+            output.print(&document, || format!("active: {}", line(&document)));
+        }
+    }
+    Ok(Done::Ok)
+}
+
+/// One line a view.
+pub(crate) fn views(document: &Value) -> String {
+    document["views"].as_array().into_iter().flatten().map(|view| line(view) + "\n").collect()
+}
+
+fn line(view: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let features = view["features"].as_array().map_or(0, Vec::len);
+    format!(
+        "{} {} ({}, {features} features, {})",
+        text(&view["view"]),
+        text(&view["version"]),
+        text(&view["entity"]["name"]),
+        text(&view["state"])
+    )
+}
+
+/// The text form of one view in full.
+pub(crate) fn pretty(document: &Value) -> String {
+    format!("{document:#}")
+}

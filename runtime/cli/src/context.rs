@@ -1,0 +1,68 @@
+//! What commands share: settings, instants, output.
+
+use crate::exit::usage;
+use anyhow::{Context, Result};
+use plumb_assembly::Settings;
+use plumb_core::time::parse_duration;
+use plumb_pipeline::decode::time::parse_rfc3339;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Reads the settings: the file given, else `plumb.toml` where there is one, else the defaults; the
+/// environment's `PLUMB__SECTION__KEY` go on top.
+pub(crate) fn settings(config: Option<&Path>) -> Result<Settings> {
+    let default = Path::new("plumb.toml");
+    let file = config.or_else(|| default.exists().then_some(default));
+    Ok(Settings::load(file, std::env::vars())?)
+}
+
+/// The wall clock in µs.
+pub(crate) fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+    i64::try_from(since.as_micros()).expect("the clock is before the year 294247")
+}
+
+/// An instant typed by a person; `flag` names it in errors. Without a zone it is UTC, which is said.
+pub(crate) fn instant(flag: &str, text: &str) -> Result<i64> {
+    let instant = parse_rfc3339(text.as_bytes())
+        .ok_or_else(|| usage(format!("{flag} {text}: write an instant as in 2024-01-31T12:00:00Z")))?;
+    if !instant.zoned {
+        eprintln!("plumb: {flag} {text} has no zone: taken as UTC");
+    }
+    Ok(instant.us)
+}
+
+/// A duration typed by a person.
+pub(crate) fn duration(flag: &str, text: &str) -> Result<i64> {
+    parse_duration(text).with_context(|| flag.to_owned())
+}
+
+/// Prints a result: one JSON document with `--json`, else lines of text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    /// Whether `--json` was given.
+    pub(crate) json: bool,
+}
+
+impl Output {
+    /// Prints `json` or what `text` gives.
+    pub(crate) fn print(self, json: &serde_json::Value, text: impl FnOnce() -> String) {
+        let text = if self.json { json.to_string() } else { text() };
+        // A closed pipe (`plumb … | head`) is the reader's wish, not a failure.
+        drop(std::io::Write::write_all(&mut std::io::stdout(), format!("{}\n", text.trim_end()).as_bytes()));
+    }
+}
+
+/// A progress bar on a terminal, nothing when piped.
+pub(crate) fn progress(what: &'static str) -> indicatif::ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return indicatif::ProgressBar::hidden();
+    }
+    let bar = indicatif::ProgressBar::new_spinner().with_message(what);
+    let style = indicatif::ProgressStyle::with_template("{spinner} {msg} {human_pos} events, {per_sec}, {elapsed}");
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}

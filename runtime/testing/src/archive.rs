@@ -1,0 +1,85 @@
+//! What lies in the archive, read with nothing but the Parquet crate and a plain walk of the folder.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, RecordBatch};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::path::{Path, PathBuf};
+
+use crate::oracle::OracleEvent;
+
+/// One archived event with where it came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Archived {
+    /// The source partition.
+    pub partition: i32,
+    /// The offset in it.
+    pub offset: i64,
+    /// The event.
+    pub event: OracleEvent,
+}
+
+/// Every Parquet file below a folder, in byte order of path.
+pub fn parquet_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return files };
+    for entry in entries {
+        let path = entry.expect("a folder can be listed").path();
+        if path.is_dir() {
+            files.extend(parquet_files(&path));
+        } else if path.extension().is_some_and(|ending| ending == "parquet") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Every event below a folder of the archive, in order of partition and offset.
+pub fn read(folder: &Path) -> Vec<Archived> {
+    let mut events: Vec<Archived> = Vec::new();
+    for path in parquet_files(folder) {
+        let file = std::fs::File::open(&path).expect("a listed file can be opened");
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+            .build()
+            .expect("a reader can be built");
+        for batch in reader {
+            let batch = batch.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            events.extend((0..batch.num_rows()).map(|row| archived(&batch, row)));
+        }
+    }
+    events.sort_by_key(|event| (event.partition, event.offset));
+    events
+}
+
+fn archived(batch: &RecordBatch, row: usize) -> Archived {
+    let column = |name: &str| batch.column_by_name(name).unwrap_or_else(|| panic!("the archive has no column {name}"));
+    let text = |name: &str| {
+        let column = column(name);
+        (!column.is_null(row)).then(|| {
+            let plain = arrow_cast::cast(column, &arrow_schema::DataType::Utf8).expect("text");
+            plain.as_string::<i32>().value(row).to_owned()
+        })
+    };
+    let float = |name: &str| {
+        let column = column(name);
+        (!column.is_null(row)).then(|| column.as_primitive::<Float64Type>().value(row))
+    };
+    let quantity = column("quantity");
+    Archived {
+        partition: column("_partition").as_primitive::<Int32Type>().value(row),
+        offset: column("_offset").as_primitive::<Int64Type>().value(row),
+        event: OracleEvent {
+            id: text("event_id"),
+            time: column("event_time").as_primitive::<TimestampMicrosecondType>().value(row),
+            user: text("user_id"),
+            item: text("item_id"),
+            kind: text("event_type").expect("an event has a type"),
+            category: text("category"),
+            price: float("price"),
+            quantity: (!quantity.is_null(row)).then(|| quantity.as_primitive::<Int64Type>().value(row)),
+            rating: float("rating"),
+        },
+    }
+}

@@ -1,0 +1,205 @@
+//! Law 3 against the real process: killed at any write or fsync of a commit, or at random under load, both
+//! stores say in the end what an undisturbed run says.
+
+use plumb_testing::case::oracle_event;
+use plumb_testing::oracle::{self, OracleEvent, OracleValue};
+use plumb_testing::{archive, process};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Past every event the tests make.
+const AS_OF: &str = "2024-01-03T00:30:00Z";
+
+/// The system calls by which anything becomes durable or visible.
+const CALLS: [&str; 10] =
+    ["write", "pwrite64", "writev", "fsync", "fdatasync", "rename", "link", "linkat", "unlink", "ftruncate"];
+
+fn generate(folder: &Path, events: u32, seed: u32) -> Vec<String> {
+    let path = folder.join("events.jsonl");
+    let (events, seed) = (events.to_string(), seed.to_string());
+    process::run_ok(
+        folder,
+        ["generate", "--events", &events, "--users", "40", "--items", "25", "--days", "2", "--seed", &seed]
+            .into_iter()
+            .chain(["--start", "2024-01-01T00:00:00Z", "--out", path.to_str().unwrap()]),
+    );
+    std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(status.success());
+}
+
+/// What a disturbed run must agree on: the archive's events and every answer.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    archived: Vec<archive::Archived>,
+    answers: Vec<Value>,
+}
+
+fn keys(events: &[OracleEvent]) -> (BTreeSet<String>, BTreeSet<String>) {
+    (events.iter().filter_map(|e| e.user.clone()).collect(), events.iter().filter_map(|e| e.item.clone()).collect())
+}
+
+/// Asks for every user and item of `events`, and for one that never was.
+fn answers(address: &str, events: &[OracleEvent]) -> Vec<Value> {
+    let (users, items) = keys(events);
+    let requests: Vec<Value> = users
+        .iter()
+        .map(|user| json!({"user_id": user, "as_of": AS_OF}))
+        .chain(items.iter().map(|item| json!({"item_id": item, "as_of": AS_OF})))
+        .chain([json!({"user_id": "nobody", "as_of": AS_OF})])
+        .collect();
+    let answer = process::post(address, "/features/batch", &json!({"requests": requests}));
+    answer["results"].as_array().unwrap().iter().map(|result| result["features"].clone()).collect()
+}
+
+fn outcome(folder: &Path, events: &[OracleEvent]) -> Outcome {
+    let mut service = process::Service::start(folder, ["serve", "--config", "plumb.toml"]);
+    let address = service.ready();
+    let answers = answers(&address, events);
+    assert_eq!(service.terminate(), Some(0));
+    Outcome { archived: archive::read(&folder.join("data/offline/events")), answers }
+}
+
+/// The answers against the oracle, bit for bit.
+fn check_against_the_oracle(answers: &[Value], events: &[OracleEvent]) {
+    let t = plumb_testing::case::parse_instant(AS_OF).unwrap();
+    let (users, items) = keys(events);
+    let expected = users
+        .iter()
+        .map(|user| ("user_activity", oracle::user_activity(events, user, t)))
+        .chain(items.iter().map(|item| ("item_activity", oracle::item_activity(events, item, t))));
+    for ((view, expected), answer) in expected.zip(answers) {
+        for (name, value) in expected.expect("every key has an event before T") {
+            let served = &answer[format!("{view}:{name}")];
+            let equal = match &value {
+                OracleValue::Null => served.is_null(),
+                OracleValue::Int(value) => served.as_i64() == Some(*value),
+                OracleValue::Float(value) => served.as_f64().map(f64::to_bits) == Some(value.to_bits()),
+                OracleValue::Texts(values) => *served == json!(values),
+            };
+            assert!(equal, "{view}:{name} is {served}, the oracle says {value}");
+        }
+    }
+}
+
+/// A folder whose log holds the events, not yet processed.
+fn produced(root: &Path, events: u32) -> (PathBuf, Vec<OracleEvent>) {
+    let folder = root.join("produced");
+    std::fs::create_dir(&folder).unwrap();
+    let lines = generate(&folder, events, 3);
+    relocate(&folder);
+    process::run_ok(&folder, ["produce", "events.jsonl", "--config", "plumb.toml"]);
+    let accepted: Vec<OracleEvent> = lines.iter().filter_map(|line| oracle_event(line).ok()).collect();
+    (folder, oracle::accepted(&accepted))
+}
+
+/// Writes the settings of a copied folder anew, with a commit every few events.
+fn relocate(folder: &Path) {
+    process::settings(
+        folder,
+        2,
+        "[offline]\nurl = \"file:data/offline\"\n[run]\nserve = true\ncommit_interval = \"20ms\"\n",
+    );
+}
+
+#[test]
+fn killed_at_each_write_and_fsync_of_a_commit() {
+    let root = tempfile::tempdir().unwrap();
+    let (source, accepted) = produced(root.path(), 1500);
+    let undisturbed = root.path().join("undisturbed");
+    copy(&source, &undisturbed);
+    relocate(&undisturbed);
+    process::run_ok(&undisturbed, ["run", "--until-end", "--no-serve", "--config", "plumb.toml"]);
+    let expected = outcome(&undisturbed, &accepted);
+    check_against_the_oracle(&expected.answers, &accepted);
+    let ids: BTreeSet<_> = expected.archived.iter().map(|archived| archived.event.id.clone()).collect();
+    assert_eq!(ids.len(), accepted.len(), "the archive holds the accepted events, each once");
+    assert_eq!(expected.archived.len(), accepted.len());
+
+    let full = std::env::var_os("PLUMB_TEST_FULL").is_some();
+    let mut kills = 0;
+    for call in CALLS {
+        let mut n = 1;
+        loop {
+            let disturbed = root.path().join("disturbed");
+            copy(&source, &disturbed);
+            relocate(&disturbed);
+            let killed = run_killed(&disturbed, call, n);
+            if killed {
+                kills += 1;
+                process::run_ok(&disturbed, ["run", "--until-end", "--no-serve", "--config", "plumb.toml"]);
+                assert_eq!(outcome(&disturbed, &accepted), expected, "after a kill at {call} number {n}");
+            }
+            std::fs::remove_dir_all(&disturbed).unwrap();
+            if !killed {
+                break;
+            }
+            // Each early call once, then ever wider steps: the first commit is dense, later ones repeat it.
+            n += if full || n < 3 { 1 } else { n.div_ceil(2) };
+        }
+    }
+    println!("{kills} kills");
+    assert!(kills >= 10, "only {kills} kills: the injection does not reach the process");
+}
+
+/// Runs to the end with a SIGKILL at the n-th `call` of a thread; whether it was killed.
+fn run_killed(folder: &Path, call: &str, n: usize) -> bool {
+    let status = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
+        .args(["-e", &format!("inject={call}:signal=KILL:when={n}")])
+        .arg(process::plumb())
+        .args(["run", "--until-end", "--no-serve", "--config", "plumb.toml"])
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("strace is installed (scripts/setup.sh)");
+    !status.success()
+}
+
+#[test]
+fn killed_at_random_under_load() {
+    let root = tempfile::tempdir().unwrap();
+    let rounds = if std::env::var_os("PLUMB_TEST_FULL").is_some() { 100 } else { 12 };
+    let lines = generate(root.path(), 4000, 9);
+    relocate(root.path());
+    let mut chance = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = 0;
+    let batches: Vec<&[String]> = lines.chunks(40).collect();
+    for round in 0..rounds {
+        let mut service = process::Service::start(root.path(), ["run", "--config", "plumb.toml"]);
+        let address = service.ready();
+        // The kill comes after a random number of acknowledged batches, with the stream in full flow.
+        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let batches_now = 1 + (chance >> 33) as usize % (2 * batches.len() / rounds).max(1);
+        for _ in 0..batches_now {
+            let batch = batches[next % batches.len()].join("\n");
+            let (status, text) = process::request(&address, "POST", "/events", batch.as_bytes()).unwrap();
+            assert_eq!(status, 200, "round {round}: {text}");
+            next += 1;
+        }
+        // The last batch again, unacknowledged as far as the sender knows: its copies must not count.
+        next -= usize::from(round % 3 == 0);
+        service.kill();
+    }
+    let sent: Vec<OracleEvent> = batches
+        .iter()
+        .take(next.min(batches.len()))
+        .copied()
+        .flatten()
+        .filter_map(|line| oracle_event(line).ok())
+        .collect();
+    let accepted = oracle::accepted(&sent);
+    process::run_ok(root.path(), ["run", "--until-end", "--no-serve", "--config", "plumb.toml"]);
+    let outcome = outcome(root.path(), &accepted);
+    check_against_the_oracle(&outcome.answers, &accepted);
+    let with_ids: Vec<_> = outcome.archived.iter().filter_map(|archived| archived.event.id.clone()).collect();
+    let distinct: BTreeSet<_> = with_ids.iter().collect();
+    assert_eq!(distinct.len(), with_ids.len(), "no event is archived twice");
+    assert_eq!(outcome.archived.len(), accepted.len());
+}
