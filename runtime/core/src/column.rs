@@ -470,6 +470,25 @@ impl Column {
         self.mark_valid();
     }
 
+    /// Makes room for `rows` more rows and, in a column of strings, for `bytes` more bytes of them.
+    pub fn reserve(&mut self, rows: usize, bytes: usize) {
+        match &mut self.values {
+            Values::I64(v) | Values::Timestamp(v) => v.reserve_exact(rows),
+            Values::F64(v) => v.reserve_exact(rows),
+            Values::Bool(v) => v.reserve_exact(rows),
+            Values::Utf8(v) | Values::Bytes(v) => {
+                v.offsets.reserve_exact(rows);
+                v.bytes.reserve_exact(bytes);
+            }
+            Values::List { offsets, .. } => offsets.reserve_exact(rows),
+        }
+    }
+
+    /// The bytes of the strings of a column of them; 0 for others.
+    pub fn string_bytes(&self) -> usize {
+        self.as_strings().map_or(0, |strings| strings.bytes.len())
+    }
+
     /// Appends all rows of `from`, a column of the same type; panics on another.
     pub fn append(&mut self, from: &Column) {
         let len = self.len();

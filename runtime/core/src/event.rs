@@ -156,6 +156,20 @@ impl EventBatch {
         }
     }
 
+    /// The rows of `batches`, all of `schema`, in order; each batch is given back as soon as it is copied.
+    pub fn concat(schema: Arc<SourceSchema>, batches: Vec<EventBatch>) -> EventBatch {
+        let mut all = EventBatch::new(schema);
+        let rows = batches.iter().map(EventBatch::len).sum();
+        all.offsets.reserve_exact(rows);
+        all.record_times_us.reserve_exact(rows);
+        all.times_us.reserve_exact(rows);
+        for (index, column) in all.columns.iter_mut().enumerate() {
+            column.reserve(rows, batches.iter().map(|batch| batch.columns[index].string_bytes()).sum());
+        }
+        batches.into_iter().for_each(|batch| all.append(&batch));
+        all
+    }
+
     /// A batch of the rows `rows`, in that order.
     pub fn take(&self, rows: impl IntoIterator<Item = usize>) -> EventBatch {
         let mut taken = EventBatch::new(self.schema.clone());

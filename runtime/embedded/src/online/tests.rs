@@ -3,6 +3,8 @@ use crate::{DataDir, Embedded};
 use plumb_core::entity::EntityKey;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const S1: StateId = StateId(*b"state--1");
 const S2: StateId = StateId(*b"state--2");
@@ -125,9 +127,16 @@ proptest! {
         publishes in prop::collection::vec(
             prop::collection::vec((any_entity(), any_field(), prop::option::of("[a-z]{0,3}")), 0..8), 1..6),
     ) {
-        let dir = tempfile::tempdir().unwrap();
-        let (_owned, online) = open(&dir);
-        online.claim("s", 0, 1).unwrap();
+        // One database for all cases, a source of its own for each: opening one costs more than a case.
+        static SHARED: OnceLock<(tempfile::TempDir, DataDir, Arc<EmbeddedOnline>)> = OnceLock::new();
+        static CASES: AtomicU32 = AtomicU32::new(0);
+        let (_, _, online) = SHARED.get_or_init(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let (owned, online) = open(&dir);
+            (dir, owned, online)
+        });
+        let source = format!("s{}", CASES.fetch_add(1, Ordering::Relaxed));
+        online.claim(&source, 0, 1).unwrap();
         let mut map: BTreeMap<(Vec<u8>, OnlineField), String> = BTreeMap::new();
         let mut entities = BTreeSet::new();
         for (index, publish) in publishes.iter().enumerate() {
@@ -137,7 +146,7 @@ proptest! {
             let writes: Vec<_> =
                 fields.iter().map(|((entity, field), value)| write(S1, entity, *field, value.as_deref())).collect();
             let expected = index.checked_sub(1).map(|index| index as u64);
-            let outcome = online.publish("s", 0, 1, expected, index as u64, &writes).unwrap();
+            let outcome = online.publish(&source, 0, 1, expected, index as u64, &writes).unwrap();
             prop_assert_eq!(outcome, PublishOutcome::Published);
             for ((entity, field), value) in fields {
                 entities.insert(entity.clone());
@@ -149,7 +158,7 @@ proptest! {
         }
         let tiles: Vec<i64> = (-3..3).map(|t| t * 60_000_000).collect();
         for entity in entities {
-            let answer = online.read("s", &[0], &[read(S1, &entity, &tiles)]).unwrap();
+            let answer = online.read(&source, &[0], &[read(S1, &entity, &tiles)]).unwrap();
             let header = map.get(&(entity.clone(), OnlineField::Header));
             prop_assert_eq!(answer.entities[0].len(), usize::from(header.is_some()));
             if let Some(header) = header {

@@ -13,7 +13,7 @@ use super::state_file::{Contents, Encoder, IdBytes};
 use crate::accept::Accounting;
 use crate::port::{Archive, DeadLetter, ObjectStore, RowFile};
 use crate::{Error, Result};
-use plumb_core::event::EventBatch;
+use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_core::plan::StateId;
 use plumb_core::state::FieldWrite;
 use std::sync::Arc;
@@ -57,8 +57,10 @@ pub struct CommitPlan {
     pub ids: Vec<IdBytes>,
     /// Whether `ids` are every one: what was committed of them before is damaged.
     pub all_ids: bool,
-    /// The events accepted since the commit before.
-    pub events: EventBatch,
+    /// What the events look like.
+    pub schema: Arc<SourceSchema>,
+    /// The events accepted since the commit before, in batches of any size.
+    pub events: Vec<EventBatch>,
     /// The dead letters since the commit before.
     pub dead_letters: Vec<DeadLetter>,
 }
@@ -130,7 +132,7 @@ impl Committer {
 
     /// Carries out a commit. After an error of kind `Unavailable` it may be tried again with the same plan;
     /// after [`Error::Fenced`] the partition belongs to somebody else.
-    pub fn commit(&mut self, plan: &CommitPlan) -> Result<()> {
+    pub fn commit(&mut self, plan: &mut CommitPlan) -> Result<()> {
         if !self.progress.created {
             self.create(plan)?;
             self.progress.created = true;
@@ -148,7 +150,7 @@ impl Committer {
     }
 
     /// All steps up to the manifest.
-    fn create(&mut self, plan: &CommitPlan) -> Result<()> {
+    fn create(&mut self, plan: &mut CommitPlan) -> Result<()> {
         assert!(
             plan.accounting.is_consistent(),
             "records read must equal records accounted for: {:?}",
@@ -162,7 +164,13 @@ impl Committer {
         let rows = match &progress.rows {
             Some(rows) => rows,
             None if plan.events.is_empty() => progress.rows.insert(Vec::new()),
-            None => progress.rows.insert(self.archive.stage(partition, &name, &plan.events)?),
+            None => {
+                if plan.events.len() > 1 {
+                    let batches = std::mem::take(&mut plan.events);
+                    plan.events.push(EventBatch::concat(plan.schema.clone(), batches));
+                }
+                progress.rows.insert(self.archive.stage(partition, &name, &plan.events[0])?)
+            }
         };
         let dead_letters = match &progress.dead_letters {
             Some(files) => files,

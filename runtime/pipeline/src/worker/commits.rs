@@ -82,17 +82,17 @@ impl Commits {
         Ok(true)
     }
 
-    fn carry_out(&mut self, mut committer: Box<Committer>, plan: Box<CommitPlan>, now: Duration) -> Result<()> {
+    fn carry_out(&mut self, mut committer: Box<Committer>, mut plan: Box<CommitPlan>, now: Duration) -> Result<()> {
         if self.options.aside {
             let run = move || {
-                let result = committer.commit(&plan);
+                let result = committer.commit(&mut plan);
                 (committer, plan, result)
             };
             let thread = std::thread::Builder::new().name("plumb-commit".into()).spawn(run);
             self.stage = Stage::Running(thread.map_err(|error| Error::unavailable("start a thread", error))?);
             return Ok(());
         }
-        let result = committer.commit(&plan);
+        let result = committer.commit(&mut plan);
         self.done((committer, plan, result), now)
     }
 

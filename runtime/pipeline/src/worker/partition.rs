@@ -81,8 +81,9 @@ pub struct Partition {
     position: u64,
     /// The ids that a commit is to keep are every one.
     all_ids: bool,
-    /// Accepted since the last commit.
-    events: EventBatch,
+    schema: Arc<SourceSchema>,
+    /// Accepted since the last commit, as they came; the commit joins them.
+    events: Vec<EventBatch>,
     event_bytes: u64,
     dead_letters: Vec<DeadLetter>,
 }
@@ -101,7 +102,8 @@ impl Partition {
             views,
             position: base.next_offset,
             all_ids: false,
-            events: EventBatch::new(schema.clone()),
+            schema: schema.clone(),
+            events: Vec::new(),
             event_bytes: 0,
             dead_letters: Vec::new(),
         }
@@ -139,10 +141,8 @@ impl Partition {
             view: None,
         }));
         self.event_bytes += batch_bytes(&events);
-        if self.events.is_empty() {
-            self.events = events;
-        } else {
-            self.events.append(&events);
+        if !events.is_empty() {
+            self.events.push(events);
         }
     }
 
@@ -195,7 +195,6 @@ impl Partition {
 
     /// Takes what the next commit needs. `snapshot` asks for all state instead of changes.
     pub fn plan(&mut self, memo: Option<serde_json::Value>, snapshot: bool) -> CommitPlan {
-        let schema = self.events.schema.clone();
         let fresh = self.acceptor.drain_ids();
         let all_ids = std::mem::take(&mut self.all_ids);
         self.event_bytes = 0;
@@ -208,7 +207,8 @@ impl Partition {
             states: self.views.iter_mut().map(|view| view.drain_commit(snapshot)).collect(),
             ids: if all_ids { self.acceptor.snapshot_ids() } else { fresh },
             all_ids,
-            events: std::mem::replace(&mut self.events, EventBatch::new(schema)),
+            schema: self.schema.clone(),
+            events: std::mem::take(&mut self.events),
             dead_letters: std::mem::take(&mut self.dead_letters),
         }
     }
