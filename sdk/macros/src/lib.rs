@@ -74,3 +74,6 @@ pub fn derive_aggregates(input: TokenStream) -> TokenStream {
 pub fn derive_features(input: TokenStream) -> TokenStream {
     derive(input, features::expand)
 }
+
+#[cfg(test)]
+mod tests;
