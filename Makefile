@@ -11,7 +11,8 @@ setup: ## install what is missing (toolchain parts, the wasm target)
 	@scripts/setup.sh
 
 build: setup ## target/release/plumb and every shipped component as target/plumb/<view>.wasm
-	cargo build --release --locked --bin plumb
+	@# The whole workspace, so that build and tests share one set of compiled dependencies.
+	cargo build --release --locked --workspace
 	@scripts/build-transforms.sh
 
 demo: build ## the main job end to end on real events, without any service

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// The layers, lowest first; a crate depends only on lower layers.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &["plumb-core"],
-    &["plumb-transform", "plumb-columnar"],
+    &["plumb-transform"],
     &["plumb-pipeline"],
+    &["plumb-columnar"],
     &["plumb-source-file", "plumb-embedded", "plumb-offline-parquet", "plumb-store-object", "plumb-serve-http"],
     &["plumb-assembly"],
     &["plumb-runtime"],

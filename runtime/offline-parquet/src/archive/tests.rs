@@ -39,7 +39,7 @@ fn events(schema: &Arc<SourceSchema>, first_offset: u64, times: &[i64]) -> Event
                 (Values::Utf8(_), _) => column.push_bytes(format!("u{}", n % 5).as_bytes()),
                 (Values::Bytes(_), _) => column.push_bytes(&n.to_le_bytes()[..(n % 9) as usize]),
                 (Values::F64(_), _) => column.push_f64(0.1 * n as f64),
-                (Values::Bool(_), _) => column.push_bool(n % 2 == 0),
+                (Values::Bool(_), _) => column.push_bool(n.is_multiple_of(2)),
                 _ => column.push_i64(n as i64 - 50),
             }
         }

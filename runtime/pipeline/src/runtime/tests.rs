@@ -27,7 +27,7 @@ fn parts(world: &World, log: &Log, fuse: &Arc<Fuse>, bounded: bool) -> RuntimePa
 
 fn options(bounded: bool) -> RuntimeOptions {
     let worker = WorkerOptions { batch_records: 16, bounded, ..WorkerOptions::default() };
-    RuntimeOptions { worker, threads: 2 }
+    RuntimeOptions { worker, threads: 2, replace: false }
 }
 
 fn start(world: &World, log: &Log, bounded: bool, components: &[Vec<u8>]) -> Result<Runtime> {
