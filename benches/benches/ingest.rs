@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         let worker = WorkerOptions { bounded: true, ..WorkerOptions::default() };
         let (wall, cpu) = (Instant::now(), cpu_seconds()?);
-        let runtime = Runtime::start(parts, RuntimeOptions { worker, threads }, components)?;
+        let runtime = Runtime::start(parts, RuntimeOptions { worker, threads, replace: false }, components)?;
         runtime.wait_live()?;
         let started = wall.elapsed().as_secs_f64();
         runtime.wait_ended()?;
