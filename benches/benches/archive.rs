@@ -1,5 +1,6 @@
-//! What does an event cost on its way into the archive? One commit of one date (a live stream), and one that
-//! spans 365 dates (a file read from its beginning); encoding alone, and with the files made durable on disk.
+//! What does an event cost on its way into the archive? One commit of one date (a live stream), one that spans
+//! 365 dates in time order (a file read from its beginning), and the worst: 365 dates in no order. Encoding alone,
+//! and with the files made durable on disk.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use plumb_core::event::{EventBatch, SourceSchema};
@@ -41,7 +42,7 @@ impl ObjectStore for Nowhere {
 }
 
 /// Events of the default schema over `days` days: 20,000 users, 5,000 items, prices in cents.
-fn events(rows: u64, days: i64) -> EventBatch {
+fn events(rows: u64, days: i64, in_order: bool) -> EventBatch {
     let mut events = EventBatch::new(Arc::new(SourceSchema::default_schema()));
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut next = |below: u64| {
@@ -52,7 +53,11 @@ fn events(rows: u64, days: i64) -> EventBatch {
     };
     const TYPES: [&str; 5] = ["view", "view", "view", "cart", "purchase"];
     for offset in 0..rows {
-        let time_us = 19_700 * DAY_US + next((days * DAY_US) as u64) as i64;
+        let since_us = match in_order {
+            true => (days * DAY_US) as u64 / rows * offset + next(1_000_000),
+            false => next((days * DAY_US) as u64),
+        };
+        let time_us = 19_700 * DAY_US + since_us as i64;
         events.offsets.push(offset);
         events.times_us.push(time_us);
         events.record_times_us.push(1_706_702_400_000_000 + offset as i64 / 500 * 1_000);
@@ -87,8 +92,12 @@ fn stage(c: &mut Criterion) {
     let nowhere = ParquetArchive::new(Arc::new(Nowhere));
     let mut group = c.benchmark_group("archive_stage");
     group.sample_size(10);
-    for (name, rows, days) in [("1_date", 200_000, 1), ("365_dates", 1_460_000, 365)] {
-        let events = events(rows, days);
+    for (name, rows, days, in_order) in [
+        ("1_date", 200_000, 1, true),
+        ("365_dates", 1_460_000, 365, true),
+        ("365_dates_shuffled", 1_460_000, 365, false),
+    ] {
+        let events = events(rows, days, in_order);
         let files = nowhere.stage(0, "size", &events).expect("staging succeeds");
         let bytes: u64 = files.iter().map(|file| file.bytes).sum();
         eprintln!("{name}: {} files, {:.1} bytes an event", files.len(), bytes as f64 / rows as f64);

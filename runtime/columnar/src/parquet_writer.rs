@@ -1,7 +1,7 @@
 //! Writing Parquet: one place for compression, encodings and statistics.
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType as ArrowType, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -18,8 +18,10 @@ pub enum ColumnHint {
     Repeating,
     /// Values are mostly distinct (ids, measurements): plain.
     Distinct,
-    /// Integers or instants that mostly rise (offsets, times): differences, packed.
+    /// Integers or instants that mostly rise (offsets, times): differences, packed, which leaves nothing to compress.
     Rising,
+    /// One value or few: dictionary, which leaves nothing to compress.
+    Constant,
 }
 
 /// The settings of the files of one schema; made once, used for many files.
@@ -49,10 +51,24 @@ impl Layout {
                 ColumnHint::Distinct => properties.set_column_dictionary_enabled(column(), false),
                 ColumnHint::Rising => properties
                     .set_column_dictionary_enabled(column(), false)
-                    .set_column_encoding(column(), Encoding::DELTA_BINARY_PACKED),
+                    .set_column_encoding(column(), Encoding::DELTA_BINARY_PACKED)
+                    .set_column_compression(column(), Compression::UNCOMPRESSED),
+                ColumnHint::Constant => properties.set_column_compression(column(), Compression::UNCOMPRESSED),
             };
         }
         Self { schema, properties: Arc::new(properties.build()), keep_arrow_types: false }
+    }
+
+    /// Leaves out the smallest and largest value of strings: of no use where they are in no order, and dear to find.
+    pub fn without_string_statistics(self) -> Self {
+        let mut properties = self.properties.as_ref().clone().into_builder();
+        for field in self.schema.fields() {
+            if matches!(field.data_type(), ArrowType::Utf8 | ArrowType::Binary) {
+                let column = ColumnPath::from(vec![field.name().clone()]);
+                properties = properties.set_column_statistics_enabled(column, EnabledStatistics::None);
+            }
+        }
+        Self { properties: Arc::new(properties.build()), ..self }
     }
 
     /// Also stores the exact Arrow types (large strings, dictionaries, zones), for files that carry another

@@ -2,6 +2,7 @@
 //! found under its date after it.
 
 mod scan;
+mod split;
 mod stage;
 #[cfg(test)]
 mod tests;

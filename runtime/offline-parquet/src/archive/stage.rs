@@ -1,16 +1,17 @@
 //! Encoding a commit's events and dead letters.
 
+use super::split::{by_day, split};
 use super::{INGEST_TIME, OFFSET, PARTITION, SOURCE, check_schema};
-use crate::dates::{date_of_day, day_of};
+use crate::dates::date_of_day;
+use arrow_array::TimestampMicrosecondArray;
 use arrow_array::{ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray};
-use arrow_array::{TimestampMicrosecondArray, UInt32Array};
 use arrow_schema::{DataType as ArrowType, Field, Schema};
-use plumb_columnar::{ColumnHint, Layout, ParquetWriter, arrow_type, to_arrow};
-use plumb_core::column::DataType;
-use plumb_core::event::{EventBatch, SourceSchema};
+use plumb_columnar::{ColumnHint, Layout, ParquetWriter, arrow_type, into_arrow};
+use plumb_core::column::{Column, DataType, Values};
+use plumb_core::event::EventBatch;
 use plumb_pipeline::port::{DeadLetter, ObjectStore, RowFile};
 use plumb_pipeline::{Error, Result};
-use rustc_hash::FxHashMap;
+use rustc_hash::FxHashSet;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -21,31 +22,16 @@ pub(super) fn events(store: &dyn ObjectStore, partition: u32, name: &str, events
     }
     check_schema(&events.schema)?;
     let source = &events.schema.source;
-    let layout = event_layout(&events.schema);
-    let columns = event_arrays(partition, events)?;
-    let mut staged = Vec::new();
-    let mut objects = Vec::new();
-    for (day, rows) in by_day(&events.times_us) {
+    let days = by_day(&events.times_us);
+    let layout = event_layout(events, events.len() / days.len());
+    let mut staged = Vec::with_capacity(days.len());
+    let mut objects = Vec::with_capacity(days.len());
+    for (day, events) in split(events, days) {
         let date = date_of_day(day);
-        let columns = match &rows {
-            Some(rows) => columns
-                .iter()
-                .map(|column| arrow_select::take::take(column, rows, None))
-                .collect::<Result<Vec<ArrayRef>, _>>()
-                .map_err(|error| Error::internal(format!("events cannot be split by date: {error}")))?,
-            None => columns.clone(),
-        };
         let path = format!("events/{source}/date={date}/{name}.parquet");
-        let bytes = encode(&path, &layout, columns)?;
-        let row_indices = || rows.iter().flat_map(|rows| rows.values().iter().map(|&row| row as usize));
-        let (event_time_us, offsets, rows) = match &rows {
-            Some(rows) => (
-                span(row_indices().map(|row| events.times_us[row])),
-                span(row_indices().map(|row| events.offsets[row])),
-                rows.len(),
-            ),
-            None => (span(events.times_us.iter().copied()), span(events.offsets.iter().copied()), events.len()),
-        };
+        let (event_time_us, offsets) = (span(&events.times_us), span(&events.offsets));
+        let rows = events.len();
+        let bytes = encode(&path, &layout, event_arrays(partition, events)?)?;
         let file = RowFile {
             staged: format!("_staging/events/{source}/{name}-{date}.parquet"),
             path,
@@ -74,13 +60,13 @@ pub(super) fn dead_letters(
         return Ok(Vec::new());
     }
     let rows = letters.len();
-    let times = letters.iter().map(|letter| letter.record_time_us);
-    let offsets = letters.iter().map(|letter| letter.offset);
+    let times: Vec<i64> = letters.iter().map(|letter| letter.record_time_us).collect();
+    let offsets: Vec<u64> = letters.iter().map(|letter| letter.offset).collect();
     let columns: Vec<(&str, bool, ArrayRef)> = vec![
         (SOURCE, false, Arc::new(StringArray::from_iter_values(std::iter::repeat_n(source, rows)))),
         (PARTITION, false, Arc::new(Int32Array::from_value(partition_id(partition)?, rows))),
-        (OFFSET, false, Arc::new(offset_array(offsets.clone())?)),
-        ("_record_time", false, instants(times.clone().collect())),
+        (OFFSET, false, Arc::new(offset_array(offsets.iter().copied())?)),
+        ("_record_time", false, instants(times.clone())),
         ("bytes", false, Arc::new(BinaryArray::from_iter_values(letters.iter().map(|letter| &letter.bytes)))),
         ("reason", false, Arc::new(StringArray::from_iter_values(letters.iter().map(|letter| &letter.reason)))),
         ("view", true, Arc::new(letters.iter().map(|letter| letter.view.as_deref()).collect::<StringArray>())),
@@ -100,14 +86,16 @@ pub(super) fn dead_letters(
         rows: rows as u64,
         bytes: bytes.len() as u64,
         sha256: sha256_hex(&bytes),
-        event_time_us: span(times).expect("there are letters"),
-        offsets: span(offsets).expect("there are letters"),
+        event_time_us: span(&times).expect("there are letters"),
+        offsets: span(&offsets).expect("there are letters"),
     };
     store.put_all(vec![(file.staged.clone(), bytes)])?;
     Ok(vec![file])
 }
 
-fn event_layout(schema: &SourceSchema) -> Layout {
+/// The layout of files of about `file_rows` of these events.
+fn event_layout(events: &EventBatch, file_rows: usize) -> Layout {
+    let schema = &*events.schema;
     let string = ArrowType::Utf8;
     let instant = arrow_type(&DataType::Timestamp);
     let mut fields = vec![
@@ -119,28 +107,57 @@ fn event_layout(schema: &SourceSchema) -> Layout {
     fields.push(Field::new(PARTITION, ArrowType::Int32, false));
     fields.push(Field::new(OFFSET, ArrowType::Int64, false));
     fields.push(Field::new(INGEST_TIME, instant, false));
-    Layout::new(Arc::new(Schema::new(fields)), |name| match name {
+    let hint = |name: &str| match name {
         OFFSET | INGEST_TIME => ColumnHint::Rising,
+        SOURCE | PARTITION => ColumnHint::Constant,
         _ if name == schema.time_field => ColumnHint::Rising,
         _ if name == schema.id_field => ColumnHint::Distinct,
-        _ => ColumnHint::Repeating,
-    })
+        _ => match schema.column_of(name) {
+            Some(column) if mostly_distinct(&events.columns[column], file_rows) => ColumnHint::Distinct,
+            _ => ColumnHint::Repeating,
+        },
+    };
+    Layout::new(Arc::new(Schema::new(fields)), hint).without_string_statistics()
+}
+
+/// Whether a dictionary of a small file's column would hold nearly every row, by a sample as long as the file.
+/// In large files values meet again, and where they do not the writer gives the dictionary up by itself.
+fn mostly_distinct(column: &Column, file_rows: usize) -> bool {
+    const SMALL_FILE_ROWS: usize = 8 * 1024;
+    if file_rows > SMALL_FILE_ROWS || column.is_empty() {
+        return false;
+    }
+    let step = column.len().div_ceil(file_rows.max(1));
+    let rows = || (0..column.len()).step_by(step).filter(|&row| column.is_valid(row));
+    let distinct = match &column.values {
+        Values::Utf8(strings) | Values::Bytes(strings) => {
+            rows().map(|row| strings.get(row)).collect::<FxHashSet<&[u8]>>().len()
+        }
+        Values::F64(values) => rows().map(|row| values[row].to_bits()).collect::<FxHashSet<u64>>().len(),
+        Values::I64(values) | Values::Timestamp(values) => {
+            rows().map(|row| values[row]).collect::<FxHashSet<i64>>().len()
+        }
+        Values::Bool(_) | Values::List { .. } => return false,
+    };
+    distinct * 2 > rows().count()
 }
 
 /// The events as Arrow columns, in the order of [`event_layout`].
-fn event_arrays(partition: u32, events: &EventBatch) -> Result<Vec<ArrayRef>> {
+fn event_arrays(partition: u32, events: EventBatch) -> Result<Vec<ArrayRef>> {
     let rows = events.len();
-    let mut columns = Vec::with_capacity(events.columns.len() + 5);
-    columns.push(to_arrow(&events.columns[0])?);
-    columns.push(instants(events.times_us.clone()));
-    for column in &events.columns[1..] {
-        columns.push(to_arrow(column)?);
+    let EventBatch { schema, offsets, record_times_us, times_us, columns } = events;
+    let mut arrays = Vec::with_capacity(columns.len() + 5);
+    let mut columns = columns.into_iter();
+    arrays.extend(columns.next().map(into_arrow).transpose()?);
+    arrays.push(instants(times_us));
+    for column in columns {
+        arrays.push(into_arrow(column)?);
     }
-    columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&events.schema.source, rows))));
-    columns.push(Arc::new(Int32Array::from_value(partition_id(partition)?, rows)));
-    columns.push(Arc::new(offset_array(events.offsets.iter().copied())?));
-    columns.push(instants(events.record_times_us.clone()));
-    Ok(columns)
+    arrays.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&schema.source, rows))));
+    arrays.push(Arc::new(Int32Array::from_value(partition_id(partition)?, rows)));
+    arrays.push(Arc::new(offset_array(offsets.into_iter())?));
+    arrays.push(instants(record_times_us));
+    Ok(arrays)
 }
 
 fn partition_id(partition: u32) -> Result<i32> {
@@ -156,34 +173,10 @@ fn instants(times_us: Vec<i64>) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from(times_us).with_timezone("UTC"))
 }
 
-/// The rows of each day, days rising, rows in order; `None` = all rows, which is how most commits look.
-fn by_day(times_us: &[i64]) -> Vec<(i64, Option<UInt32Array>)> {
-    let first = day_of(times_us[0]);
-    if times_us.iter().all(|&time_us| day_of(time_us) == first) {
-        return vec![(first, None)];
-    }
-    let mut slots: FxHashMap<i64, usize> = FxHashMap::default();
-    let mut days: Vec<(i64, Vec<u32>)> = Vec::new();
-    let (mut last_day, mut last_slot) = (first, usize::MAX);
-    for (row, &time_us) in times_us.iter().enumerate() {
-        let day = day_of(time_us);
-        if day != last_day || last_slot == usize::MAX {
-            last_day = day;
-            last_slot = *slots.entry(day).or_insert_with(|| {
-                days.push((day, Vec::new()));
-                days.len() - 1
-            });
-        }
-        days[last_slot].1.push(row as u32);
-    }
-    days.sort_unstable_by_key(|(day, _)| *day);
-    days.into_iter().map(|(day, rows)| (day, Some(UInt32Array::from(rows)))).collect()
-}
-
 fn encode(path: &str, layout: &Layout, columns: Vec<ArrayRef>) -> Result<Vec<u8>> {
     let batch = RecordBatch::try_new(layout.schema().clone(), columns)
         .map_err(|error| Error::internal(format!("rows of `{path}` do not fit together: {error}")))?;
-    let mut writer = ParquetWriter::new(path, Vec::new(), layout)?;
+    let mut writer = ParquetWriter::new(path, Vec::with_capacity(batch.num_rows() * 32), layout)?;
     writer.write(&batch)?;
     writer.finish()
 }
@@ -198,9 +191,6 @@ fn sha256_hex(bytes: &[u8]) -> String {
     hex
 }
 
-fn span<T: Copy + Ord>(values: impl Iterator<Item = T>) -> Option<(T, T)> {
-    values.fold(None, |span, value| match span {
-        None => Some((value, value)),
-        Some((least, most)) => Some((least.min(value), most.max(value))),
-    })
+fn span<T: Copy + Ord>(values: &[T]) -> Option<(T, T)> {
+    Some((*values.iter().min()?, *values.iter().max()?))
 }

@@ -1,0 +1,182 @@
+//! Splits a commit's events by date. Rows of a date that stand together are copied as one; rows in no
+//! order are dealt out column by column in one pass, since gathering them date by date would miss the cache
+//! at every string.
+
+use crate::dates::day_of;
+use plumb_core::column::{Bitmap, Column, Strings, Values};
+use plumb_core::event::EventBatch;
+use plumb_core::time::DAY_US;
+use std::ops::Range;
+
+/// Which rows belong to which day; days rise.
+pub(super) enum Days {
+    /// Each day is one run of rows.
+    Runs(Vec<(i64, Range<usize>)>),
+    /// The days, and by row which of them it belongs to.
+    Dealt { days: Vec<i64>, slots: Vec<u32> },
+}
+
+impl Days {
+    /// The number of days.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Days::Runs(runs) => runs.len(),
+            Days::Dealt { days, .. } => days.len(),
+        }
+    }
+}
+
+/// Sorts rows into days.
+pub(super) fn by_day(times_us: &[i64]) -> Days {
+    let mut runs: Vec<(i64, Range<usize>)> = Vec::new();
+    let mut until = 0..0;
+    for (row, &time_us) in times_us.iter().enumerate() {
+        match runs.last_mut() {
+            Some((_, run)) if until.contains(&time_us) => run.end = row + 1,
+            _ => {
+                let day = day_of(time_us);
+                let midnight = day.saturating_mul(DAY_US);
+                until = midnight..midnight.saturating_add(DAY_US);
+                runs.push((day, row..row + 1));
+            }
+        }
+    }
+    let mut days: Vec<i64> = runs.iter().map(|(day, _)| *day).collect();
+    days.sort_unstable();
+    days.dedup();
+    if days.len() == runs.len() {
+        runs.sort_unstable_by_key(|(day, _)| *day);
+        return Days::Runs(runs);
+    }
+    let mut slots = vec![0; times_us.len()];
+    for (day, run) in runs {
+        let slot = days.binary_search(&day).expect("the day of a run is among the days");
+        slots[run].fill(slot as u32);
+    }
+    Days::Dealt { days, slots }
+}
+
+/// The events of each day, in their order.
+pub(super) fn split(events: &EventBatch, days: Days) -> Box<dyn Iterator<Item = (i64, EventBatch)> + '_> {
+    match days {
+        Days::Runs(runs) => Box::new(runs.into_iter().map(|(day, run)| (day, slice(events, run)))),
+        Days::Dealt { days, slots } => Box::new(days.into_iter().zip(deal(events, &slots))),
+    }
+}
+
+fn slice(events: &EventBatch, rows: Range<usize>) -> EventBatch {
+    EventBatch {
+        schema: events.schema.clone(),
+        offsets: events.offsets[rows.clone()].to_vec(),
+        record_times_us: events.record_times_us[rows.clone()].to_vec(),
+        times_us: events.times_us[rows.clone()].to_vec(),
+        columns: events.columns.iter().map(|column| slice_column(column, rows.clone())).collect(),
+    }
+}
+
+fn slice_column(column: &Column, rows: Range<usize>) -> Column {
+    if rows.len() == column.len() {
+        return column.clone();
+    }
+    let strings = |strings: &Strings| {
+        let (first, last) = (strings.offsets[rows.start], strings.offsets[rows.end]);
+        Strings {
+            offsets: strings.offsets[rows.start..=rows.end].iter().map(|offset| offset - first).collect(),
+            bytes: strings.bytes[first as usize..last as usize].to_vec(),
+        }
+    };
+    let values = match &column.values {
+        Values::I64(values) => Values::I64(values[rows.clone()].to_vec()),
+        Values::Timestamp(values) => Values::Timestamp(values[rows.clone()].to_vec()),
+        Values::F64(values) => Values::F64(values[rows.clone()].to_vec()),
+        Values::Bool(values) => Values::Bool(values[rows.clone()].to_vec()),
+        Values::Utf8(values) => Values::Utf8(strings(values)),
+        Values::Bytes(values) => Values::Bytes(strings(values)),
+        Values::List { .. } => return column.take(rows),
+    };
+    let validity = column.validity.as_ref().map(|bits| {
+        let mut slice = Bitmap::new();
+        rows.for_each(|row| slice.push(bits.get(row)));
+        slice
+    });
+    Column { validity, values }
+}
+
+/// The events dealt out by slot; every slot up to the highest has rows.
+fn deal(events: &EventBatch, slots: &[u32]) -> Vec<EventBatch> {
+    let mut counts: Vec<usize> = Vec::new();
+    for &slot in slots {
+        if counts.len() <= slot as usize {
+            counts.resize(slot as usize + 1, 0);
+        }
+        counts[slot as usize] += 1;
+    }
+    let mut offsets = deal_values(&events.offsets, slots, &counts).into_iter();
+    let mut record_times_us = deal_values(&events.record_times_us, slots, &counts).into_iter();
+    let mut times_us = deal_values(&events.times_us, slots, &counts).into_iter();
+    let mut columns: Vec<_> =
+        events.columns.iter().map(|column| deal_column(column, slots, &counts).into_iter()).collect();
+    counts
+        .iter()
+        .map(|_| EventBatch {
+            schema: events.schema.clone(),
+            offsets: offsets.next().unwrap_or_default(),
+            record_times_us: record_times_us.next().unwrap_or_default(),
+            times_us: times_us.next().unwrap_or_default(),
+            columns: columns.iter_mut().filter_map(Iterator::next).collect(),
+        })
+        .collect()
+}
+
+fn deal_column(column: &Column, slots: &[u32], counts: &[usize]) -> Vec<Column> {
+    let values: Vec<Values> = match &column.values {
+        Values::I64(values) => deal_values(values, slots, counts).into_iter().map(Values::I64).collect(),
+        Values::Timestamp(values) => deal_values(values, slots, counts).into_iter().map(Values::Timestamp).collect(),
+        Values::F64(values) => deal_values(values, slots, counts).into_iter().map(Values::F64).collect(),
+        Values::Bool(values) => deal_values(values, slots, counts).into_iter().map(Values::Bool).collect(),
+        Values::Utf8(strings) => deal_strings(strings, slots, counts).into_iter().map(Values::Utf8).collect(),
+        Values::Bytes(strings) => deal_strings(strings, slots, counts).into_iter().map(Values::Bytes).collect(),
+        Values::List { .. } => {
+            let mut dealt = vec![Column::new(&column.data_type()); counts.len()];
+            for (row, &slot) in slots.iter().enumerate() {
+                dealt[slot as usize].push_from(column, row);
+            }
+            return dealt;
+        }
+    };
+    let validity: Vec<Option<Bitmap>> = match &column.validity {
+        None => vec![None; counts.len()],
+        Some(bits) => {
+            let mut dealt = vec![Bitmap::new(); counts.len()];
+            for (row, &slot) in slots.iter().enumerate() {
+                dealt[slot as usize].push(bits.get(row));
+            }
+            dealt.into_iter().map(Some).collect()
+        }
+    };
+    values.into_iter().zip(validity).map(|(values, validity)| Column { validity, values }).collect()
+}
+
+fn deal_values<T: Copy>(values: &[T], slots: &[u32], counts: &[usize]) -> Vec<Vec<T>> {
+    let mut dealt: Vec<Vec<T>> = counts.iter().map(|&count| Vec::with_capacity(count)).collect();
+    for (&value, &slot) in values.iter().zip(slots) {
+        dealt[slot as usize].push(value);
+    }
+    dealt
+}
+
+fn deal_strings(strings: &Strings, slots: &[u32], counts: &[usize]) -> Vec<Strings> {
+    let mean_bytes = strings.bytes.len() / slots.len().max(1) + 1;
+    let mut dealt: Vec<Strings> = counts
+        .iter()
+        .map(|&count| {
+            let mut offsets = Vec::with_capacity(count + 1);
+            offsets.push(0);
+            Strings { offsets, bytes: Vec::with_capacity(count * mean_bytes) }
+        })
+        .collect();
+    for (row, &slot) in strings.iter().zip(slots) {
+        dealt[slot as usize].push(row);
+    }
+    dealt
+}
