@@ -236,6 +236,12 @@ fn a_failed_deployment_changes_nothing() {
     runtime.stop().unwrap();
     let error = start(&world, &log, false, &[users("1.0.0", 9)]).unwrap_err();
     assert!(error.to_string().contains("--replace"), "{error}");
+    let allowed = RuntimeOptions { replace: true, ..options(false) };
+    let parts = parts(&world, &log, &Fuse::never(), false);
+    let runtime = Runtime::start(parts, allowed, &[users("1.0.0", 9)]).unwrap();
+    settle(&runtime, &log);
+    assert_shown(&world, &runtime, &log, &[users("1.0.0", 9)]);
+    runtime.stop().unwrap();
     let error = start(&world, &log, false, &[users("1.2.0", 9), users("1.3.0", 9)]).unwrap_err();
     assert!(error.to_string().contains("given twice"), "{error}");
 }
