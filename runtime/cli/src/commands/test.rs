@@ -111,8 +111,9 @@ pub(crate) fn run(arguments: &Test, output: Output) -> Result<Done> {
             let key: Vec<&str> =
                 row["key"].as_object().into_iter().flatten().filter_map(|(_, part)| part.as_str()).collect();
             writeln!(text, "{} {}", def.entity.name, key.join(" ")).expect("text can be written to");
-            for (name, value) in row["features"].as_object().into_iter().flatten() {
-                writeln!(text, "  {name:<28} {value}").expect("text can be written to");
+            for feature in &def.features {
+                let value = &row["features"][&feature.name];
+                writeln!(text, "  {:<28} {value}", feature.name).expect("text can be written to");
             }
         }
         if keys.len() > shown.len() {
