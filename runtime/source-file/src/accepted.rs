@@ -103,7 +103,7 @@ impl AcceptedEvents {
     }
 
     fn accept(&mut self, file: usize, decoded: Decoded) -> EventBatch {
-        let Decoded { mut batch, archive, zoneless } = decoded;
+        let Decoded { mut batch, hashes, archive, zoneless } = decoded;
         if zoneless && !self.zoneless_said {
             say_zoneless(&self.schema, &self.files[file].name);
             self.zoneless_said = true;
@@ -121,7 +121,7 @@ impl AcceptedEvents {
         }
         self.piece_rows = batch.next_offset;
         shift(&mut batch, self.base);
-        let accepted = self.acceptor.accept(batch);
+        let accepted = self.acceptor.accept_hashed(batch, &hashes);
         // The ids are of use to a commit only.
         self.acceptor.forget_drain();
         for Rejected { offset, reason, .. } in accepted.rejected {

@@ -10,6 +10,7 @@ use crate::parquet_rows::ParquetRows;
 use crate::reader::{FileReader, Reading};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use plumb_columnar::ParquetFile;
+use plumb_pipeline::accept::Hashes;
 use plumb_pipeline::port::SourceBatch;
 use plumb_pipeline::{Error, Result};
 use std::collections::VecDeque;
@@ -45,6 +46,7 @@ enum Part {
 #[derive(Debug)]
 pub(crate) struct Decoded {
     pub(crate) batch: SourceBatch,
+    pub(crate) hashes: Hashes,
     /// The events were accepted before.
     pub(crate) archive: bool,
     pub(crate) zoneless: bool,
@@ -189,7 +191,9 @@ fn decode(piece: &Piece, reading: &Reading, queue: &Queue) {
         let batch = reader.next_batch();
         let (archive, zoneless) = (reader.is_archive(), reader.zoneless());
         let last = !matches!(batch, Ok(Some(_)));
-        let decoded = batch.map(|batch| batch.map(|batch| Decoded { batch, archive, zoneless }));
+        let hashes = |batch: &SourceBatch| if archive { Hashes::default() } else { Hashes::of(&batch.events) };
+        let decoded =
+            batch.map(|batch| batch.map(|batch| Decoded { hashes: hashes(&batch), batch, archive, zoneless }));
         if queue.send(decoded).is_err() || last {
             return;
         }

@@ -257,3 +257,8 @@ fn component_files_are_globbed_in_order() {
     settings.transforms.paths = vec![format!("{}/none.wasm", dir.path().display())];
     assert!(settings.component_files().unwrap_err().to_string().contains("no such file"));
 }
+
+#[test]
+fn the_services_defaults_are_the_settings() {
+    assert_eq!(Settings::default().serve.options(), plumb_serve_http::ServerOptions::default());
+}

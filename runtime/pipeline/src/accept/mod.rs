@@ -121,8 +121,33 @@ pub struct Acceptor {
     fresh: Vec<IdEntry>,
     newest_us: Option<i64>,
     accounting: Accounting,
-    /// Payload hashes of the batch at hand.
+    /// Of the batch at hand, kept for its memory.
+    hashes: Hashes,
+}
+
+/// The hashes by which the events of a batch are compared: no decision, so another thread may make them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hashes {
+    /// xxh3-128 of each event's id; 0 where it has none.
+    ids: Vec<u128>,
+    /// A hash of each event's other values.
     payloads: Vec<u64>,
+}
+
+impl Hashes {
+    /// The hashes of a batch.
+    pub fn of(events: &EventBatch) -> Self {
+        let mut hashes = Self::default();
+        hashes.fill(events);
+        hashes
+    }
+
+    fn fill(&mut self, events: &EventBatch) {
+        let id = |row| events.columns[0].str_bytes(row).map_or(0, xxh3_128);
+        self.ids.clear();
+        self.ids.extend((0..events.len()).map(id));
+        hash_payloads(events, &mut self.payloads);
+    }
 }
 
 impl Acceptor {
@@ -146,16 +171,24 @@ impl Acceptor {
         for bytes in ids {
             set.insert(IdEntry::from_bytes(&bytes));
         }
-        Self { rules, required, ids: set, fresh: Vec::new(), newest_us, accounting, payloads: Vec::new() }
+        Self { rules, required, ids: set, fresh: Vec::new(), newest_us, accounting, hashes: Hashes::default() }
     }
 
     /// Decides a batch; batches must come in offset order. Nothing is copied when every event is accepted.
     pub fn accept(&mut self, batch: SourceBatch) -> Accepted {
+        let mut hashes = std::mem::take(&mut self.hashes);
+        hashes.fill(&batch.events);
+        let accepted = self.accept_hashed(batch, &hashes);
+        self.hashes = hashes;
+        accepted
+    }
+
+    /// [`Acceptor::accept`] with the hashes of the batch's events made before.
+    pub fn accept_hashed(&mut self, batch: SourceBatch, hashes: &Hashes) -> Accepted {
         let SourceBatch { events, mut rejected, next_offset } = batch;
         self.accounting.read += (events.len() + rejected.len()) as u64;
         self.accounting.rejected += rejected.len() as u64;
         let decoded = rejected.len();
-        hash_payloads(&events, &mut self.payloads);
         // The rows accepted so far, listed only from the first one that is not.
         let mut kept: Option<Vec<usize>> = None;
         for row in 0..events.len() {
@@ -165,7 +198,7 @@ impl Acceptor {
                     rejected.push(self.reject(&events, row, reason));
                     false
                 }
-                None => self.is_first(&events, row),
+                None => self.is_first(&events, hashes, row),
             };
             match (&mut kept, accepted) {
                 (Some(rows), true) => rows.push(row),
@@ -202,9 +235,11 @@ impl Acceptor {
     }
 
     /// Whether this is the first copy of its id; counts it as a duplicate if not. Without an id it is.
-    fn is_first(&mut self, events: &EventBatch, row: usize) -> bool {
-        let Some(id) = events.columns[0].str_bytes(row) else { return true };
-        let entry = IdEntry { id: xxh3_128(id), payload: self.payloads[row] };
+    fn is_first(&mut self, events: &EventBatch, hashes: &Hashes, row: usize) -> bool {
+        if !events.columns[0].is_valid(row) {
+            return true;
+        }
+        let entry = IdEntry { id: hashes.ids[row], payload: hashes.payloads[row] };
         match self.ids.insert(entry) {
             None => {
                 self.fresh.push(entry);

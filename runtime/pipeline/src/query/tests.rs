@@ -4,7 +4,9 @@ use super::request::Named;
 use super::*;
 use crate::clock::Clock;
 use crate::port::{OnlineAnswer, OnlineField, OnlinePartial, OnlineRead, OnlineStore, OnlineWrite, PublishOutcome};
+use crate::runtime::{ActiveView, Readiness};
 use crate::{Error, Result};
+use arc_swap::ArcSwap;
 use plumb_core::column::{Column, DataType};
 use plumb_core::contribution::Contributions;
 use plumb_core::entity::{EntityDef, EntityKey};
@@ -524,4 +526,25 @@ fn mistakes_are_named() {
     let error = features(&["user_view:cout"], user());
     let QueryError::InBatch { error, .. } = world.ask(error).unwrap_err() else { panic!() };
     assert!(matches!(*error, QueryError::Unknown { what: Named::Feature, .. }));
+}
+
+#[test]
+fn views_of_a_job_follow_its_swaps_and_hold_no_set() {
+    let world = World::new();
+    let set = |waiting| {
+        let ready = Arc::new(Readiness::waiting_for(waiting));
+        vec![ActiveView { transform: world.transforms[0].clone(), ready }]
+    };
+    let active = Arc::new(ArcSwap::from_pointee(set(1)));
+    let views = RuntimeViews::new(active.clone(), BTreeMap::from([("default".to_owned(), vec![0])]));
+    let first = views.current();
+    assert!(!first.set.views[0].is_ready());
+    assert!(Arc::ptr_eq(&first.set, &views.current().set), "an unchanged set is made once");
+    let before = active.swap(Arc::new(set(0)));
+    assert_eq!(Arc::strong_count(&before), 2, "a query under way holds its set");
+    drop(first);
+    assert_eq!(Arc::strong_count(&before), 1);
+    assert!(views.current().set.views[0].is_ready());
+    let of_another = RuntimeViews::new(active, BTreeMap::new());
+    assert!(of_another.current().set.views.is_empty());
 }
