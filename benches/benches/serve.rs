@@ -68,7 +68,7 @@ impl Backend for Serving {
     fn registry(&self) -> Result<Vec<RegistryEntry>, BackendError> {
         Ok(Vec::new())
     }
-    fn deploy(&self, _: Vec<u8>) -> Result<RegistryEntry, BackendError> {
+    fn deploy(&self, _: Vec<u8>, _: bool) -> Result<RegistryEntry, BackendError> {
         Err(BackendError::Invalid("not here".into()))
     }
     fn append(&self, _: &str, _: &[&[u8]]) -> Result<Position, BackendError> {
