@@ -131,13 +131,13 @@ fn backfill_source(
     let gatherer = Gatherer { views, keys, before_us, slices, keeps_activity: true };
     let shares = gatherer.read(reader, threads)?;
     let Gatherer { views, keys, .. } = gatherer;
-    let Gathered { views: histories, activity, events } = Gathered::of(shares);
+    let Gathered { views: histories, activity, events, newest_us } = Gathered::of(shares);
     summary.events += events;
     let mut labels = Vec::with_capacity(keys.len());
     for (keys, activity) in keys.into_iter().zip(activity) {
         let index = keys.into_index()?;
         let ranks = byte_ranks(&index);
-        labels.push((Instants::new(activity, &ranks, options), index));
+        labels.push((Instants::new(activity, &ranks, newest_us, options), index));
     }
     for (wanted, history) in views.iter().zip(histories) {
         let def = wanted.transform.def();
@@ -197,7 +197,9 @@ enum Instants {
 }
 
 impl Instants {
-    fn new(activity: Vec<(i64, u32)>, ranks: &[u32], options: &BackfillOptions) -> Self {
+    /// `newest_us` is the newest event's time: all entities get snapshots up to the same instant, also where the last
+    /// events carry none of them.
+    fn new(activity: Vec<(i64, u32)>, ranks: &[u32], newest_us: Option<i64>, options: &BackfillOptions) -> Self {
         let in_range = |instant_us: i64| {
             options.from_us.is_none_or(|from_us| instant_us >= from_us)
                 && options.to_us.is_none_or(|to_us| instant_us < to_us)
@@ -217,16 +219,15 @@ impl Instants {
             steps.retain(|&(instant_us, _)| in_range(instant_us));
             return Instants::Listed(steps);
         }
-        let (first_us, last_us) = match (steps.first(), steps.last()) {
-            (Some(first), Some(last)) => (first.0, last.0),
-            _ => return Instants::Listed(Vec::new()),
+        let (Some(&(first_us, _)), Some(newest_us)) = (steps.first(), newest_us) else {
+            return Instants::Listed(Vec::new());
         };
         let from_us = options.from_us.map_or(first_us, |from_us| {
             let floor_us = floor_to(from_us, step_us);
             let aligned_us = if floor_us < from_us { floor_us.saturating_add(step_us) } else { floor_us };
             aligned_us.max(first_us)
         });
-        let to_us = options.to_us.unwrap_or_else(|| last_us.saturating_add(1));
+        let to_us = options.to_us.unwrap_or_else(|| next(newest_us).saturating_add(1));
         let mut seen = vec![false; ranks.len()];
         steps.retain(|&(_, key)| !std::mem::replace(&mut seen[key as usize], true));
         let mut by_bytes = vec![0; ranks.len()];

@@ -56,6 +56,7 @@ pub(super) struct Share {
     /// Per distinct entity key, (time, key) of every event that carries one.
     activity: Vec<Vec<(i64, u32)>>,
     events: u64,
+    newest_us: Option<i64>,
     scratch: Vec<Vec<u32>>,
 }
 
@@ -83,6 +84,8 @@ pub(super) struct Gathered {
     pub(super) activity: Vec<Vec<(i64, u32)>>,
     /// The number of events read.
     pub(super) events: u64,
+    /// The newest time of an event, whatever entities it carries.
+    pub(super) newest_us: Option<i64>,
 }
 
 impl Gatherer<'_> {
@@ -100,6 +103,7 @@ impl Gatherer<'_> {
             views: self.views.iter().map(view).collect(),
             activity: vec![Vec::new(); self.keys.len()],
             events: 0,
+            newest_us: None,
             scratch: vec![Vec::new(); self.keys.len()],
         }
     }
@@ -142,6 +146,7 @@ impl Gatherer<'_> {
     /// Adds a batch to a worker's share.
     pub(super) fn add(&self, share: &mut Share, batch: &EventBatch) -> Result<()> {
         share.events += batch.len() as u64;
+        share.newest_us = share.newest_us.max(batch.times_us.iter().copied().max());
         for (index, keys) in self.keys.iter().enumerate() {
             let Some(view) = self.views.iter().find(|view| view.keys == index) else { continue };
             let columns: Vec<&Column> =
@@ -220,9 +225,10 @@ impl Gatherer<'_> {
 impl Gathered {
     /// Brings the workers' shares together.
     pub(super) fn of(shares: Vec<Share>) -> Self {
-        let mut all = Gathered { views: Vec::new(), activity: Vec::new(), events: 0 };
+        let mut all = Gathered { views: Vec::new(), activity: Vec::new(), events: 0, newest_us: None };
         for share in shares {
             all.events += share.events;
+            all.newest_us = all.newest_us.max(share.newest_us);
             all.activity.resize_with(share.activity.len(), Vec::new);
             for (to, from) in all.activity.iter_mut().zip(share.activity) {
                 to.extend(from);

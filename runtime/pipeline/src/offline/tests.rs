@@ -204,8 +204,8 @@ fn expected_instants(events: &[Event], options: &BackfillOptions) -> Vec<(i64, S
     };
     let mut rows = Vec::new();
     let users: std::collections::BTreeSet<&str> = seen.iter().map(|seen| seen.1).collect();
-    // Events at or after `to` are not looked at, nor are instants after the last event's unless `to` says so.
-    let last = seen.iter().map(|seen| seen.0).filter(|&time| options.to_us.is_none_or(|to| time < to)).max();
+    // Instants after the last event's, which may carry no user, are not looked at unless `to` says so.
+    let last = events.iter().map(|event| event.time_us).max();
     let end = options.to_us.or(last.map(|last| last + step + 1)).unwrap_or(0);
     let mut instant = -60 * HOUR_US / step * step - step;
     while instant < end {
