@@ -28,13 +28,14 @@ pub struct RunOptions {
 
 /// A running embedded service.
 pub struct Service {
-    pub(crate) owned: DataDir,
+    pub(crate) runtime: Arc<Runtime>,
     pub(crate) logs: BTreeMap<String, Arc<EmbeddedLog>>,
     pub(crate) online: Arc<EmbeddedOnline>,
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) archive: Arc<dyn Archive>,
-    pub(crate) runtime: Arc<Runtime>,
     pub(crate) settings: Settings,
+    // Last, so that the data folder is given back only when the workers have ended.
+    pub(crate) owned: DataDir,
 }
 
 impl std::fmt::Debug for Service {
@@ -138,11 +139,18 @@ impl Service {
     /// Publishes and commits what was applied, and gives the data folder back. Whoever holds the backend must have
     /// let go of it.
     pub fn stop(self) -> Result<()> {
-        match Arc::try_unwrap(self.runtime) {
-            Ok(runtime) => runtime.stop(),
-            Err(_) => Err(Error::internal("the service is still in use")),
-        }
+        own(self.runtime)?.stop()
     }
+
+    /// Ends like a crash, for tests; see [`Runtime::abandon`]. Whoever holds the backend must have let go of it.
+    pub fn abandon(self) -> Result<()> {
+        own(self.runtime)?.abandon();
+        Ok(())
+    }
+}
+
+fn own(runtime: Arc<Runtime>) -> Result<Runtime> {
+    Arc::try_unwrap(runtime).map_err(|_| Error::internal("the service is still in use"))
 }
 
 fn open_source(

@@ -225,6 +225,12 @@ impl Runtime {
         self.board.wait(|phase| phase == Phase::Ended)
     }
 
+    /// Waits until answers from the online store hold every record of a source below `position` (next offsets by
+    /// partition), so that who has appended records can read what they did. The error that stopped a worker if one did.
+    pub fn wait_published(&self, source: &str, position: &BTreeMap<u32, u64>) -> Result<()> {
+        self.board.wait_published(source, position)
+    }
+
     /// Publishes nothing new but commits everything applied so far, and waits for it.
     pub fn commit_now(&self) -> Result<()> {
         self.everywhere(|done| Command::Commit { done })
@@ -236,8 +242,22 @@ impl Runtime {
         self.board.take_failure()
     }
 
+    /// Ends like a crash, for tests of what the next start finds: what was applied since the last publish and the last
+    /// commit is left to the log.
+    pub fn abandon(mut self) {
+        for worker in &self.commands {
+            // One that has ended already has nothing to abandon.
+            let _ended = worker.send(Command::Abandon);
+        }
+        self.join();
+    }
+
     fn end(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.join();
+    }
+
+    fn join(&mut self) {
         for worker in self.workers.drain(..) {
             if worker.join().is_err() {
                 self.board.fail(Error::internal("a worker has panicked"));

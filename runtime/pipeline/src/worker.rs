@@ -99,6 +99,8 @@ pub enum Command {
         /// The answer of all partitions.
         done: Sender<Result<()>>,
     },
+    /// End at once as a crash would: nothing more is published or committed.
+    Abandon,
 }
 
 impl std::fmt::Debug for Command {
@@ -107,6 +109,7 @@ impl std::fmt::Debug for Command {
             Command::Commit { .. } => "Commit",
             Command::AddView { .. } => "AddView",
             Command::RemoveView { .. } => "RemoveView",
+            Command::Abandon => "Abandon",
         })
     }
 }
@@ -248,8 +251,10 @@ impl Worker {
                     Err(RecvTimeoutError::Disconnected) => break,
                 },
             };
-            if let Some(command) = command {
-                self.carry_out(command)?;
+            match command {
+                Some(Command::Abandon) => return Ok(()),
+                Some(command) => self.carry_out(command)?,
+                None => {}
             }
         }
         self.finish()
@@ -321,6 +326,8 @@ impl Worker {
                 });
                 answer(&done, removed)
             }
+            // The loop has ended by then.
+            Command::Abandon => Ok(()),
         }
     }
 }

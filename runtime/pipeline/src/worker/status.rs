@@ -114,8 +114,21 @@ impl Board {
 
     /// Waits until every partition is in a phase that `wanted` accepts, or a worker has stopped with an error.
     pub fn wait(&self, wanted: impl Fn(Phase) -> bool) -> Result<()> {
+        self.wait_until(|status| wanted(status.phase))
+    }
+
+    /// Waits until the online store shows every record of a source below `position`, or a worker has stopped with an
+    /// error. A partition that the job does not run has nothing to show.
+    pub fn wait_published(&self, source: &str, position: &BTreeMap<u32, u64>) -> Result<()> {
+        self.wait_until(|status| match position.get(&status.partition) {
+            Some(&offset) if status.source == source => status.published.is_some_and(|shown| shown >= offset),
+            _ => true,
+        })
+    }
+
+    fn wait_until(&self, reached: impl Fn(&PartitionStatus) -> bool) -> Result<()> {
         let mut notes = self.lock();
-        while notes.failure.is_none() && !notes.partitions.values().all(|status| wanted(status.phase)) {
+        while notes.failure.is_none() && !notes.partitions.values().all(&reached) {
             notes = self.changed.wait(notes).unwrap_or_else(PoisonError::into_inner);
         }
         drop(notes);
@@ -144,9 +157,9 @@ impl Board {
             partition,
             ..PartitionStatus::default()
         });
-        let before = status.phase;
+        let before = (status.phase, status.published);
         change(status);
-        let changed = status.phase != before;
+        let changed = (status.phase, status.published) != before;
         drop(notes);
         if changed {
             self.changed.notify_all();
