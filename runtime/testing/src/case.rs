@@ -83,6 +83,13 @@ pub struct Accounting {
     pub dedupe_conflict: u64,
 }
 
+impl From<plumb_pipeline::accept::Accounting> for Accounting {
+    fn from(of: plumb_pipeline::accept::Accounting) -> Self {
+        let plumb_pipeline::accept::Accounting { read, applied, duplicate, rejected, dedupe_conflict, .. } = of;
+        Self { read, applied, duplicate, rejected, dedupe_conflict }
+    }
+}
+
 /// Reads a case file.
 pub fn parse(text: &str) -> Result<Vec<CaseLine>, CaseError> {
     let mut lines: Vec<CaseLine> = Vec::new();
@@ -326,6 +333,26 @@ pub fn parse_instant(text: &str) -> Result<i64, CaseError> {
     Ok((seconds - offset_minutes * 60) * 1_000_000 + micros)
 }
 
+/// Writes an instant from 1970 on as RFC 3339 with microseconds, by counting days.
+pub fn format_instant(us: i64) -> String {
+    let leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let (mut days, in_day) = (us.div_euclid(86_400_000_000), us.rem_euclid(86_400_000_000));
+    let mut year = 1970;
+    while days >= 365 + i64::from(leap(year)) {
+        days -= 365 + i64::from(leap(year));
+        year += 1;
+    }
+    let mut month = 0;
+    let lengths = [31, 28 + i64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    while days >= lengths[month] {
+        days -= lengths[month];
+        month += 1;
+    }
+    let (seconds, micros) = (in_day / 1_000_000, in_day % 1_000_000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z", month + 1, days + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,6 +363,10 @@ mod tests {
         assert_eq!(parse_instant("2024-03-10T12:00:01Z").unwrap(), 1_710_072_001_000_000);
         assert_eq!(parse_instant("2024-03-10T14:00:01.5+02:00").unwrap(), 1_710_072_001_500_000);
         assert_eq!(parse_instant("2024-02-29T23:59:59.9999999Z").unwrap(), 1_709_251_199_999_999);
+        assert_eq!(format_instant(1_709_251_199_999_999), "2024-02-29T23:59:59.999999Z");
+        for us in (0..4_000_000_000_000_000).step_by(86_399_999_999_999) {
+            assert_eq!(parse_instant(&format_instant(us)).unwrap(), us);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! For tests only: the naive oracle and the runner of case files.
+//! For tests only: the naive oracle, the runner of case files, and what they run against.
 
 pub mod archive;
 pub mod case;
 pub mod oracle;
 pub mod process;
+pub mod subject;
