@@ -174,7 +174,8 @@ fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(failed)?;
     }
     let mut staged = path.as_os_str().to_owned();
-    staged.push(".tmp");
+    // Two builds at a time each stage their own.
+    staged.push(format!(".{}.tmp", std::process::id()));
     std::fs::write(&staged, bytes).with_context(failed)?;
     std::fs::rename(&staged, path).with_context(failed)
 }

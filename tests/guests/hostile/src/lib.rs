@@ -13,7 +13,7 @@
 //! | `poison:error-index` | an error of an event that is not in the batch |
 //! | `poison:offsets` | a string column whose offsets go backwards |
 //! | `poison:utf8` | a string column that is no UTF-8 |
-//! | `poison:validity` | a validity bitmap that is too short |
+//! | `poison:validity` | a validity bitmap of another length |
 //! | `poison:type` | a slot column of another type |
 //! | `poison:state` | every later row of the batch contributes twice |
 //! | `poison:finalize-error`, `poison:finalize-trap`, `poison:finalize-loop`, `poison:finalize-short` | the same, when the entity's features are read |
