@@ -33,6 +33,7 @@ cargo_tests() {
 }
 
 stage "set-up" scripts/setup.sh
+stage "set-up of the tests" scripts/setup-tests.sh
 lint fmt --all --check
 stage "build" make --no-print-directory build
 lint clippy --release --workspace --all-targets --locked -- -D warnings

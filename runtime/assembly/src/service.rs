@@ -8,6 +8,7 @@ use plumb_embedded::{DataDir, Embedded, EmbeddedLog, EmbeddedOnline, LogSource};
 use plumb_offline_parquet::ParquetArchive;
 use plumb_pipeline::accept::AcceptRules;
 use plumb_pipeline::clock::SystemClock;
+use plumb_pipeline::commit::{committed_partitions, latest};
 use plumb_pipeline::port::{Archive, ObjectStore, OnlineStore, Source};
 use plumb_pipeline::runtime::{Runtime, RuntimeOptions, RuntimeParts};
 use plumb_pipeline::worker::{SourceSetup, WorkerOptions};
@@ -34,6 +35,7 @@ pub struct Service {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) archive: Arc<dyn Archive>,
     pub(crate) settings: Settings,
+    applied_before: u64,
     // Last, so that the data folder is given back only when the workers have ended.
     pub(crate) owned: DataDir,
 }
@@ -86,6 +88,7 @@ impl Service {
             let source = open_source(&settings, name, source, &logs, rules, options)?;
             sources.push(SourceSetup { source, rules });
         }
+        let applied_before = applied(store.as_ref(), &settings)?;
         let parts = RuntimeParts {
             sources,
             online: online.clone(),
@@ -103,7 +106,12 @@ impl Service {
         };
         let runtime_options = RuntimeOptions { worker, replace: options.replace, ..RuntimeOptions::default() };
         let runtime = Arc::new(Runtime::start(parts, runtime_options, &component_bytes)?);
-        Ok(Self { owned, logs, online, store, archive, runtime, settings })
+        Ok(Self { owned, logs, online, store, archive, runtime, settings, applied_before })
+    }
+
+    /// How many events earlier runs had applied and committed.
+    pub fn applied_before(&self) -> u64 {
+        self.applied_before
     }
 
     /// The running job.
@@ -151,6 +159,20 @@ impl Service {
 
 fn own(runtime: Arc<Runtime>) -> Result<Runtime> {
     Arc::try_unwrap(runtime).map_err(|_| Error::internal("the service is still in use"))
+}
+
+/// How many events the last manifests count as applied. A manifest that cannot be read counts nothing here; what
+/// to do about it is the recovery's to say.
+fn applied(store: &dyn ObjectStore, settings: &Settings) -> Result<u64> {
+    let mut applied = 0;
+    for source in settings.sources.keys() {
+        for partition in committed_partitions(store, source)? {
+            if let Ok(Some(manifest)) = latest(store, source, partition) {
+                applied += manifest.accounting.applied;
+            }
+        }
+    }
+    Ok(applied)
 }
 
 fn open_source(

@@ -400,4 +400,9 @@ pub(crate) enum RegistryAction {
         /// Its name.
         view: String,
     },
+    /// From which event fields each feature of a view is made
+    Lineage {
+        /// Its name.
+        view: String,
+    },
 }

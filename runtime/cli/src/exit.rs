@@ -1,5 +1,6 @@
 //! Exit codes: 0 done, 1 the check or job failed, 2 the caller's mistake, 3 an outside system failed.
 
+use crate::client::ClientError;
 use plumb_core::ErrorKind;
 use std::process::ExitCode;
 
@@ -35,6 +36,11 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
             Some(error.kind())
         } else if let Some(error) = cause.downcast_ref::<plumb_core::Error>() {
             Some(error.kind())
+        } else if let Some(error) = cause.downcast_ref::<ClientError>() {
+            Some(match error {
+                ClientError::Refused { status: 400..500, .. } => ErrorKind::Invalid,
+                _ => ErrorKind::Unavailable,
+            })
         } else {
             cause.downcast_ref::<std::io::Error>().map(|_| ErrorKind::Unavailable)
         };

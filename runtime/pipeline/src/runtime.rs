@@ -457,7 +457,8 @@ fn work(
     if let Err(error) = worked {
         // Being stopped while still opening is no failure.
         if !stop.load(Ordering::Relaxed) {
-            tracing::error!(%error, "a worker has stopped");
+            // Not an error line of its own: whoever runs the job reads it off the board and says it once.
+            tracing::info!(%error, "a worker has stopped");
             board.fail(error);
         }
         stop.store(true, Ordering::Relaxed);

@@ -18,12 +18,15 @@ pub(crate) enum Shape {
     Json,
     /// One object a line.
     Lines,
+    /// One record a line, whatever it holds: one that is no event ends in the dead letters, as from a file.
+    AsIs,
 }
 
 /// Cuts a body into records; the error names the line.
 pub(crate) fn split(body: &[u8], shape: Shape) -> Result<Vec<Record<'_>>, Problem> {
     let records = match shape {
-        Shape::Lines => lines(body)?,
+        Shape::Lines => lines(body, true)?,
+        Shape::AsIs => lines(body, false)?,
         Shape::Json => match body.trim_ascii_start().first() {
             Some(b'[') => array(body)?,
             _ => values(body)?,
@@ -40,7 +43,7 @@ pub(crate) fn at_line(line: usize, why: &str) -> Problem {
     Problem::bad_request(format!("line {line}: {why}")).with("line", line)
 }
 
-fn lines(body: &[u8]) -> Result<Vec<Record<'_>>, Problem> {
+fn lines(body: &[u8], check: bool) -> Result<Vec<Record<'_>>, Problem> {
     let mut records = Vec::new();
     for (index, text) in body.split(|&byte| byte == b'\n').enumerate() {
         let bytes = text.trim_ascii();
@@ -48,8 +51,10 @@ fn lines(body: &[u8]) -> Result<Vec<Record<'_>>, Problem> {
             continue;
         }
         let line = index + 1;
-        check_object(line, bytes)?;
-        serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| at_line(line, &not_json(&error)))?;
+        if check {
+            check_object(line, bytes)?;
+            serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| at_line(line, &not_json(&error)))?;
+        }
         records.push(Record { line, bytes });
     }
     Ok(records)
@@ -142,7 +147,7 @@ mod tests {
 
     #[test]
     fn bodies_are_cut_into_records() {
-        use Shape::{Json, Lines};
+        use Shape::{AsIs, Json, Lines};
         let one = |line, text: &str| (line, text.to_owned());
         for (body, shape, wanted) in [
             ("{\"a\":1}", Json, vec![one(1, "{\"a\":1}")]),
@@ -150,6 +155,7 @@ mod tests {
             ("{\"a\":1}\n{\"b\":2}", Json, vec![one(1, "{\"a\":1}"), one(2, "{\"b\":2}")]),
             ("[{\"a\":1},\n {\"b\":\"]\"}]", Json, vec![one(1, "{\"a\":1}"), one(2, "{\"b\":\"]\"}")]),
             ("{\"a\":1}\r\n\n{\"b\":2}\n", Lines, vec![one(1, "{\"a\":1}"), one(3, "{\"b\":2}")]),
+            ("{\"a\":1}\n{\"b\":\n7", AsIs, vec![one(1, "{\"a\":1}"), one(2, "{\"b\":"), one(3, "7")]),
         ] {
             assert_eq!(cut(body, shape).unwrap(), wanted, "{body}");
         }

@@ -120,9 +120,11 @@ impl Service {
                 Ok(json_reply(StatusCode::OK, page.to_string()))
             }
             Route::Events => {
-                let parameters = parameters(&["source"])?;
+                let parameters = parameters(&["source", "as_is"])?;
                 let source = parameters.get("source").unwrap_or("default").to_owned();
+                let as_is = parameters.get("as_is") == Some("true");
                 let shape = match media_type(&head.headers).as_deref() {
+                    Some(kind) if LINES.contains(&kind) && as_is => events::Shape::AsIs,
                     Some(kind) if LINES.contains(&kind) => events::Shape::Lines,
                     _ => events::Shape::Json,
                 };

@@ -53,6 +53,48 @@ pub fn read(folder: &Path) -> Vec<Archived> {
     events
 }
 
+/// A dead letter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetter {
+    /// The source partition.
+    pub partition: i32,
+    /// The offset in it.
+    pub offset: i64,
+    /// What the record held.
+    pub bytes: Vec<u8>,
+    /// Why it was refused.
+    pub reason: String,
+    /// The view that failed on it; `None` = nobody got it.
+    pub view: Option<String>,
+}
+
+/// Every dead letter below a folder, in order of partition and offset.
+pub fn dead_letters(folder: &Path) -> Vec<DeadLetter> {
+    let mut letters: Vec<DeadLetter> = Vec::new();
+    for path in parquet_files(folder) {
+        let file = std::fs::File::open(&path).expect("a listed file can be opened");
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build());
+        for batch in reader.unwrap_or_else(|error| panic!("{}: {error}", path.display())) {
+            let batch = batch.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let column = |name: &str| batch.column_by_name(name).unwrap_or_else(|| panic!("no column {name}"));
+            let text = |name: &str| {
+                arrow_cast::cast(column(name), &arrow_schema::DataType::Utf8).expect("text").as_string::<i32>().clone()
+            };
+            let (reasons, views) = (text("reason"), text("view"));
+            let bytes = arrow_cast::cast(column("bytes"), &arrow_schema::DataType::Binary).expect("bytes");
+            letters.extend((0..batch.num_rows()).map(|row| DeadLetter {
+                partition: column("_partition").as_primitive::<Int32Type>().value(row),
+                offset: column("_offset").as_primitive::<Int64Type>().value(row),
+                bytes: bytes.as_binary::<i32>().value(row).to_vec(),
+                reason: reasons.value(row).to_owned(),
+                view: (!views.is_null(row)).then(|| views.value(row).to_owned()),
+            }));
+        }
+    }
+    letters.sort_by_key(|letter| (letter.partition, letter.offset));
+    letters
+}
+
 fn archived(batch: &RecordBatch, row: usize) -> Archived {
     let column = |name: &str| batch.column_by_name(name).unwrap_or_else(|| panic!("the archive has no column {name}"));
     let text = |name: &str| {

@@ -95,7 +95,8 @@ impl Target {
                 Ok(routed.len() as u64)
             }
             Target::Owner(client, source) => {
-                let path = format!("/events?source={source}");
+                // As they are: what is no event is dead-lettered by the owner, as it is without one.
+                let path = format!("/events?source={source}&as_is=true");
                 let (mut body, mut sent) = (Vec::new(), 0);
                 for record in &batch.records {
                     if body.len() + record.bytes.len() > REQUEST_BYTES && !body.is_empty() {

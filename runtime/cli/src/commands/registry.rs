@@ -20,7 +20,14 @@ pub(crate) fn run(arguments: &Registry, output: Output) -> Result<Done> {
             }
             RegistryAction::Search { text } => {
                 let document = client.get(&format!("/registry/search?q={}", encode(text)))?;
-                output.print(&document, || views(&document));
+                output.print(&document, || match views(&document) {
+                    none if none.is_empty() => format!("no view or feature holds `{text}`"),
+                    found => found,
+                });
+            }
+            RegistryAction::Lineage { view } => {
+                let document = client.get(&format!("/registry/{}/lineage", encode(view)))?;
+                output.print(&document, || pretty(&document));
             }
             RegistryAction::Show { view } => {
                 let document = client.get(&format!("/registry/{}", encode(view)))?;

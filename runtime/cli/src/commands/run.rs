@@ -60,7 +60,7 @@ fn until_end(settings: Settings, options: RunOptions, output: Output) -> Result<
     let stop = stop_signal()?;
     let service = Service::start(settings, options)?;
     let bar = crate::context::progress("ingesting");
-    let before: u64 = applied_so_far(&service);
+    let before = service.applied_before();
     let ended = loop {
         let status = service.runtime().status();
         if status.failure.is_some() || service.runtime().has_ended() {
