@@ -114,17 +114,18 @@ impl Gatherer<'_> {
         let reader = Mutex::new(reader);
         let work = || -> Result<Share> {
             let mut share = self.share();
-            while !stop.load(Ordering::Relaxed) {
-                let next = reader.lock().map_err(|_| Error::internal("an event reader panicked"))?.next_batch();
-                let added = next.and_then(|batch| batch.map(|batch| self.add(&mut share, &batch)).transpose());
-                match added {
-                    Ok(Some(())) => {}
-                    Ok(None) => break,
-                    Err(error) => {
-                        stop.store(true, Ordering::Relaxed);
-                        return Err(error);
+            loop {
+                let batch = {
+                    let mut reader = reader.lock().map_err(|_| Error::internal("an event reader panicked"))?;
+                    if stop.load(Ordering::Relaxed) {
+                        break;
                     }
-                }
+                    // Said before the next one's turn: a reader that failed has nothing more to say, and what it
+                    // answered all the same would hide why it failed.
+                    reader.next_batch().inspect_err(|_| stop.store(true, Ordering::Relaxed))?
+                };
+                let Some(batch) = batch else { break };
+                self.add(&mut share, &batch).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
             }
             Ok(share)
         };

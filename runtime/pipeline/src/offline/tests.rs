@@ -3,8 +3,9 @@
 use super::audit::{AuditRequest, Table, audit};
 use super::testing::{Event, Kept, Memory, POISON_COUNT, everything, labels, readers, text_column, transforms};
 use super::*;
-use crate::port::ArchiveScan;
+use crate::port::{ArchiveScan, EventReader};
 use plumb_core::column::Values;
+use plumb_core::event::EventBatch;
 use plumb_core::time::{DAY_US, HOUR_US};
 use proptest::prelude::*;
 
@@ -332,4 +333,28 @@ fn mistakes_are_named() {
     assert!(error.to_string().contains("later release"));
     let no_source = join(&mut BTreeMap::new(), &selection, &labels(&[]), &JoinOptions::default()).unwrap_err();
     assert!(no_source.to_string().contains("reads source `default`, for which no events were given"));
+}
+
+/// Fails, and does not want to be asked again.
+#[derive(Debug, Default)]
+struct Failing {
+    failed: bool,
+}
+
+impl EventReader for Failing {
+    fn next_batch(&mut self) -> Result<Option<EventBatch>> {
+        let failed_before = std::mem::replace(&mut self.failed, true);
+        Err(Error::invalid(if failed_before { "asked again" } else { "the reason" }))
+    }
+}
+
+#[test]
+fn many_threads_tell_why_a_reader_failed() {
+    let (labels, options) = (labels(&[(Some("u1"), Some("i1"), 5)]), JoinOptions { threads: 8, ..Default::default() });
+    for _ in 0..50 {
+        let mut readers =
+            BTreeMap::from([("default".to_owned(), Box::new(Failing::default()) as Box<dyn EventReader>)]);
+        let error = join(&mut readers, &everything(None), &labels, &options).unwrap_err();
+        assert!(error.to_string().contains("the reason"), "{error}");
+    }
 }
