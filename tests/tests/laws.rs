@@ -283,20 +283,31 @@ fn snapshots(events: &[OracleEvent], mut given: Vec<Snapshot>, mut expected: Vec
 /// Runs a law over scenarios of fixed seeds, several at a time.
 fn hold(name: &str, in_ci: u32, law: fn(&Scenario) -> Result<(), CaseError>) {
     const SHARDS: u8 = 16;
+    const NONE: u8 = u8::MAX;
     let all = if std::env::var_os("PLUMB_TEST_FULL").is_some() { 20 * in_ci } else { in_ci };
     let next = AtomicU8::new(0);
+    let failed = AtomicU8::new(NONE);
     let shard = |number: u8| {
         let config = Config {
             cases: all.div_ceil(u32::from(SHARDS)),
             failure_persistence: None,
-            max_shrink_iters: 200,
+            max_shrink_iters: 100,
             ..Config::default()
         };
         let mut seed = [number; 32];
         seed[..name.len().min(31)].copy_from_slice(&name.as_bytes()[..name.len().min(31)]);
         let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
-        let outcome =
-            runner.run(&scenario(), |scenario| law(&scenario).map_err(|error| TestCaseError::fail(error.to_string())));
+        let outcome = runner.run(&scenario(), |scenario| {
+            // One failure is enough to look at: only its shard goes on, to make it smaller.
+            if ![NONE, number].contains(&failed.load(Ordering::Relaxed)) {
+                return Ok(());
+            }
+            law(&scenario).map_err(|error| {
+                // An earlier failure keeps its place.
+                let _earlier = failed.compare_exchange(NONE, number, Ordering::Relaxed, Ordering::Relaxed);
+                TestCaseError::fail(error.to_string())
+            })
+        });
         outcome.unwrap_or_else(|error| panic!("{name}, seed {number}: {error}"));
     };
     std::thread::scope(|scope| {
