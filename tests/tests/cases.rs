@@ -76,11 +76,11 @@ fn restarted_after_every_line_with_four_partitions() {
 }
 
 #[test]
-fn joined_from_one_file_by_one_thread() {
+fn joined_and_backfilled_from_one_file_by_one_thread() {
     run_all(&|| OfflineSubject::new(1, usize::MAX));
 }
 
 #[test]
-fn joined_from_a_file_per_record_by_four_threads() {
+fn joined_and_backfilled_from_a_file_per_record_by_four_threads() {
     run_all(&|| OfflineSubject::new(4, 1));
 }

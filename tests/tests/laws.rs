@@ -230,8 +230,8 @@ fn offline(scenario: &Scenario) -> Result<(), CaseError> {
     if counted != expected {
         return Err(format!("files count {counted:?}, not {expected:?}").into());
     }
-    snapshots(&events, files.snapshots(Every::Event)?, after_each_event(&events))?;
-    snapshots(&events, files.snapshots(Every::Day)?, each_day(&events))
+    snapshots(&events, files.snapshots(Every::Event, None, None)?, after_each_event(&events))?;
+    snapshots(&events, files.snapshots(Every::Day, None, None)?, each_day(&events))
 }
 
 type At = (String, String, i64);

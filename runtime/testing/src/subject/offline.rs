@@ -7,6 +7,7 @@ use plumb_assembly::service::accept_rules;
 use plumb_assembly::{Settings, components};
 use plumb_core::column::{Column, DataType};
 use plumb_core::event::EventBatch;
+use plumb_core::time::HOUR_US;
 use plumb_pipeline::clock::{Clock, SystemClock};
 use plumb_pipeline::offline::{
     BackfillOptions, Entities, Every, JoinOptions, Labels, Selection, Status, ViewColumns, backfill, join,
@@ -115,22 +116,41 @@ impl OfflineSubject {
         }
     }
 
-    /// All snapshots of all entities that a backfill gives.
-    pub fn snapshots(&self, every: Every) -> Result<Vec<Snapshot>, CaseError> {
-        let options = BackfillOptions {
-            from_us: None,
-            to_us: None,
-            every,
-            entities: Entities::All,
-            max_age_us: None,
-            threads: self.threads,
-        };
+    /// The snapshots of all entities that a backfill gives; from `from_us` to before `to_us` if they are given.
+    pub fn snapshots(
+        &self,
+        every: Every,
+        from_us: Option<i64>,
+        to_us: Option<i64>,
+    ) -> Result<Vec<Snapshot>, CaseError> {
+        let options =
+            BackfillOptions { from_us, to_us, every, entities: Entities::All, max_age_us: None, threads: self.threads };
         let mut kept = Kept::default();
         backfill(&mut self.readers()?, &self.transforms, &options, &mut kept)?;
         if !kept.finished {
             return Err("the backfill did not finish its sink".into());
         }
         Ok(kept.snapshots)
+    }
+}
+
+impl OfflineSubject {
+    /// Compares a read's answer with the snapshots that a backfill has at its instant: on a full hour one of every
+    /// entity found, 1 µs after an event one of its entities.
+    fn check_backfill(&self, read: &Read, features: &Features) -> Result<(), CaseError> {
+        let at = (Some(read.at_us), Some(read.at_us + 1));
+        let on_the_hour = read.at_us.rem_euclid(HOUR_US) == 0;
+        for every in [Every::Event, Every::Hour] {
+            let own = self.snapshots(every, at.0, at.1)?.into_iter().filter(|((view, key, time), _)| {
+                *view == read.view && Some(key) == read.key.as_ref() && *time == read.at_us
+            });
+            let own: Vec<_> = own.map(|(_, values)| values).collect();
+            let missing = every == Every::Hour && on_the_hour && features.is_some() && own.is_empty();
+            if missing || own.iter().any(|values| Some(values) != features.as_ref()) {
+                return Err(format!("joined {features:?}\nbackfilled {own:?}").into());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -167,7 +187,7 @@ impl SnapshotSink for Kept {
 
 impl Subject for OfflineSubject {
     fn name(&self) -> String {
-        format!("join with {} threads, {} records per file", self.threads, self.file_records)
+        format!("join and backfill with {} threads, {} records per file", self.threads, self.file_records)
     }
 
     fn record(&mut self, record: &str) -> Result<(), CaseError> {
@@ -179,7 +199,9 @@ impl Subject for OfflineSubject {
     }
 
     fn read(&mut self, read: &Read) -> Result<Features, CaseError> {
-        self.answers(std::slice::from_ref(read))?.pop().ok_or_else(|| "no answer".into())
+        let features = self.answers(std::slice::from_ref(read))?.pop().ok_or("no answer")?;
+        self.check_backfill(read, &features)?;
+        Ok(features)
     }
 
     fn accounting(&mut self) -> Result<Accounting, CaseError> {
