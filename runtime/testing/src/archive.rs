@@ -53,6 +53,43 @@ pub fn read(folder: &Path) -> Vec<Archived> {
     events
 }
 
+/// Every event of one Parquet file that has the default schema's columns, in row order.
+pub fn events_of(path: &Path) -> Vec<OracleEvent> {
+    let file = std::fs::File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build());
+    let micros = arrow_schema::DataType::Timestamp(arrow_schema::TimeUnit::Microsecond, None);
+    let mut events = Vec::new();
+    for batch in reader.unwrap_or_else(|error| panic!("{}: {error}", path.display())) {
+        let batch = batch.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let column = |name: &str, to: &arrow_schema::DataType| {
+            let column = batch.column_by_name(name).unwrap_or_else(|| panic!("no column {name}"));
+            arrow_cast::cast(column, to).unwrap_or_else(|error| panic!("{name}: {error}"))
+        };
+        let texts = ["event_id", "user_id", "item_id", "event_type", "category"]
+            .map(|name| column(name, &arrow_schema::DataType::Utf8).as_string::<i32>().clone());
+        let times = column("event_time", &micros);
+        let floats = ["price", "rating"]
+            .map(|name| column(name, &arrow_schema::DataType::Float64).as_primitive::<Float64Type>().clone());
+        let quantities = column("quantity", &arrow_schema::DataType::Int64);
+        for row in 0..batch.num_rows() {
+            let text = |index: usize| (!texts[index].is_null(row)).then(|| texts[index].value(row).to_owned());
+            let float = |index: usize| (!floats[index].is_null(row)).then(|| floats[index].value(row));
+            events.push(OracleEvent {
+                id: text(0),
+                time: times.as_primitive::<TimestampMicrosecondType>().value(row),
+                user: text(1),
+                item: text(2),
+                kind: text(3).expect("an event has a type"),
+                category: text(4),
+                price: float(0),
+                quantity: (!quantities.is_null(row)).then(|| quantities.as_primitive::<Int64Type>().value(row)),
+                rating: float(1),
+            });
+        }
+    }
+    events
+}
+
 /// A dead letter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {

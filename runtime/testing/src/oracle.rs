@@ -46,6 +46,18 @@ pub enum OracleValue {
     Texts(Vec<String>),
 }
 
+impl OracleValue {
+    /// Whether a value served as JSON is this one, bit for bit.
+    pub fn is_json(&self, served: &serde_json::Value) -> bool {
+        match self {
+            OracleValue::Null => served.is_null(),
+            OracleValue::Int(value) => served.as_i64() == Some(*value),
+            OracleValue::Float(value) => served.as_f64().map(f64::to_bits) == Some(value.to_bits()),
+            OracleValue::Texts(values) => *served == serde_json::json!(values),
+        }
+    }
+}
+
 impl std::fmt::Display for OracleValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
