@@ -28,6 +28,9 @@ const ITEMS: [&str; 3] = ["i1", "i2", "i\u{e9}"];
 const KINDS: [&str; 7] = ["view", "view", "view", "cart", "purchase", "purchase", "wishlist"];
 const CATEGORIES: [&str; 5] = ["a", "b", "B", "", "\u{e9}"];
 
+/// More events than this of one key within a tile of state are kept as totals beside the events.
+const SMALL_TILE: usize = 16;
+
 /// A stream and everything that must make no difference to it.
 #[derive(Debug, Clone)]
 struct Scenario {
@@ -79,7 +82,12 @@ fn event() -> impl Strategy<Value = OracleEvent> {
 }
 
 fn scenario() -> impl Strategy<Value = Scenario> {
-    let order = || proptest::collection::vec(any::<u32>(), 80);
+    let order = || proptest::collection::vec(any::<u32>(), 128);
+    // Many events like one of the others, close together, as many as need totals and then some more or fewer.
+    let burst = proptest::option::weighted(
+        0.4,
+        (0..40usize, SMALL_TILE - 2..2 * SMALL_TILE + 8, select(&[0, 1, 1_000_000, MINUTE])),
+    );
     let delta = (select(&WIDTHS), select(&[-1i64, 0, 0, 1])).prop_map(|(width, off)| width + off);
     let disturbance = proptest::option::weighted(0.6, select(&Disturbance::ALL));
     let garbage = select(&["[]", "{", r#"{"event_id":"e0","event_time":"2024-03-10T12:00:00Z","user_id":"u1"}"#]);
@@ -92,14 +100,23 @@ fn scenario() -> impl Strategy<Value = Scenario> {
         proptest::collection::vec((1..30usize, disturbance), 0..4),
         1..4usize,
         1..50usize,
-        proptest::collection::vec((0..40usize, delta), 1..8),
+        (burst, proptest::collection::vec((0..40usize, delta), 1..8)),
     )
-        .prop_map(|(mut events, copies, order, garbage, partitions, cuts, threads, file_records, asks)| {
-            for (index, event) in events.iter_mut().enumerate() {
-                event.id = event.id.take().map(|_| format!("e{index}"));
-            }
-            Scenario { events, copies, order, garbage, partitions, cuts, threads, file_records, asks }
-        })
+        .prop_map(
+            |(mut events, copies, order, garbage, partitions, cuts, threads, file_records, (burst, asks))| {
+                if let Some((like, count, step)) = burst {
+                    let like = events[like % events.len()].clone();
+                    let price = |nth: usize| like.price.map(|price| price + (nth % 3) as f64 * 0.1);
+                    let one =
+                        |nth| OracleEvent { time: like.time + nth as i64 * step, price: price(nth), ..like.clone() };
+                    events.extend((1..=count).map(one));
+                }
+                for (index, event) in events.iter_mut().enumerate() {
+                    event.id = event.id.take().map(|_| format!("e{index}"));
+                }
+                Scenario { events, copies, order, garbage, partitions, cuts, threads, file_records, asks }
+            },
+        )
 }
 
 fn record(event: &OracleEvent) -> String {
