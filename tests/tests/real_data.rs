@@ -291,8 +291,8 @@ fn requests_exactly_on_events_see_only_what_was_before() {
         let newest = column(&set, &format!("{view}__event_time"));
         let newest = arrow_cast::cast(newest, &DataType::Timestamp(TimeUnit::Microsecond, None)).unwrap();
         let newest = newest.as_primitive::<TimestampMicrosecondType>();
-        for row in 0..set.num_rows() {
-            assert!(newest.is_null(row) || newest.value(row) < times[row], "{view} row {row} saw its own instant");
+        for (row, &time) in times.iter().enumerate() {
+            assert!(newest.is_null(row) || newest.value(row) < time, "{view} row {row} saw its own instant");
         }
     }
     let rows: BTreeSet<usize> = exactly.iter().copied().step_by(64).chain((0..set.num_rows()).step_by(70)).collect();
