@@ -98,7 +98,7 @@ fn stage(c: &mut Criterion) {
         ("365_dates_shuffled", 1_460_000, 365, false),
     ] {
         let events = events(rows, days, in_order);
-        let files = nowhere.stage(0, "size", &events).expect("staging succeeds");
+        let files = nowhere.stage(0, "size", std::slice::from_ref(&events)).expect("staging succeeds");
         let bytes: u64 = files.iter().map(|file| file.bytes).sum();
         eprintln!("{name}: {} files, {:.1} bytes an event", files.len(), bytes as f64 / rows as f64);
         group.throughput(Throughput::Elements(rows));
@@ -110,7 +110,7 @@ fn stage(c: &mut Criterion) {
                         commit += 1;
                         format!("0-1-{commit}")
                     },
-                    |commit| archive.stage(0, &commit, &events).expect("staging succeeds"),
+                    |commit| archive.stage(0, &commit, std::slice::from_ref(&events)).expect("staging succeeds"),
                     BatchSize::PerIteration,
                 );
             });

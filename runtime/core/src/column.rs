@@ -3,6 +3,7 @@
 //! The kinds are those of the WIT interface; conversion to Arrow or to guest memory is the edges'.
 
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// One bit per row, least significant first: set = present.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -138,12 +139,14 @@ impl Strings {
         self.offsets.push(end);
     }
 
-    /// Appends all rows of `from`; panics when the column would pass 4 GiB.
-    pub fn append(&mut self, from: &Strings) {
+    /// Appends the rows `rows` of `from`; panics when the column would pass 4 GiB.
+    pub fn append_rows(&mut self, from: &Strings, rows: Range<usize>) {
         let base = self.bytes.len();
-        u32::try_from(base + from.bytes.len()).expect("a column holds less than 4 GiB");
-        self.bytes.extend_from_slice(&from.bytes);
-        self.offsets.extend(from.offsets[1..].iter().map(|offset| base as u32 + offset));
+        let first = from.offsets[rows.start];
+        self.bytes.extend_from_slice(&from.bytes[first as usize..from.offsets[rows.end] as usize]);
+        u32::try_from(self.bytes.len()).expect("a column holds less than 4 GiB");
+        let offsets = &from.offsets[rows.start + 1..=rows.end];
+        self.offsets.extend(offsets.iter().map(|offset| base as u32 + (offset - first)));
     }
 
     /// The bytes of a row.
@@ -484,40 +487,46 @@ impl Column {
         }
     }
 
-    /// The bytes of the strings of a column of them; 0 for others.
-    pub fn string_bytes(&self) -> usize {
-        self.as_strings().map_or(0, |strings| strings.bytes.len())
+    /// The bytes of the strings of these rows of a column of them; 0 for others.
+    pub fn string_bytes(&self, rows: Range<usize>) -> usize {
+        self.as_strings().map_or(0, |strings| (strings.offsets[rows.end] - strings.offsets[rows.start]) as usize)
     }
 
     /// Appends all rows of `from`, a column of the same type; panics on another.
     pub fn append(&mut self, from: &Column) {
+        self.append_rows(from, 0..from.len());
+    }
+
+    /// Appends the rows `rows` of `from`, a column of the same type; panics on another.
+    pub fn append_rows(&mut self, from: &Column, rows: Range<usize>) {
         let len = self.len();
         match (&mut self.validity, &from.validity) {
-            (None, None) => {}
             (Some(bits), from_bits) => {
-                for row in 0..from.len() {
+                for row in rows.clone() {
                     bits.push(from_bits.as_ref().is_none_or(|from_bits| from_bits.get(row)));
                 }
             }
-            (validity @ None, Some(from_bits)) => {
+            (validity @ None, Some(from_bits)) if rows.clone().any(|row| !from_bits.get(row)) => {
                 let mut bits = Bitmap::all_set(len);
-                for row in 0..from_bits.len() {
+                for row in rows.clone() {
                     bits.push(from_bits.get(row));
                 }
                 *validity = Some(bits);
             }
+            (None, _) => {}
         }
         match (&mut self.values, &from.values) {
             (Values::I64(to), Values::I64(v)) | (Values::Timestamp(to), Values::Timestamp(v)) => {
-                to.extend_from_slice(v)
+                to.extend_from_slice(&v[rows])
             }
-            (Values::F64(to), Values::F64(v)) => to.extend_from_slice(v),
-            (Values::Bool(to), Values::Bool(v)) => to.extend_from_slice(v),
-            (Values::Utf8(to), Values::Utf8(v)) | (Values::Bytes(to), Values::Bytes(v)) => to.append(v),
+            (Values::F64(to), Values::F64(v)) => to.extend_from_slice(&v[rows]),
+            (Values::Bool(to), Values::Bool(v)) => to.extend_from_slice(&v[rows]),
+            (Values::Utf8(to), Values::Utf8(v)) | (Values::Bytes(to), Values::Bytes(v)) => to.append_rows(v, rows),
             (Values::List { offsets, child }, Values::List { offsets: from_offsets, child: from_child }) => {
-                let base = offsets[len];
-                offsets.extend(from_offsets[1..].iter().map(|offset| base + offset));
-                child.append(from_child);
+                let (base, first) = (offsets[len], from_offsets[rows.start]);
+                let elements = first as usize..from_offsets[rows.end] as usize;
+                offsets.extend(from_offsets[rows.start + 1..=rows.end].iter().map(|offset| base + (offset - first)));
+                child.append_rows(from_child, elements);
             }
             (to, _) => panic_type(&from.data_type().name(), to),
         }
@@ -604,6 +613,12 @@ mod tests {
             let mut appended = a.clone();
             appended.append(b);
             assert_eq!(appended, pushed);
+            for cut in 0..=b.len() {
+                let mut in_parts = a.clone();
+                in_parts.append_rows(b, 0..cut);
+                in_parts.append_rows(b, cut..b.len());
+                assert_eq!(in_parts, pushed);
+            }
         }
     }
 

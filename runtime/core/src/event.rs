@@ -2,6 +2,7 @@
 
 use crate::column::{Column, DataType};
 use crate::{Error, Result};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A field of a source.
@@ -138,11 +139,16 @@ impl EventBatch {
 
     /// Appends all rows of `from`, a batch of the same schema.
     pub fn append(&mut self, from: &EventBatch) {
-        self.offsets.extend_from_slice(&from.offsets);
-        self.record_times_us.extend_from_slice(&from.record_times_us);
-        self.times_us.extend_from_slice(&from.times_us);
+        self.append_rows(from, 0..from.len());
+    }
+
+    /// Appends the rows `rows` of `from`, a batch of the same schema.
+    pub fn append_rows(&mut self, from: &EventBatch, rows: Range<usize>) {
+        self.offsets.extend_from_slice(&from.offsets[rows.clone()]);
+        self.record_times_us.extend_from_slice(&from.record_times_us[rows.clone()]);
+        self.times_us.extend_from_slice(&from.times_us[rows.clone()]);
         for (to, column) in self.columns.iter_mut().zip(&from.columns) {
-            to.append(column);
+            to.append_rows(column, rows.clone());
         }
     }
 
@@ -156,18 +162,16 @@ impl EventBatch {
         }
     }
 
-    /// The rows of `batches`, all of `schema`, in order; each batch is given back as soon as it is copied.
-    pub fn concat(schema: Arc<SourceSchema>, batches: Vec<EventBatch>) -> EventBatch {
-        let mut all = EventBatch::new(schema);
-        let rows = batches.iter().map(EventBatch::len).sum();
-        all.offsets.reserve_exact(rows);
-        all.record_times_us.reserve_exact(rows);
-        all.times_us.reserve_exact(rows);
-        for (index, column) in all.columns.iter_mut().enumerate() {
-            column.reserve(rows, batches.iter().map(|batch| batch.columns[index].string_bytes()).sum());
+    /// Makes room for these rows of `batches`, all of the same schema.
+    pub fn reserve<'a>(&mut self, batches: impl Iterator<Item = (&'a EventBatch, Range<usize>)> + Clone) {
+        let rows = batches.clone().map(|(_, rows)| rows.len()).sum();
+        self.offsets.reserve_exact(rows);
+        self.record_times_us.reserve_exact(rows);
+        self.times_us.reserve_exact(rows);
+        for (index, column) in self.columns.iter_mut().enumerate() {
+            let bytes = batches.clone().map(|(batch, rows)| batch.columns[index].string_bytes(rows)).sum();
+            column.reserve(rows, bytes);
         }
-        batches.into_iter().for_each(|batch| all.append(&batch));
-        all
     }
 
     /// A batch of the rows `rows`, in that order.

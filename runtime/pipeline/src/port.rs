@@ -208,9 +208,10 @@ pub struct RowFile {
 
 /// The archive of accepted events: the truth from which every value can be computed again.
 pub trait Archive: Send + Sync {
-    /// Encodes and stages events of one partition, one file per UTC date (`events/<source>/date=…/<name>.parquet`);
+    /// Encodes and stages events of one partition, all batches one after the other (of one schema, of any size),
+    /// one file per UTC date (`events/<source>/date=…/<name>.parquet`);
     /// `name` is unique to the commit (`<partition>-<generation>-<seq>`). Durable when it returns; invisible to readers.
-    fn stage(&self, partition: u32, name: &str, events: &EventBatch) -> Result<Vec<RowFile>>;
+    fn stage(&self, partition: u32, name: &str, batches: &[EventBatch]) -> Result<Vec<RowFile>>;
     /// Stages dead letters likewise (`dead_letters/<source>/…`); `view` is set for a fault of one view.
     fn stage_dead_letters(
         &self,

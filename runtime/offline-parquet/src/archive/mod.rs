@@ -44,8 +44,8 @@ impl ParquetArchive {
 }
 
 impl Archive for ParquetArchive {
-    fn stage(&self, partition: u32, name: &str, events: &EventBatch) -> Result<Vec<RowFile>> {
-        stage::events(&*self.store, partition, name, events)
+    fn stage(&self, partition: u32, name: &str, batches: &[EventBatch]) -> Result<Vec<RowFile>> {
+        stage::events(&*self.store, partition, name, batches)
     }
 
     fn stage_dead_letters(

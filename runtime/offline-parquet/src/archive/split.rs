@@ -26,11 +26,12 @@ impl Days {
     }
 }
 
-/// Sorts rows into days.
-pub(super) fn by_day(times_us: &[i64]) -> Days {
+/// Sorts rows, counted over all batches, into days.
+pub(super) fn by_day(batches: &[EventBatch]) -> Days {
+    let times_us = || batches.iter().flat_map(|batch| &batch.times_us);
     let mut runs: Vec<(i64, Range<usize>)> = Vec::new();
     let mut until = 0..0;
-    for (row, &time_us) in times_us.iter().enumerate() {
+    for (row, &time_us) in times_us().enumerate() {
         match runs.last_mut() {
             Some((_, run)) if until.contains(&time_us) => run.end = row + 1,
             _ => {
@@ -48,7 +49,7 @@ pub(super) fn by_day(times_us: &[i64]) -> Days {
         runs.sort_unstable_by_key(|(day, _)| *day);
         return Days::Runs(runs);
     }
-    let mut slots = vec![0; times_us.len()];
+    let mut slots = vec![0; batches.iter().map(EventBatch::len).sum()];
     for (day, run) in runs {
         let slot = days.binary_search(&day).expect("the day of a run is among the days");
         slots[run].fill(slot as u32);
@@ -56,50 +57,45 @@ pub(super) fn by_day(times_us: &[i64]) -> Days {
     Days::Dealt { days, slots }
 }
 
-/// The events of each day, in their order.
-pub(super) fn split(events: &EventBatch, days: Days) -> Box<dyn Iterator<Item = (i64, EventBatch)> + '_> {
+/// The events of each day, in their order. Runs are copied from the batches a day at a time: the copy stays
+/// small, and its memory serves the next one.
+pub(super) fn split(batches: &[EventBatch], days: Days) -> Box<dyn Iterator<Item = (i64, EventBatch)> + '_> {
     match days {
-        Days::Runs(runs) => Box::new(runs.into_iter().map(|(day, run)| (day, slice(events, run)))),
-        Days::Dealt { days, slots } => Box::new(days.into_iter().zip(deal(events, &slots))),
-    }
-}
-
-fn slice(events: &EventBatch, rows: Range<usize>) -> EventBatch {
-    EventBatch {
-        schema: events.schema.clone(),
-        offsets: events.offsets[rows.clone()].to_vec(),
-        record_times_us: events.record_times_us[rows.clone()].to_vec(),
-        times_us: events.times_us[rows.clone()].to_vec(),
-        columns: events.columns.iter().map(|column| slice_column(column, rows.clone())).collect(),
-    }
-}
-
-fn slice_column(column: &Column, rows: Range<usize>) -> Column {
-    if rows.len() == column.len() {
-        return column.clone();
-    }
-    let strings = |strings: &Strings| {
-        let (first, last) = (strings.offsets[rows.start], strings.offsets[rows.end]);
-        Strings {
-            offsets: strings.offsets[rows.start..=rows.end].iter().map(|offset| offset - first).collect(),
-            bytes: strings.bytes[first as usize..last as usize].to_vec(),
+        Days::Runs(runs) => {
+            let starts = starts_of(batches);
+            Box::new(runs.into_iter().map(move |(day, run)| (day, slice(batches, &starts, run))))
         }
+        Days::Dealt { days, slots } => {
+            let rows: usize = batches.iter().map(EventBatch::len).sum();
+            let dealt = match batches {
+                [events] => deal(events, &slots),
+                _ => deal(&slice(batches, &starts_of(batches), 0..rows), &slots),
+            };
+            Box::new(days.into_iter().zip(dealt))
+        }
+    }
+}
+
+/// The first row of each batch, counted over all.
+fn starts_of(batches: &[EventBatch]) -> Vec<usize> {
+    let mut next = 0;
+    let mut start = |batch: &EventBatch| {
+        next += batch.len();
+        next - batch.len()
     };
-    let values = match &column.values {
-        Values::I64(values) => Values::I64(values[rows.clone()].to_vec()),
-        Values::Timestamp(values) => Values::Timestamp(values[rows.clone()].to_vec()),
-        Values::F64(values) => Values::F64(values[rows.clone()].to_vec()),
-        Values::Bool(values) => Values::Bool(values[rows.clone()].to_vec()),
-        Values::Utf8(values) => Values::Utf8(strings(values)),
-        Values::Bytes(values) => Values::Bytes(strings(values)),
-        Values::List { .. } => return column.take(rows),
-    };
-    let validity = column.validity.as_ref().map(|bits| {
-        let mut slice = Bitmap::new();
-        rows.for_each(|row| slice.push(bits.get(row)));
-        slice
-    });
-    Column { validity, values }
+    batches.iter().map(|batch| start(batch)).collect()
+}
+
+/// Rows that follow each other, counted over all batches; `starts` are the batches' first rows.
+fn slice(batches: &[EventBatch], starts: &[usize], rows: Range<usize>) -> EventBatch {
+    let first = starts.partition_point(|&start| start <= rows.start) - 1;
+    let parts = batches[first..].iter().zip(&starts[first..]).take_while(|&(_, &start)| start < rows.end);
+    let parts =
+        parts.map(|(batch, &start)| (batch, rows.start.saturating_sub(start)..batch.len().min(rows.end - start)));
+    let mut events = EventBatch::new(batches[first].schema.clone());
+    events.reserve(parts.clone());
+    parts.for_each(|(batch, rows)| events.append_rows(batch, rows));
+    events
 }
 
 /// The events dealt out by slot; every slot up to the highest has rows.

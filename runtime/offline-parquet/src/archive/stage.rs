@@ -7,26 +7,33 @@ use arrow_array::TimestampMicrosecondArray;
 use arrow_array::{ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType as ArrowType, Field, Schema};
 use plumb_columnar::{ColumnHint, Layout, ParquetWriter, arrow_type, into_arrow};
-use plumb_core::column::{Column, DataType, Values};
-use plumb_core::event::EventBatch;
+use plumb_core::column::{DataType, Values};
+use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_pipeline::port::{DeadLetter, ObjectStore, RowFile};
 use plumb_pipeline::{Error, Result};
 use rustc_hash::FxHashSet;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-/// Stages events, one file per UTC date of event time.
-pub(super) fn events(store: &dyn ObjectStore, partition: u32, name: &str, events: &EventBatch) -> Result<Vec<RowFile>> {
-    if events.is_empty() {
+/// Stages the events of all batches, one file per UTC date of event time.
+pub(super) fn events(
+    store: &dyn ObjectStore,
+    partition: u32,
+    name: &str,
+    batches: &[EventBatch],
+) -> Result<Vec<RowFile>> {
+    let rows: usize = batches.iter().map(EventBatch::len).sum();
+    if rows == 0 {
         return Ok(Vec::new());
     }
-    check_schema(&events.schema)?;
-    let source = &events.schema.source;
-    let days = by_day(&events.times_us);
-    let layout = event_layout(events, events.len() / days.len());
+    let schema = &*batches[0].schema;
+    check_schema(schema)?;
+    let source = &schema.source;
+    let days = by_day(batches);
+    let layout = event_layout(schema, batches, rows / days.len());
     let mut staged = Vec::with_capacity(days.len());
     let mut objects = Vec::with_capacity(days.len());
-    for (day, events) in split(events, days) {
+    for (day, events) in split(batches, days) {
         let date = date_of_day(day);
         let path = format!("events/{source}/date={date}/{name}.parquet");
         let (event_time_us, offsets) = (span(&events.times_us), span(&events.offsets));
@@ -94,8 +101,7 @@ pub(super) fn dead_letters(
 }
 
 /// The layout of files of about `file_rows` of these events.
-fn event_layout(events: &EventBatch, file_rows: usize) -> Layout {
-    let schema = &*events.schema;
+fn event_layout(schema: &SourceSchema, batches: &[EventBatch], file_rows: usize) -> Layout {
     let string = ArrowType::Utf8;
     let instant = arrow_type(&DataType::Timestamp);
     let mut fields = vec![
@@ -113,7 +119,7 @@ fn event_layout(events: &EventBatch, file_rows: usize) -> Layout {
         _ if name == schema.time_field => ColumnHint::Rising,
         _ if name == schema.id_field => ColumnHint::Distinct,
         _ => match schema.column_of(name) {
-            Some(column) if mostly_distinct(&events.columns[column], file_rows) => ColumnHint::Distinct,
+            Some(column) if mostly_distinct(batches, column, file_rows) => ColumnHint::Distinct,
             _ => ColumnHint::Repeating,
         },
     };
@@ -122,24 +128,30 @@ fn event_layout(events: &EventBatch, file_rows: usize) -> Layout {
 
 /// Whether a dictionary of a small file's column would hold nearly every row, by a sample as long as the file.
 /// In large files values meet again, and where they do not the writer gives the dictionary up by itself.
-fn mostly_distinct(column: &Column, file_rows: usize) -> bool {
+fn mostly_distinct(batches: &[EventBatch], column: usize, file_rows: usize) -> bool {
     const SMALL_FILE_ROWS: usize = 8 * 1024;
-    if file_rows > SMALL_FILE_ROWS || column.is_empty() {
+    if file_rows > SMALL_FILE_ROWS {
         return false;
     }
-    let step = column.len().div_ceil(file_rows.max(1));
-    let rows = || (0..column.len()).step_by(step).filter(|&row| column.is_valid(row));
-    let distinct = match &column.values {
-        Values::Utf8(strings) | Values::Bytes(strings) => {
-            rows().map(|row| strings.get(row)).collect::<FxHashSet<&[u8]>>().len()
+    let all: usize = batches.iter().map(EventBatch::len).sum();
+    let step = all.div_ceil(file_rows.max(1)).max(1);
+    let (mut strings, mut numbers) = (FxHashSet::<&[u8]>::default(), FxHashSet::<u64>::default());
+    // Of all rows every `step`th, wherever batches were cut.
+    let (mut first, mut seen) = (0, 0);
+    for batch in batches {
+        let column = &batch.columns[column];
+        for row in (first..column.len()).step_by(step).filter(|&row| column.is_valid(row)) {
+            seen += 1;
+            match &column.values {
+                Values::Utf8(values) | Values::Bytes(values) => strings.insert(values.get(row)),
+                Values::F64(values) => numbers.insert(values[row].to_bits()),
+                Values::I64(values) | Values::Timestamp(values) => numbers.insert(values[row] as u64),
+                Values::Bool(_) | Values::List { .. } => return false,
+            };
         }
-        Values::F64(values) => rows().map(|row| values[row].to_bits()).collect::<FxHashSet<u64>>().len(),
-        Values::I64(values) | Values::Timestamp(values) => {
-            rows().map(|row| values[row]).collect::<FxHashSet<i64>>().len()
-        }
-        Values::Bool(_) | Values::List { .. } => return false,
-    };
-    distinct * 2 > rows().count()
+        first = (first as i64 - column.len() as i64).rem_euclid(step as i64) as usize;
+    }
+    (strings.len() + numbers.len()) * 2 > seen
 }
 
 /// The events as Arrow columns, in the order of [`event_layout`].

@@ -122,7 +122,7 @@ pub struct Acceptor {
     required: Vec<usize>,
     ids: IdSet,
     /// Ids added since the last drain.
-    fresh: Vec<IdEntry>,
+    fresh: Vec<[u8; IdEntry::BYTES]>,
     newest_us: Option<i64>,
     accounting: Accounting,
     /// Of the batch at hand, kept for its memory.
@@ -249,7 +249,7 @@ impl Acceptor {
         let entry = IdEntry { id: hashes.ids[row], payload: hashes.payloads[row] };
         match self.ids.insert(entry) {
             None => {
-                self.fresh.push(entry);
+                self.fresh.push(entry.to_bytes());
                 true
             }
             Some(first) => {
@@ -289,7 +289,7 @@ impl Acceptor {
 
     /// The entries added since the last drain, in log order: what the next commit must keep.
     pub fn drain_ids(&mut self) -> Vec<[u8; IdEntry::BYTES]> {
-        self.fresh.drain(..).map(IdEntry::to_bytes).collect()
+        std::mem::take(&mut self.fresh)
     }
 
     /// [`Acceptor::drain_ids`] for a reading that commits nothing.

@@ -164,13 +164,7 @@ impl Committer {
         let rows = match &progress.rows {
             Some(rows) => rows,
             None if plan.events.is_empty() => progress.rows.insert(Vec::new()),
-            None => {
-                if plan.events.len() > 1 {
-                    let batches = std::mem::take(&mut plan.events);
-                    plan.events.push(EventBatch::concat(plan.schema.clone(), batches));
-                }
-                progress.rows.insert(self.archive.stage(partition, &name, &plan.events[0])?)
-            }
+            None => progress.rows.insert(self.archive.stage(partition, &name, &plan.events)?),
         };
         let dead_letters = match &progress.dead_letters {
             Some(files) => files,
@@ -250,13 +244,17 @@ fn write_ids(store: &dyn ObjectStore, prefix: &str, files: &[FileRef], plan: &Co
             merged.push(last);
         }
     }
-    let mut contents = Contents::default();
-    for file in merged.iter().rev() {
-        contents.read(&file.path, &fetch(store, file)?)?;
-    }
-    contents.ids.extend_from_slice(&plan.ids);
     let mut encoder = Encoder::default();
-    encoder.ids(&contents.ids);
+    if merged.is_empty() {
+        encoder.ids(&plan.ids);
+    } else {
+        let mut contents = Contents::default();
+        for file in merged.iter().rev() {
+            contents.read(&file.path, &fetch(store, file)?)?;
+        }
+        contents.ids.extend_from_slice(&plan.ids);
+        encoder.ids(&contents.ids);
+    }
     files.push(write_file(store, prefix, "ids", encoder.finish())?);
     Ok(files)
 }

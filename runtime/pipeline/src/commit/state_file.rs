@@ -80,6 +80,8 @@ impl Encoder {
     pub fn ids(&mut self, ids: &[IdBytes]) {
         self.bytes.push(IDS);
         self.bytes.extend_from_slice(&(ids.len() as u64).to_le_bytes());
+        // The checksum follows; there is nothing else in most files of ids.
+        self.bytes.reserve_exact(size_of_val(ids) + 32);
         self.bytes.extend_from_slice(ids.as_flattened());
     }
 

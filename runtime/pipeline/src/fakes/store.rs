@@ -97,7 +97,11 @@ pub(crate) fn ids_of(bytes: &[u8]) -> Vec<String> {
 }
 
 impl Archive for FakeArchive {
-    fn stage(&self, _: u32, name: &str, events: &EventBatch) -> Result<Vec<RowFile>> {
+    fn stage(&self, _: u32, name: &str, batches: &[EventBatch]) -> Result<Vec<RowFile>> {
+        let Some(first) = batches.first() else { return Ok(Vec::new()) };
+        let mut events = EventBatch::new(first.schema.clone());
+        batches.iter().for_each(|batch| events.append(batch));
+        let events = &events;
         let mut days: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
         for row in 0..events.len() {
             days.entry(events.times_us[row].div_euclid(DAY_US)).or_default().push(row);

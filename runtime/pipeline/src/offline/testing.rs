@@ -217,7 +217,7 @@ impl SnapshotSink for Kept {
 pub(super) struct Memory(pub(super) Vec<Event>);
 
 impl Archive for Memory {
-    fn stage(&self, _: u32, _: &str, _: &EventBatch) -> Result<Vec<RowFile>> {
+    fn stage(&self, _: u32, _: &str, _: &[EventBatch]) -> Result<Vec<RowFile>> {
         unreachable!("the tests write nothing")
     }
 
