@@ -175,17 +175,22 @@ impl Evaluator {
             let tiles = global::tiles_needed(def, instant_us);
             reads.list.push(OnlineRead { state_id, key: global_key(index), tiles });
         }
-        let answer = self.store.read(source, partitions, &reads.list)?;
+        let mut answer = self.store.read(source, partitions, &reads.list)?;
         let positions = Arc::new(answer.positions.clone());
         for (&(view, key), place) in wanted.iter().zip(places) {
             let def = &set.views[view].transform.plan().globals[key.1];
-            let partials: Vec<GlobalPartial> = answer.entities[place]
+            let found = std::mem::take(&mut answer.entities[place]);
+            if let Some(distribution) = self.ranks.made_from(key, &positions, &found) {
+                reads.ranks.insert(key, distribution);
+                continue;
+            }
+            let partials: Vec<GlobalPartial> = found
                 .iter()
                 .map(|partial| GlobalPartial::decode(def, key.2, &partial.header, tiles_of(partial)))
                 .collect::<Result<_, _>>()
                 .map_err(crate::Error::from)?;
             let distribution = Distribution::merge(def, key.2, &partials).map(Arc::new);
-            self.ranks.put(key, positions.clone(), distribution.clone());
+            self.ranks.put(key, positions.clone(), found, distribution.clone());
             reads.ranks.insert(key, distribution);
         }
         reads.list.truncate(entities);
