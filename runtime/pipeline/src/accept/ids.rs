@@ -40,18 +40,34 @@ struct Slot {
     payload: u64,
 }
 
+/// How many tables share the ids, by their hash. One table of all would stop the partition for as long as moving
+/// every id takes whenever it grows, and need thrice its memory then.
+const TABLES: usize = 64;
+
 /// A set of ids with the payload hash of each one's first copy.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct IdSet {
-    slots: HashTable<Slot>,
+    tables: [HashTable<Slot>; TABLES],
+}
+
+impl Default for IdSet {
+    fn default() -> Self {
+        Self { tables: std::array::from_fn(|_| HashTable::new()) }
+    }
+}
+
+/// The table of an id, by bits that no table itself uses.
+fn table_of(high: u64) -> usize {
+    (high >> 32) as usize % TABLES
 }
 
 impl IdSet {
     /// Adds an entry; the first copy's payload hash if its id was there already (which then stays).
     pub fn insert(&mut self, entry: IdEntry) -> Option<u64> {
         let (low, high) = (entry.id as u64, (entry.id >> 64) as u64);
-        // The id is a good hash already.
-        match self.slots.entry(low, |slot| slot.low == low && slot.high == high, |slot| slot.low) {
+        // The id is a good hash already; the table uses its low half.
+        let table = &mut self.tables[table_of(high)];
+        match table.entry(low, |slot| slot.low == low && slot.high == high, |slot| slot.low) {
             Entry::Occupied(found) => Some(found.get().payload),
             Entry::Vacant(free) => {
                 free.insert(Slot { low, high, payload: entry.payload });
@@ -65,29 +81,32 @@ impl IdSet {
     pub fn come_near(&self, ids: &[u128]) {
         // An answer that the compiler could foresee, or that nobody used, would leave no look.
         let no = |_: &Slot| std::hint::black_box(false);
-        std::hint::black_box(ids.iter().filter(|&&id| self.slots.find(id as u64, no).is_some()).count());
+        let look = |&&id: &&u128| self.tables[table_of((id >> 64) as u64)].find(id as u64, no).is_some();
+        std::hint::black_box(ids.iter().filter(look).count());
     }
 
     /// Makes room for this many more ids.
     pub fn reserve(&mut self, ids: usize) {
-        self.slots.reserve(ids, |slot| slot.low);
+        for table in &mut self.tables {
+            table.reserve(ids.div_ceil(TABLES), |slot| slot.low);
+        }
     }
 
     /// The number of ids.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.tables.iter().map(HashTable::len).sum()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.tables.iter().all(HashTable::is_empty)
     }
 
     /// Every entry, in the order of ids: the order of the table never shows.
     pub fn sorted(&self) -> Vec<IdEntry> {
         let entry =
             |slot: &Slot| IdEntry { id: u128::from(slot.high) << 64 | u128::from(slot.low), payload: slot.payload };
-        let mut entries: Vec<IdEntry> = self.slots.iter().map(entry).collect();
+        let mut entries: Vec<IdEntry> = self.tables.iter().flatten().map(entry).collect();
         entries.sort_unstable();
         entries
     }
