@@ -79,11 +79,11 @@ pub(super) fn split(batches: &[EventBatch], days: Days) -> Box<dyn Iterator<Item
 /// The first row of each batch, counted over all.
 fn starts_of(batches: &[EventBatch]) -> Vec<usize> {
     let mut next = 0;
-    let mut start = |batch: &EventBatch| {
+    let start = |batch: &EventBatch| {
         next += batch.len();
         next - batch.len()
     };
-    batches.iter().map(|batch| start(batch)).collect()
+    batches.iter().map(start).collect()
 }
 
 /// Rows that follow each other, counted over all batches; `starts` are the batches' first rows.
