@@ -24,6 +24,7 @@ use plumb_core::state::ViewState;
 use plumb_transform::Transform;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -173,7 +174,14 @@ impl Runtime {
             }
             self.commands.push(sender);
             let (setup, views, active) = (setup.clone(), views.to_vec(), self.active.clone());
-            let run = move || work(setup, &group, &views, &active, &receiver);
+            let board = self.board.clone();
+            let run = move || {
+                let whole = AssertUnwindSafe(|| work(setup, &group, &views, &active, &receiver));
+                // Whoever waits for this worker must not wait for ever; nothing of it is used again.
+                if catch_unwind(whole).is_err() {
+                    board.fail(Error::internal("a worker has panicked"));
+                }
+            };
             let thread = std::thread::Builder::new().name(format!("plumb-worker-{index}")).spawn(run);
             self.workers.push(thread.map_err(|error| Error::unavailable("start a worker thread", error))?);
         }
