@@ -111,6 +111,12 @@ impl Backend for ServiceBackend {
     }
 
     fn commit(&self) -> Result<Position, BackendError> {
+        // What was acknowledged before this call is in the commit, and in every answer after it.
+        for (source, of) in &self.logs {
+            let end = |partition| Ok((partition, of.log.end(partition)?));
+            let ends: BTreeMap<u32, u64> = (0..of.log.partitions()).map(end).collect::<Result<_>>()?;
+            self.runtime.wait_published(source, &ends)?;
+        }
         self.runtime.commit_now()?;
         Ok(self.source_position(|status| status.committed))
     }

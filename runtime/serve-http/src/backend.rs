@@ -18,7 +18,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Appends records (JSON objects) to a source's log, all or none; durable when it returns. The position
     /// is the log's next offsets of the partitions written to.
     fn append(&self, source: &str, records: &[&[u8]]) -> Result<Position, BackendError>;
-    /// Commits everything processed so far; returns the committed position.
+    /// Commits everything acknowledged before the call, once it is published; returns the committed position.
     fn commit(&self) -> Result<Position, BackendError>;
     /// What the service depends on.
     fn readiness(&self) -> Vec<Dependency>;
