@@ -26,7 +26,7 @@ test-full: ## longer campaigns: random kills, a kill at each write of a commit, 
 
 test-data: build ## the real-data tests: make test-data DATA=../shared/data
 	@test -d "$(DATA)" || { echo "say where the data are: make test-data DATA=../shared/data"; exit 2; }
-	PLUMB_TEST_DATA="$(abspath $(DATA))" cargo test --release --locked -p plumb-tests --test real_data -- --nocapture
+	PLUMB_TEST_DATA="$(abspath $(DATA))" cargo test --release --locked --workspace --test real_data -- --nocapture
 
 lint: ## formatting, clippy, dependency rules
 	cargo fmt --all --check
@@ -36,7 +36,7 @@ fmt: ## format everything
 	cargo fmt --all
 
 bench: build ## every benchmark (each answers one question as a ratio)
-	cargo bench -p plumb-benches --locked
+	cargo bench --workspace --benches --locked
 
 clean: ## remove build outputs
 	cargo clean

@@ -52,7 +52,7 @@ stage "build" make --no-print-directory build
 export PLUMB_TEST_FULL=1 PROPTEST_CASES=${PROPTEST_CASES:-2000}
 stage "laws: core" cargo_test -p plumb-core
 stage "laws: pipeline" cargo_test -p plumb-pipeline
-stage "kills" cargo_test -p plumb-tests --test kill -- --nocapture
+stage "kills" cargo_test --workspace --test kill -- --nocapture
 stage "laws: whole" cargo_test -p plumb-tests
 stage "$events generated events" big_run
 echo "all stages: $((SECONDS - total_start)) s"

@@ -39,6 +39,6 @@ stage "build" make --no-print-directory build
 lint clippy --release --workspace --all-targets --locked -- -D warnings
 stage "unit, property and integration tests" cargo_tests --workspace
 stage "demo" scripts/demo.sh
-stage "benchmarks compile" cargo check --release --locked --benches -p plumb-benches
+stage "benchmarks compile" cargo check --release --locked --workspace --benches
 echo "all stages: $((SECONDS - total_start)) s"
 echo "$passed passed, 0 failed"
