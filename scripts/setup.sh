@@ -66,9 +66,19 @@ debian_target() {
     [ -n "$(compgen -c wasm-ld)" ]
 }
 
-# 1. A C compiler: the linker of host builds, and some dependencies have C in them.
+# 1. C and C++ compilers, make and two libraries: the linker of host builds, and the Kafka client is C.
 if ! has cc; then
     apt_install gcc libc6-dev || fail "no C compiler (cc): install gcc or clang with your system's packages"
+fi
+kafka_client=()
+has c++ || kafka_client+=(g++)
+has make || kafka_client+=(make)
+has pkg-config || kafka_client+=(pkg-config)
+{ has pkg-config && pkg-config --exists openssl; } || kafka_client+=(libssl-dev)
+{ has pkg-config && pkg-config --exists zlib; } || kafka_client+=(zlib1g-dev)
+if [ "${#kafka_client[@]}" -gt 0 ]; then
+    apt_install "${kafka_client[@]}" || fail "the Kafka client needs a C++ compiler, make, pkg-config, OpenSSL and zlib:" \
+        "install ${kafka_client[*]} (or what your system calls them)"
 fi
 
 # 2. Rust for the host.

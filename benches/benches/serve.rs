@@ -115,7 +115,9 @@ fn events(partition: u32, now_us: i64) -> EventBatch {
 }
 
 fn writes(transform: &Transform, state: &mut ViewState) -> Vec<OnlineWrite> {
+    let entity: Arc<str> = transform.def().entity.name.as_str().into();
     let write = |write: plumb_core::state::FieldWrite| OnlineWrite {
+        entity: entity.clone(),
         state_id: transform.state_id(),
         key: write.key,
         field: match write.field {

@@ -209,7 +209,7 @@ impl OnlineStore for EmbeddedOnline {
         }
         let entities = reads
             .iter()
-            .map(|read| self.read_entity(&snapshot, &prefixes, read).map_err(failed))
+            .map(|read| self.read_entity(&snapshot, &prefixes, read).map(Into::into).map_err(failed))
             .collect::<Result<_>>()?;
         Ok(OnlineAnswer { positions, entities })
     }

@@ -2,12 +2,14 @@
 //! block, and every error says by its kind whether to retry.
 
 use crate::Result;
+use crossbeam_channel::Sender;
 use plumb_core::column::{Column, DataType};
 use plumb_core::entity::EntityKey;
 use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_core::plan::StateId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why a record was not accepted; the text is the reason shown in the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,9 +52,61 @@ pub trait Source: Send + Sync {
     fn schema(&self) -> &Arc<SourceSchema>;
     /// The partitions, in order.
     fn partitions(&self) -> Result<Vec<u32>>;
+    /// Where a partition that was never processed begins: its oldest record, or where the settings say.
+    fn start(&self, partition: u32) -> Result<u64> {
+        let _ = partition;
+        Ok(0)
+    }
+    /// The offset after the partition's last record, for the figures of lag; `None` where a source cannot say.
+    fn end(&self, partition: u32) -> Result<Option<u64>> {
+        let _ = partition;
+        Ok(None)
+    }
     /// Reads a partition from an offset on. `memo` is what this source kept in the partition's last
-    /// manifest (a file source: its files in the order first seen), `None` at the first start.
+    /// manifest (a file source: its files in the order first seen), `None` at the first start. A source that no
+    /// longer has the record at `offset` fails with the gap it would leave, unless it was told to accept gaps.
     fn open(&self, partition: u32, offset: u64, memo: Option<&serde_json::Value>) -> Result<Box<dyn PartitionReader>>;
+    /// Joins the processes that share the partitions between them; `None` if this process works on all of them.
+    fn join(&self) -> Result<Option<Box<dyn Membership>>> {
+        Ok(None)
+    }
+}
+
+/// This process's place among those that share a source's partitions (Kafka's consumer group).
+pub trait Membership: Send {
+    /// The next change of what this process works on; `None` if there was none within `timeout`. To be called
+    /// often whatever the partitions are doing: a member that does not call is taken for dead.
+    fn next(&mut self, timeout: Duration) -> Result<Option<Change>>;
+    /// Notes up to where a partition is committed, for the tools that show lag. Never read back.
+    fn note_committed(&mut self, partition: u32, next_offset: u64);
+    /// Leaves; every partition must have been released.
+    fn leave(self: Box<Self>) -> Result<()>;
+}
+
+/// A change of what a process works on.
+#[derive(Debug)]
+pub enum Change {
+    /// Take these partitions over.
+    Assigned(Vec<u32>),
+    /// Publish and commit these, let go of them, then send on `released`; others wait for it.
+    Revoked {
+        /// Which.
+        partitions: Vec<u32>,
+        /// Tells the source that they are free.
+        released: Sender<()>,
+    },
+    /// These are somebody else's already: let go of them without another write.
+    Lost(Vec<u32>),
+}
+
+/// Records that a source no longer had when they were to be read, and that the operator agreed to do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gap {
+    /// The first missing offset.
+    pub from: u64,
+    /// The first offset after the missing ones.
+    pub to: u64,
 }
 
 /// Reads one partition.
@@ -61,6 +115,11 @@ pub trait PartitionReader: Send {
     fn poll(&mut self, max_records: usize) -> Result<Polled>;
     /// What the source wants to find again in the next `open` (kept in the manifest); `None` if nothing.
     fn memo(&self) -> Option<serde_json::Value>;
+    /// The records that were missing where this reader was to begin, if the source was told to accept that; it
+    /// begins after them.
+    fn gap(&self) -> Option<Gap> {
+        None
+    }
 }
 
 /// A field of an online entity: per source partition one header and one field per raw tile.
@@ -75,6 +134,8 @@ pub enum OnlineField {
 /// One write of a publish: an absolute value, or its removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnlineWrite {
+    /// The name of the entity (`user`), part of where a store puts it.
+    pub entity: Arc<str>,
     /// The state the entity belongs to.
     pub state_id: StateId,
     /// The entity, or a reserved key.
@@ -105,6 +166,8 @@ pub enum PublishOutcome {
 /// One entity to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnlineRead {
+    /// The name of the entity (`user`), part of where a store puts it.
+    pub entity: Arc<str>,
     /// The state.
     pub state_id: StateId,
     /// The entity, or a reserved key.
@@ -124,21 +187,41 @@ pub struct OnlinePartial {
     pub tiles: BTreeMap<i64, Vec<u8>>,
 }
 
-/// The answer to a read, consistent at `positions`.
+/// What a store holds of one entity.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OnlineEntity {
+    /// What the partitions hold (partitions without anything are absent).
+    pub partials: Vec<OnlinePartial>,
+    /// The partitions whose data of this entity are of a later position than the answer's, with that position: a
+    /// publish is under way, in a store that cannot make one visible all at once. Empty otherwise.
+    pub ahead: BTreeMap<u32, u64>,
+    /// Whether this entity's part of the store was lost and is not rebuilt yet.
+    pub lost: bool,
+}
+
+impl From<Vec<OnlinePartial>> for OnlineEntity {
+    fn from(partials: Vec<OnlinePartial>) -> Self {
+        Self { partials, ahead: BTreeMap::new(), lost: false }
+    }
+}
+
+/// The answer to a read, consistent at `positions` but for what its entities say of their own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OnlineAnswer {
     /// Per source partition the position the store has been published to; `None` = not (re)built yet.
     pub positions: BTreeMap<u32, Option<u64>>,
-    /// Per entity asked, in order, what the partitions hold (partitions without anything are absent).
-    pub entities: Vec<Vec<OnlinePartial>>,
+    /// Per entity asked, in order.
+    pub entities: Vec<OnlineEntity>,
 }
 
 /// The online store: a fenced, positioned view that can always be rebuilt from state.
 pub trait OnlineStore: Send + Sync {
-    /// Claims a partition for a generation; returns the stored position, `None` if there is none.
-    /// A higher stored generation is [`crate::Error::Fenced`].
+    /// Claims a partition for a generation; returns the highest stored position, `None` if there is none or a part
+    /// of the partition was lost. A higher stored generation is [`crate::Error::Fenced`].
     fn claim(&self, source: &str, partition: u32, generation: u64) -> Result<Option<u64>>;
-    /// Writes `writes` and moves the position from `expected` to `position`, all or nothing.
+    /// Writes `writes` and moves the position from `expected` to `position`, all or nothing (a store that cannot
+    /// says of each entity what is ahead). Without writes and with the same position it is the heartbeat that
+    /// notices a store that was emptied or taken over.
     fn publish(
         &self,
         source: &str,
@@ -261,7 +344,29 @@ pub struct DeadLetter {
     pub view: Option<String>,
 }
 
-/// Where events are appended before they are processed: the embedded log (Kafka later).
+/// Where dead letters go beside the archive (a topic).
+pub trait DeadLetterSink: Send + Sync {
+    /// Sends letters durably. Called before the commit that holds them, so after a crash they may be sent again;
+    /// each carries its position, by which copies are known.
+    fn send(&self, source: &str, partition: u32, letters: &[DeadLetter]) -> Result<()>;
+}
+
+/// A record on its way to a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SinkRecord<'a> {
+    /// What partitions it: the source's key field, or else the event's id.
+    pub key: Option<&'a [u8]>,
+    /// The record.
+    pub bytes: &'a [u8],
+}
+
+/// Where `POST /events` and `plumb produce` put records: the embedded log or a topic.
+pub trait EventSink: Send + Sync {
+    /// Appends records durably. Returns the next offset of each partition written to.
+    fn append(&self, records: &[SinkRecord<'_>]) -> Result<BTreeMap<u32, u64>>;
+}
+
+/// Where events are appended before they are processed: the embedded log.
 pub trait EventLog: Send + Sync {
     /// The number of partitions.
     fn partitions(&self) -> u32;

@@ -10,11 +10,17 @@ const S1: StateId = StateId(*b"state--1");
 const S2: StateId = StateId(*b"state--2");
 
 fn write(state_id: StateId, key: &[u8], field: OnlineField, value: Option<&str>) -> OnlineWrite {
-    OnlineWrite { state_id, key: EntityKey::from_bytes(key), field, value: value.map(|text| text.as_bytes().to_vec()) }
+    OnlineWrite {
+        entity: "user".into(),
+        state_id,
+        key: EntityKey::from_bytes(key),
+        field,
+        value: value.map(|text| text.as_bytes().to_vec()),
+    }
 }
 
 fn read(state_id: StateId, key: &[u8], tiles: &[i64]) -> OnlineRead {
-    OnlineRead { state_id, key: EntityKey::from_bytes(key), tiles: tiles.to_vec() }
+    OnlineRead { entity: "user".into(), state_id, key: EntityKey::from_bytes(key), tiles: tiles.to_vec() }
 }
 
 fn open(dir: &tempfile::TempDir) -> (DataDir, Arc<EmbeddedOnline>) {
@@ -47,8 +53,8 @@ fn a_publish_is_checked_against_generation_and_position() {
     assert_eq!(online.claim("t", 0, 1).unwrap(), None);
     let answer = online.read("s", &[0, 1, 2], &[read(S1, b"u", &[])]).unwrap();
     assert_eq!(answer.positions, BTreeMap::from([(0, Some(10)), (1, None), (2, None)]));
-    assert_eq!(answer.entities[0].len(), 1);
-    assert_eq!(answer.entities[0][0].header, b"h");
+    assert_eq!(answer.entities[0].partials.len(), 1);
+    assert_eq!(answer.entities[0].partials[0].header, b"h");
 }
 
 #[test]
@@ -70,14 +76,17 @@ fn clear_takes_one_state_or_everything_and_a_rebuild_shows_with_its_closing_publ
     online.clear("s", 0, 1, Some(S1)).unwrap();
     let reads = [read(S1, b"u", &[]), read(S2, b"u", &[])];
     let answer = online.read("s", &[0], &reads).unwrap();
-    assert_eq!((answer.entities[0].len(), answer.entities[1].len()), (0, 1));
+    assert_eq!((answer.entities[0].partials.len(), answer.entities[1].partials.len()), (0, 1));
     assert_eq!(answer.positions[&0], Some(7));
     online.clear("s", 0, 1, None).unwrap();
     assert_eq!(online.rebuild("s", 0, 1, &both[..1]).unwrap(), PublishOutcome::Published);
     assert_eq!(online.read("s", &[0], &reads).unwrap().positions[&0], None);
     assert_eq!(online.publish("s", 0, 1, None, 9, &both[1..]).unwrap(), PublishOutcome::Published);
     let answer = online.read("s", &[0], &reads).unwrap();
-    assert_eq!((answer.positions[&0], answer.entities[0].len(), answer.entities[1].len()), (Some(9), 1, 1));
+    assert_eq!(
+        (answer.positions[&0], answer.entities[0].partials.len(), answer.entities[1].partials.len()),
+        (Some(9), 1, 1)
+    );
 }
 
 #[test]
@@ -93,7 +102,7 @@ fn everything_is_there_after_reopening() {
     assert_eq!(online.claim("s", 0, 2).unwrap(), Some(8));
     let answer = online.read("s", &[0], &[read(S1, b"u", &[-60, 0])]).unwrap();
     let partial = OnlinePartial { partition: 0, header: b"h".to_vec(), tiles: BTreeMap::from([(-60, b"t".to_vec())]) };
-    assert_eq!(answer.entities, vec![vec![partial]]);
+    assert_eq!(answer.entities, vec![vec![partial].into()]);
 }
 
 fn any_field() -> impl Strategy<Value = OnlineField> {
@@ -160,9 +169,9 @@ proptest! {
         for entity in entities {
             let answer = online.read(&source, &[0], &[read(S1, &entity, &tiles)]).unwrap();
             let header = map.get(&(entity.clone(), OnlineField::Header));
-            prop_assert_eq!(answer.entities[0].len(), usize::from(header.is_some()));
+            prop_assert_eq!(answer.entities[0].partials.len(), usize::from(header.is_some()));
             if let Some(header) = header {
-                let partial = &answer.entities[0][0];
+                let partial = &answer.entities[0].partials[0];
                 prop_assert_eq!(&partial.header, header.as_bytes());
                 let wanted: BTreeMap<i64, Vec<u8>> = tiles.iter()
                     .filter_map(|&t| Some((t, map.get(&(entity.clone(), OnlineField::Tile(t)))?.as_bytes().to_vec())))

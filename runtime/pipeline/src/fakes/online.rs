@@ -135,7 +135,9 @@ impl OnlineStore for FakeOnline {
                 positions: partitions.iter().map(|&number| (number, contents.fence(source, number).1)).collect(),
                 entities: reads
                     .iter()
-                    .map(|read| partitions.iter().filter_map(|&number| partial(number, read)).collect())
+                    .map(|read| {
+                        partitions.iter().filter_map(|&number| partial(number, read)).collect::<Vec<_>>().into()
+                    })
                     .collect(),
             })
         })

@@ -153,7 +153,7 @@ impl Evaluator {
             let work = &works.views[index];
             if work.ready {
                 let transform = &set.views[work.view].transform;
-                reads.add_entities(work, transform.plan(), transform.state_id());
+                reads.add_entities(work, &set.views[work.view]);
                 wanted.extend(work.rank_keys(transform.plan(), transform.state_id()).map(|key| (work.view, key)));
             }
         }
@@ -173,13 +173,14 @@ impl Evaluator {
             let def = &set.views[view].transform.plan().globals[index];
             places.push(reads.list.len());
             let tiles = global::tiles_needed(def, instant_us);
-            reads.list.push(OnlineRead { state_id, key: global_key(index), tiles });
+            let entity = set.views[view].entity.clone();
+            reads.list.push(OnlineRead { entity, state_id, key: global_key(index), tiles });
         }
         let mut answer = self.store.read(source, partitions, &reads.list)?;
         let positions = Arc::new(answer.positions.clone());
         for (&(view, key), place) in wanted.iter().zip(places) {
             let def = &set.views[view].transform.plan().globals[key.1];
-            let found = std::mem::take(&mut answer.entities[place]);
+            let found = std::mem::take(&mut answer.entities[place].partials);
             if let Some(distribution) = self.ranks.made_from(key, &positions, &found) {
                 reads.ranks.insert(key, distribution);
                 continue;
@@ -212,7 +213,8 @@ struct Reads {
 }
 
 impl Reads {
-    fn add_entities(&mut self, work: &ViewWork, plan: &Plan, state_id: plumb_core::plan::StateId) {
+    fn add_entities(&mut self, work: &ViewWork, view: &ServingView) {
+        let (entity, state_id, plan) = (&view.entity, view.transform.state_id(), view.transform.plan());
         self.of_view.insert(work.view, self.list.len());
         // Rows of one instant need the same tiles.
         let mut last: Option<(i64, Vec<i64>)> = None;
@@ -228,7 +230,7 @@ impl Reads {
                 tiles.sort_unstable();
                 tiles.dedup();
             }
-            self.list.push(OnlineRead { state_id, key: key.key.clone(), tiles });
+            self.list.push(OnlineRead { entity: entity.clone(), state_id, key: key.key.clone(), tiles });
         }
     }
 }
@@ -398,7 +400,7 @@ impl ViewWork {
         for (row, &(key, as_of_us)) in self.rows.iter().enumerate() {
             if decoded[key].is_none() {
                 let only_us = (self.keys[key].instants_us.len() == 1).then_some(as_of_us);
-                decoded[key] = Some(decode(plan, &answer.entities[first + key], only_us)?);
+                decoded[key] = Some(decode(plan, &answer.entities[first + key].partials, only_us)?);
             }
             let partials = decoded[key].as_deref().unwrap_or_default();
             if !partials.iter().any(|partial| partial.first_us() < as_of_us) {

@@ -130,7 +130,9 @@ impl OnlineStore for MemoryStore {
                 read.tiles.iter().filter_map(|&start| Some((start, fields.get(&OnlineField::Tile(start))?.clone())));
             Some(OnlinePartial { partition, header: fields.get(&OnlineField::Header)?.clone(), tiles: tiles.collect() })
         };
-        let entity = |read: &OnlineRead| partitions.iter().filter_map(|&partition| partial(partition, read)).collect();
+        let entity = |read: &OnlineRead| {
+            partitions.iter().filter_map(|&partition| partial(partition, read)).collect::<Vec<_>>().into()
+        };
         Ok(OnlineAnswer {
             positions: self.positions.lock().unwrap().clone(),
             entities: reads.iter().map(entity).collect(),

@@ -105,9 +105,8 @@ pub fn open(
     let shown = claim(edges, source, number, &mut committer)?;
     clear_others(edges, source, number, &committer, views)?;
     let committed = committer.latest().next_offset;
-    let state_ids: Vec<_> = views.iter().map(Transform::state_id).collect();
     let complete = match shown {
-        Some(position) if position >= committed => holds_all(edges.online.as_ref(), source, number, &state_ids)?,
+        Some(position) if position >= committed => holds_all(edges.online.as_ref(), source, number, views)?,
         _ => false,
     };
     if complete {

@@ -20,6 +20,8 @@ const LETTER_BYTES_MAX: usize = 64 << 10;
 pub struct PartitionView {
     /// The view.
     pub transform: Transform,
+    /// Its entity's name.
+    pub entity: Arc<str>,
     /// Its state.
     pub state: ViewState,
     /// What applying events has done since the process started.
@@ -33,7 +35,8 @@ pub struct PartitionView {
 impl PartitionView {
     /// A view with its state; `committed` if that is in the last commit.
     pub fn new(transform: Transform, state: ViewState, committed: bool) -> Self {
-        Self { transform, state, report: ApplyReport::default(), faults: 0, uncommitted: !committed }
+        let entity = transform.def().entity.name.as_str().into();
+        Self { transform, entity, state, report: ApplyReport::default(), faults: 0, uncommitted: !committed }
     }
 
     /// How manifests name it.
@@ -44,7 +47,8 @@ impl PartitionView {
     /// What changed since it was last drained, as writes to the online store.
     pub fn drain_publish(&mut self, writes: &mut Vec<OnlineWrite>) {
         let state_id = self.transform.state_id();
-        writes.extend(self.state.drain_publish().into_iter().map(|write| online_write(state_id, write)));
+        let write = |write| online_write(self.entity.clone(), state_id, write);
+        writes.extend(self.state.drain_publish().into_iter().map(write));
     }
 
     fn drain_commit(&mut self, snapshot: bool) -> ViewWrites {
@@ -65,12 +69,12 @@ pub fn view_ref(transform: &Transform) -> ViewRef {
     }
 }
 
-fn online_write(state_id: StateId, write: FieldWrite) -> OnlineWrite {
+fn online_write(entity: Arc<str>, state_id: StateId, write: FieldWrite) -> OnlineWrite {
     let field = match write.field {
         Field::Header => OnlineField::Header,
         Field::Tile(start_us) => OnlineField::Tile(start_us),
     };
-    OnlineWrite { state_id, key: write.key, field, value: write.value }
+    OnlineWrite { entity, state_id, key: write.key, field, value: write.value }
 }
 
 /// A partition between two batches.

@@ -1,11 +1,12 @@
 //! Publishing a partition to the online store: what it holds, what is on its way, and rebuilding it.
 
 use super::partition::{Partition, PartitionView};
-use crate::port::{OnlineField, OnlineRead, OnlineStore, OnlineWrite, PublishOutcome};
+use crate::port::{OnlineEntity, OnlineField, OnlineRead, OnlineStore, OnlineWrite, PublishOutcome};
 use crate::{Error, Result};
 use plumb_core::ErrorKind;
 use plumb_core::entity::EntityKey;
 use plumb_core::plan::StateId;
+use plumb_transform::Transform;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,16 +19,22 @@ fn complete_key() -> EntityKey {
     EntityKey::from_bytes(b"\xff\xff\xff\xffcomplete")
 }
 
-fn complete_mark(state_id: StateId) -> OnlineWrite {
-    OnlineWrite { state_id, key: complete_key(), field: OnlineField::Header, value: Some(vec![1]) }
+fn complete_mark(entity: Arc<str>, state_id: StateId) -> OnlineWrite {
+    OnlineWrite { entity, state_id, key: complete_key(), field: OnlineField::Header, value: Some(vec![1]) }
 }
 
-/// Whether the store holds all of these states of a partition.
-pub fn holds_all(online: &dyn OnlineStore, source: &str, partition: u32, state_ids: &[StateId]) -> Result<bool> {
-    let read = |&state_id: &StateId| OnlineRead { state_id, key: complete_key(), tiles: Vec::new() };
-    let reads: Vec<OnlineRead> = state_ids.iter().map(read).collect();
+/// Whether the store holds all of the states of these views of a partition.
+pub fn holds_all(online: &dyn OnlineStore, source: &str, partition: u32, views: &[Transform]) -> Result<bool> {
+    let read = |view: &Transform| OnlineRead {
+        entity: view.def().entity.name.as_str().into(),
+        state_id: view.state_id(),
+        key: complete_key(),
+        tiles: Vec::new(),
+    };
+    let reads: Vec<OnlineRead> = views.iter().map(read).collect();
     let answer = online.read(source, &[partition], &reads)?;
-    Ok(answer.entities.len() == state_ids.len() && answer.entities.iter().all(|partials| !partials.is_empty()))
+    let there = |entity: &OnlineEntity| !entity.lost && !entity.partials.is_empty();
+    Ok(answer.entities.len() == views.len() && answer.entities.iter().all(there))
 }
 
 /// How a publish went.
@@ -153,7 +160,7 @@ impl Publisher {
                     PublishOutcome::Mismatch { stored } => return Err(self.moved(stored)),
                 }
             }
-            marks.push(complete_mark(view.transform.state_id()));
+            marks.push(complete_mark(view.entity.clone(), view.transform.state_id()));
         }
         match self.send(partition.position(), marks)? {
             Published::Yes => Ok(()),
@@ -168,7 +175,7 @@ impl Publisher {
         self.online.clear(&self.source, self.partition, self.generation, Some(state_id))?;
         let Some(position) = self.position else { return Err(self.moved(None)) };
         let mut writes = everything(view);
-        writes.push(complete_mark(state_id));
+        writes.push(complete_mark(view.entity.clone(), state_id));
         for part in writes.chunks(REBUILD_WRITES) {
             match self.send(position, part.to_vec())? {
                 Published::Yes => {}
@@ -218,7 +225,8 @@ fn everything(view: &mut PartitionView) -> Vec<OnlineWrite> {
 fn last_of_each(writes: Vec<OnlineWrite>) -> Vec<OnlineWrite> {
     let mut fields = BTreeMap::new();
     for write in writes {
-        fields.insert((write.state_id, write.key, write.field), write.value);
+        fields.insert((write.state_id, write.key, write.field), (write.entity, write.value));
     }
-    fields.into_iter().map(|((state_id, key, field), value)| OnlineWrite { state_id, key, field, value }).collect()
+    let write = |((state_id, key, field), (entity, value))| OnlineWrite { entity, state_id, key, field, value };
+    fields.into_iter().map(write).collect()
 }

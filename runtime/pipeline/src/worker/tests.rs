@@ -359,6 +359,7 @@ fn a_zombies_publish_is_refused_by_the_store() {
     live(&world, &log, &Fuse::never()).unwrap();
     let edges = world.edges(&Fuse::never());
     let write = OnlineWrite {
+        entity: "user".into(),
         state_id: user_view().state_id(),
         key: plumb_core::entity::EntityKey::from_bytes(b"u0"),
         field: OnlineField::Header,

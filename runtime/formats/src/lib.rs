@@ -1,0 +1,1 @@
+//! Avro and Protobuf records, with the schemas of a Confluent-compatible registry.

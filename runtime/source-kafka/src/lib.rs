@@ -1,0 +1,1 @@
+//! Kafka as a source of events, as the log that is produced to, and as the topic of dead letters.
