@@ -1,1 +1,5 @@
 //! Avro and Protobuf records, with the schemas of a Confluent-compatible registry.
+
+pub mod settings;
+
+pub use settings::{FormatSettings, RecordFormat, RegistrySettings};

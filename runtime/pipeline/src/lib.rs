@@ -17,9 +17,11 @@ pub mod port;
 pub mod query;
 pub mod route;
 pub mod runtime;
+pub mod secret;
 pub mod worker;
 
 pub use error::{Error, Result};
+pub use secret::Secret;
 
 #[cfg(test)]
 mod fakes;

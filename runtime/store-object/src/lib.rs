@@ -6,9 +6,11 @@
 
 mod local;
 mod scratch;
+pub mod settings;
 mod sync;
 
 pub use local::LocalStore;
+pub use settings::S3Settings;
 
 use plumb_pipeline::port::ObjectStore;
 use plumb_pipeline::{Error, Result};
