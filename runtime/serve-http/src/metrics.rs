@@ -2,7 +2,7 @@
 
 use crate::backend::Backend;
 use plumb_pipeline::metrics as names;
-use plumb_pipeline::metrics::Figures;
+use plumb_pipeline::metrics::{Figures, Metric};
 use plumb_pipeline::query::{Answer, ReadSource, Status};
 use plumb_pipeline::worker::{PartitionStatus, Phase, ViewStatus};
 use prometheus_client::collector::Collector;
@@ -45,10 +45,10 @@ impl Metrics {
         let seconds = Family::new_with_constructor(latency_histogram as fn() -> Histogram);
         let reads = Family::default();
         let refused = Counter::default();
-        registry.register(names::HTTP_REQUESTS, "Requests answered", requests.clone());
-        registry.register(names::HTTP_REQUEST_SECONDS, "Seconds from a request's head to its answer", seconds.clone());
-        registry.register(names::FEATURE_READS, "Views answered for an entity", reads.clone());
-        registry.register(names::HTTP_CONNECTIONS_REFUSED, "Connections over the limit", refused.clone());
+        registry.register(names::HTTP_REQUESTS.name, names::HTTP_REQUESTS.help, requests.clone());
+        registry.register(names::HTTP_REQUEST_SECONDS.name, names::HTTP_REQUEST_SECONDS.help, seconds.clone());
+        registry.register(names::FEATURE_READS.name, names::FEATURE_READS.help, reads.clone());
+        registry.register(names::HTTP_CONNECTIONS_REFUSED.name, names::HTTP_CONNECTIONS_REFUSED.help, refused.clone());
         registry.register_collector(Box::new(Flow(backend)));
         Self { registry, requests, seconds, reads, refused }
     }
@@ -125,11 +125,11 @@ impl Encoder<'_, '_> {
             ];
             classes.map(|(class, count)| (with(one, "class", class), count))
         });
-        self.counters(names::EVENTS, "Records read, by what became of them", classes)?;
+        self.counters(names::EVENTS, classes)?;
         let late = partitions.iter().map(|one| (labels(one), one.accounting.late));
-        self.counters(names::EVENTS_LATE, "Late events, applied all the same", late)?;
+        self.counters(names::EVENTS_LATE, late)?;
         let conflicts = partitions.iter().map(|one| (labels(one), one.accounting.dedupe_conflict));
-        self.counters(names::DEDUPE_CONFLICTS, "Duplicates with another payload", conflicts)?;
+        self.counters(names::DEDUPE_CONFLICTS, conflicts)?;
         let positions = partitions.iter().flat_map(|one| {
             let kinds = [
                 ("processed", Some(one.position)),
@@ -139,21 +139,21 @@ impl Encoder<'_, '_> {
             ];
             kinds.map(|(kind, offset)| offset.map(|offset| (with(one, "kind", kind), offset as f64)))
         });
-        self.gauges(names::POSITION, "Offsets of a partition", positions.flatten())?;
+        self.gauges(names::POSITION, positions.flatten())?;
         let gauge = |value: fn(&PartitionStatus) -> f64| partitions.iter().map(move |one| (labels(one), value(one)));
         let live = gauge(|one| f64::from(u8::from(matches!(one.phase, Phase::Live | Phase::Ended))));
-        self.gauges(names::PARTITION_LIVE, "1 while the partition follows its source", live)?;
-        self.gauges(names::GENERATION, "The generation that owns the partition", gauge(|one| one.generation as f64))?;
+        self.gauges(names::PARTITION_LIVE, live)?;
+        self.gauges(names::GENERATION, gauge(|one| one.generation as f64))?;
         let waiting = gauge(|one| one.uncommitted_bytes as f64);
-        self.gauges(names::UNCOMMITTED_BYTES, "Bytes that wait for the next commit", waiting)?;
+        self.gauges(names::UNCOMMITTED_BYTES, waiting)?;
         let age = |one: &PartitionStatus| match one.committed_at_us {
             Some(at_us) if one.position > one.committed => (figures.now_us - at_us).max(0) as f64 / 1e6,
             _ => 0.0,
         };
         let ages = partitions.iter().map(|one| (labels(one), age(one)));
-        self.gauges(names::COMMIT_AGE_SECONDS, "Seconds since the last commit while something is uncommitted", ages)?;
+        self.gauges(names::COMMIT_AGE_SECONDS, ages)?;
         let newest = partitions.iter().filter_map(|one| Some((labels(one), one.newest_event_time_us? as f64 / 1e6)));
-        self.gauges(names::NEWEST_EVENT_TIME_SECONDS, "The newest event time since the Unix epoch", newest)
+        self.gauges(names::WATERMARK_SECONDS, newest)
     }
 
     fn views(&mut self, figures: &Figures) -> Result<(), Error> {
@@ -171,22 +171,21 @@ impl Encoder<'_, '_> {
             views.iter().map(move |(name, one)| (labels(name), value(one)))
         };
         let bytes = values(|one| one.state_bytes).map(|(labels, value)| (labels, value as f64));
-        self.gauges(names::STATE_BYTES, "Bytes of live state", bytes)?;
+        self.gauges(names::STATE_BYTES, bytes)?;
         let keys = values(|one| one.keys).map(|(labels, value)| (labels, value as f64));
-        self.gauges(names::STATE_KEYS, "Entity keys in live state", keys)?;
-        self.counters(names::VIEW_FAULTS, "Events the view failed on", values(|one| one.faults))?;
-        self.counters(names::NON_FINITE, "Numbers that did not count", values(|one| one.non_finite))?;
+        self.gauges(names::STATE_KEYS, keys)?;
+        self.counters(names::VIEW_FAULTS, values(|one| one.faults))?;
+        self.counters(names::NON_FINITE, values(|one| one.non_finite))?;
         let ready = figures.ready.iter().map(|(view, &ready)| ([("view", view.clone())], f64::from(u8::from(ready))));
-        self.gauges(names::VIEW_READY, "1 while the view answers", ready)
+        self.gauges(names::VIEW_READY, ready)
     }
 
     fn counters<L: EncodeLabelSet>(
         &mut self,
-        name: &str,
-        help: &str,
+        metric: Metric,
         values: impl Iterator<Item = (L, u64)>,
     ) -> Result<(), Error> {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        let mut metric = self.0.encode_descriptor(metric.name, metric.help, None, MetricType::Counter)?;
         for (labels, value) in values {
             ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
         }
@@ -195,11 +194,10 @@ impl Encoder<'_, '_> {
 
     fn gauges<L: EncodeLabelSet>(
         &mut self,
-        name: &str,
-        help: &str,
+        metric: Metric,
         values: impl Iterator<Item = (L, f64)>,
     ) -> Result<(), Error> {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let mut metric = self.0.encode_descriptor(metric.name, metric.help, None, MetricType::Gauge)?;
         for (labels, value) in values {
             ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
         }

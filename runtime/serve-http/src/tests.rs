@@ -471,7 +471,7 @@ fn health_and_metrics() {
         "plumb_http_requests_total{route=\"/features/vector\",status=\"200\"} 1",
         "plumb_feature_reads_total{status=\"found\",source=\"online\"} 1",
         "plumb_events_total{source=\"default\",partition=\"3\",class=\"applied\"} 7",
-        "plumb_newest_event_time_seconds{source=\"default\",partition=\"3\"} 1.5",
+        "plumb_watermark_timestamp_seconds{source=\"default\",partition=\"3\"} 1.5",
         "plumb_commit_age_seconds{source=\"default\",partition=\"3\"} 2.5",
         "plumb_state_bytes{view=\"user_activity\",version=\"\"} 198.0",
         "plumb_view_ready{view=\"user_activity\"} 1.0",
