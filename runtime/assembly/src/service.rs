@@ -72,6 +72,9 @@ impl Service {
     /// Takes the data folder, recovers, and starts ingesting. Components of `transforms.paths` that are new are
     /// built from the archive first.
     pub fn start(settings: Settings, options: RunOptions) -> Result<Self> {
+        if settings.online.redis.is_some() {
+            return Err(Error::invalid("online.url: this build has no online store in Redis"));
+        }
         let owned = DataDir::own(&settings.data_dir)?;
         let engine = components::engine()?;
         let mut component_bytes = Vec::new();
@@ -104,7 +107,10 @@ impl Service {
             bounded: options.until_end,
             ..WorkerOptions::default()
         };
-        let runtime_options = RuntimeOptions { worker, replace: options.replace, ..RuntimeOptions::default() };
+        let mut runtime_options = RuntimeOptions { worker, replace: options.replace, ..RuntimeOptions::default() };
+        if settings.run.threads > 0 {
+            runtime_options.threads = settings.run.threads as usize;
+        }
         let runtime = Arc::new(Runtime::start(parts, runtime_options, &component_bytes)?);
         Ok(Self { owned, logs, online, store, archive, runtime, settings, applied_before })
     }
@@ -197,6 +203,7 @@ fn open_source(
             let options = FileSourceOptions { unit: source.time_unit, rules, now_us, follow: !options.until_end };
             Ok(Arc::new(FileSource::new(&source.path, schema, options)?))
         }
-        _ => Err(Error::internal(format!("source `{name}` has no log"))),
+        (SourceKind::Kafka, _) => Err(Error::invalid(format!("source `{name}`: this build has no Kafka source"))),
+        (SourceKind::Log, None) => Err(Error::internal(format!("source `{name}` has no log"))),
     }
 }

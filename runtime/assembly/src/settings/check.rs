@@ -3,8 +3,8 @@
 use super::raw::RawTable;
 use super::unit::{is_loopback, parse_address, parse_size};
 use super::{
-    DEFAULT_SOURCE, KafkaSettings, OfflineSettings, OnlineSettings, RunSettings, ServeSettings, Settings, SourceKind,
-    SourceSettings, TransformSettings,
+    DEFAULT_SOURCE, LogFormat, RunSettings, ServeSettings, Settings, SourceKind, SourceSettings, TelemetrySettings,
+    TransformSettings, kafka, stores,
 };
 use crate::{Error, Result};
 use plumb_core::column::DataType;
@@ -23,17 +23,18 @@ pub(super) fn settings(mut raw: RawTable) -> Result<Settings> {
     let settings = Settings {
         sources: sources(&mut raw)?,
         transforms: transforms(raw.section("transforms")?, defaults.transforms)?,
-        online: online(raw.section("online")?, defaults.online)?,
-        offline: offline(raw.section("offline")?, &data_dir, defaults.offline)?,
+        online: stores::online(raw.section("online")?)?,
+        offline: stores::offline(raw.section("offline")?, &data_dir, defaults.offline)?,
         run: run(raw.section("run")?, defaults.run)?,
         serve: serve(raw.section("serve")?, defaults.serve)?,
+        telemetry: telemetry(raw.section("telemetry")?, &defaults.telemetry)?,
         data_dir: data_dir.into(),
     };
     raw.finish()?;
     Ok(settings)
 }
 
-fn later(thing: &str, now: &str) -> String {
+pub(super) fn later(thing: &str, now: &str) -> String {
     format!("{thing} comes with a later release; this one has {now}")
 }
 
@@ -73,21 +74,11 @@ fn check_name(name: &str) -> Result<()> {
 
 fn source(mut raw: RawTable) -> Result<SourceSettings> {
     let defaults = SourceSettings::default();
-    let kind = raw.text("kind", defaults.kind, |kind| match kind {
-        "log" => Ok(SourceKind::Log),
-        "file" => Ok(SourceKind::File),
-        "kafka" => Err(later("a Kafka source", "\"log\" and \"file\"")),
-        _ => Err("known kinds are \"log\" and \"file\"".to_owned()),
+    let kind = raw.text("kind", defaults.kind, |kind| {
+        let known = SourceKind::ALL.iter().find(|(name, _)| *name == kind).map(|(_, kind)| *kind);
+        known.ok_or_else(|| format!("known kinds are {}", kafka::kinds()))
     })?;
-    let kafka = KafkaSettings {
-        brokers: raw.string("brokers", &defaults.kafka.brokers)?,
-        topic: raw.string("topic", &defaults.kafka.topic)?,
-        group: raw.string("group", &defaults.kafka.group)?,
-        start: raw.text("start", defaults.kafka.start, |start| match start {
-            "earliest" | "latest" => Ok(start.to_owned()),
-            _ => Err("write \"earliest\" or \"latest\""),
-        })?,
-    };
+    let (topic, sasl_password_file) = kafka::kafka(&mut raw, defaults.kafka)?;
     let max_future_path = raw.path("max_future");
     let lateness_path = raw.path("allowed_lateness");
     let fields_path = raw.path("fields");
@@ -95,7 +86,9 @@ fn source(mut raw: RawTable) -> Result<SourceSettings> {
         kind,
         partitions: raw.integer("partitions", defaults.partitions, (1, MAX_PARTITIONS))?,
         path: raw.string("path", "events.parquet")?.into(),
-        kafka,
+        kafka: topic,
+        sasl_password_file,
+        format: kafka::format(&mut raw)?,
         time_field: raw.string("time_field", &defaults.time_field)?,
         time_unit: raw.text("time_unit", defaults.time_unit, |unit| {
             TimeUnit::parse(unit).ok_or("known units are s, ms, us and ns")
@@ -111,6 +104,7 @@ fn source(mut raw: RawTable) -> Result<SourceSettings> {
         dedupe_horizon_us: raw.text("dedupe_horizon", defaults.dedupe_horizon_us, parse_duration)?,
         fields: fields(&mut raw, defaults.fields)?,
     };
+    kafka::check_kind(&raw, &settings)?;
     raw.finish()?;
     if settings.allowed_lateness_us < settings.max_future_us {
         return Err(Error::invalid(format!(
@@ -189,39 +183,17 @@ fn transforms(mut raw: RawTable, defaults: TransformSettings) -> Result<Transfor
     Ok(settings)
 }
 
-fn online(mut raw: RawTable, defaults: OnlineSettings) -> Result<OnlineSettings> {
-    let url = raw.text("url", defaults.url, |url| match url {
-        "embedded" => Ok(url.to_owned()),
-        _ if ["redis://", "rediss://", "redis+cluster://"].iter().any(|scheme| url.starts_with(scheme)) => {
-            Err(later("an online store in Redis", "\"embedded\""))
-        }
-        _ => Err("write \"embedded\"".to_owned()),
-    })?;
-    raw.finish()?;
-    Ok(OnlineSettings { url })
+/// Checks an address of an HTTP service.
+pub(super) fn http_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    match rest {
+        Some(rest) if rest.contains('@') => Err("the address must not hold a name and password".to_owned()),
+        Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err("write http://host:port or https://host".to_owned()),
+    }
 }
 
-fn offline(mut raw: RawTable, data_dir: &str, defaults: OfflineSettings) -> Result<OfflineSettings> {
-    let under_data_dir = format!("file:{}/offline", data_dir.trim_end_matches('/'));
-    let url = raw.text("url", under_data_dir, |url| match url.strip_prefix("file:") {
-        Some("") => Err("names no folder: write \"file:DIR\"".to_owned()),
-        // `file:///x` is the folder /x.
-        Some(dir) => Ok(format!("file:{}", dir.strip_prefix("//").unwrap_or(dir))),
-        None if url.starts_with("s3://") => Err(later("an offline store in S3", "\"file:DIR\"")),
-        None => Err("write \"file:DIR\"".to_owned()),
-    })?;
-    let snapshots = raw.text("snapshots", defaults.snapshots, |snapshots| match snapshots {
-        "none" => Ok(snapshots.to_owned()),
-        "event" | "hourly" | "daily" => {
-            Err(later("a snapshot from the running stream", "\"none\", and `plumb backfill` writes them"))
-        }
-        _ => Err("write \"none\"".to_owned()),
-    })?;
-    raw.finish()?;
-    Ok(OfflineSettings { url, snapshots })
-}
-
-fn duration(text: &str) -> Result<Duration> {
+pub(super) fn duration(text: &str) -> Result<Duration> {
     Ok(Duration::from_micros(parse_duration(text)?.unsigned_abs()))
 }
 
@@ -231,6 +203,19 @@ fn run(mut raw: RawTable, defaults: RunSettings) -> Result<RunSettings> {
         publish_interval: raw.text("publish_interval", defaults.publish_interval, duration)?,
         commit_interval: raw.text("commit_interval", defaults.commit_interval, duration)?,
         commit_size_bytes: raw.text("commit_size", defaults.commit_size_bytes, parse_size)?,
+        threads: raw.integer("threads", defaults.threads, (0, 1_024))?,
+    };
+    raw.finish()?;
+    Ok(settings)
+}
+
+fn telemetry(mut raw: RawTable, defaults: &TelemetrySettings) -> Result<TelemetrySettings> {
+    let settings = TelemetrySettings {
+        logs: raw.word("logs", defaults.logs, &LogFormat::ALL)?,
+        otlp_endpoint: raw.text("otlp_endpoint", None, |url| match url {
+            "" => Ok(None),
+            _ => http_url(url).map(Some),
+        })?,
     };
     raw.finish()?;
     Ok(settings)

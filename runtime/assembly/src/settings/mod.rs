@@ -5,8 +5,10 @@
 //! name and refused with a line that says so, never ignored.
 
 mod check;
+mod kafka;
 mod print;
 mod raw;
+mod stores;
 #[cfg(test)]
 mod tests;
 mod unit;
@@ -14,7 +16,12 @@ mod unit;
 use crate::{Error, Result};
 use plumb_core::event::{Field, SourceSchema};
 use plumb_core::time::{DAY_US, HOUR_US, MINUTE_US};
+use plumb_formats::FormatSettings;
+use plumb_online_redis::RedisSettings;
+use plumb_pipeline::Secret;
 use plumb_pipeline::decode::TimeUnit;
+use plumb_source_kafka::KafkaSettings;
+use plumb_store_object::S3Settings;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +50,8 @@ pub struct Settings {
     pub run: RunSettings,
     /// `[serve]`.
     pub serve: ServeSettings,
+    /// `[telemetry]`.
+    pub telemetry: TelemetrySettings,
 }
 
 /// `[source]` or `[sources.NAME]`.
@@ -54,8 +63,12 @@ pub struct SourceSettings {
     pub partitions: u32,
     /// The event file or folder of a file source.
     pub path: PathBuf,
-    /// The keys of a Kafka source, for a later release.
+    /// The topic of a Kafka source; the defaults for another.
     pub kafka: KafkaSettings,
+    /// The file that the password in `kafka.sasl` was read from.
+    pub sasl_password_file: Option<PathBuf>,
+    /// How the records of a Kafka source are encoded; JSON for another.
+    pub format: FormatSettings,
     /// The field of the event time.
     pub time_field: String,
     /// The unit of integers in it.
@@ -83,19 +96,22 @@ pub enum SourceKind {
     Log,
     /// An event file or a folder of them.
     File,
+    /// A Kafka topic.
+    Kafka,
 }
 
-/// Where a Kafka source would read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KafkaSettings {
-    /// `host:port`, comma-separated.
-    pub brokers: String,
-    /// The topic.
-    pub topic: String,
-    /// The consumer group.
-    pub group: String,
-    /// Where a new group begins: `earliest` or `latest`.
-    pub start: String,
+impl SourceKind {
+    /// Every kind by its name.
+    pub const ALL: [(&str, Self); 3] = [("log", Self::Log), ("file", Self::File), ("kafka", Self::Kafka)];
+
+    /// The name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::File => "file",
+            Self::Kafka => "kafka",
+        }
+    }
 }
 
 /// `[transforms]`.
@@ -108,15 +124,19 @@ pub struct TransformSettings {
 /// `[online]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnlineSettings {
-    /// `embedded`.
-    pub url: String,
+    /// `embedded`, or the address of a Redis: not to be shown, it may hold a password.
+    pub url: Secret,
+    /// The Redis of `url`; `None` = embedded.
+    pub redis: Option<RedisSettings>,
 }
 
 /// `[offline]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OfflineSettings {
-    /// `file:DIR`.
+    /// `file:DIR` or `s3://bucket/prefix`.
     pub url: String,
+    /// The bucket of an `s3:` url; `None` = local files.
+    pub s3: Option<S3Settings>,
     /// `none`.
     pub snapshots: String,
 }
@@ -132,6 +152,8 @@ pub struct RunSettings {
     pub commit_interval: Duration,
     /// After how many bytes of events is committed.
     pub commit_size_bytes: u64,
+    /// The most threads that work on partitions; 0 = one per core.
+    pub threads: u32,
 }
 
 /// `[serve]`.
@@ -161,19 +183,43 @@ pub struct ServeSettings {
     pub connection_limit: u32,
 }
 
+/// `[telemetry]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TelemetrySettings {
+    /// How log lines are written.
+    pub logs: LogFormat,
+    /// Where traces go (OTLP over HTTP); `None` = nowhere.
+    pub otlp_endpoint: Option<String>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl LogFormat {
+    /// Every form by its name.
+    pub const ALL: [(&str, Self); 2] = [("text", Self::Text), ("json", Self::Json)];
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             data_dir: "data".into(),
             sources: BTreeMap::from([(DEFAULT_SOURCE.to_owned(), SourceSettings::default())]),
             transforms: TransformSettings { paths: vec!["target/plumb/*.wasm".into()] },
-            online: OnlineSettings { url: "embedded".into() },
-            offline: OfflineSettings { url: "file:data/offline".into(), snapshots: "none".into() },
+            online: OnlineSettings { url: Secret::new("embedded"), redis: None },
+            offline: OfflineSettings { url: "file:data/offline".into(), s3: None, snapshots: "none".into() },
             run: RunSettings {
                 serve: false,
                 publish_interval: Duration::from_millis(100),
                 commit_interval: Duration::from_secs(30),
                 commit_size_bytes: 128 << 20,
+                threads: 0,
             },
             serve: ServeSettings {
                 listen: "127.0.0.1:8080".into(),
@@ -188,6 +234,7 @@ impl Default for Settings {
                 batch_limit: 1_000,
                 connection_limit: 10_000,
             },
+            telemetry: TelemetrySettings { logs: LogFormat::Text, otlp_endpoint: None },
         }
     }
 }
@@ -199,12 +246,9 @@ impl Default for SourceSettings {
             kind: SourceKind::Log,
             partitions: 4,
             path: "events.parquet".into(),
-            kafka: KafkaSettings {
-                brokers: "127.0.0.1:9092".into(),
-                topic: "user-events".into(),
-                group: "plumb".into(),
-                start: "earliest".into(),
-            },
+            kafka: KafkaSettings::default(),
+            sasl_password_file: None,
+            format: FormatSettings::default(),
             time_field: schema.time_field,
             time_unit: TimeUnit::Ms,
             id_field: schema.id_field,
@@ -238,11 +282,6 @@ impl Settings {
     /// where there was nothing to mask.
     pub fn to_toml(&self) -> String {
         print::settings(self)
-    }
-
-    /// The local folder of the offline store.
-    pub fn offline_dir(&self) -> PathBuf {
-        self.offline.url.strip_prefix("file:").unwrap_or(&self.offline.url).into()
     }
 
     /// The settings of a source; an unknown name is an error that names the known ones.

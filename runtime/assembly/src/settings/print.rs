@@ -2,14 +2,20 @@
 
 use super::raw::mask_url;
 use super::unit::format_size;
-use super::{DEFAULT_SOURCE, Settings, SourceKind, SourceSettings};
+use super::{DEFAULT_SOURCE, LogFormat, OfflineSettings, OnlineSettings, Settings, SourceSettings};
 use plumb_core::time::format_duration;
+use plumb_online_redis::RedisSettings;
+use plumb_pipeline::Secret;
 use plumb_pipeline::decode::format_rfc3339;
+use plumb_pipeline::secret::MASK;
+use plumb_source_kafka::KafkaStart;
+use plumb_source_kafka::settings::SASL_MECHANISMS;
+use plumb_store_object::S3Settings;
+use std::path::PathBuf;
 use std::time::Duration;
 use toml::{Table, Value};
 
 pub(super) fn settings(settings: &Settings) -> String {
-    let text = |text: &str| Value::String(text.to_owned());
     let mut root = Table::new();
     root.insert("data_dir".into(), text(&settings.data_dir.to_string_lossy()));
     match settings.sources.get(DEFAULT_SOURCE) {
@@ -23,11 +29,8 @@ pub(super) fn settings(settings: &Settings) -> String {
     }
     let paths = settings.transforms.paths.iter().map(|path| text(path)).collect();
     root.insert("transforms".into(), section([("paths", Value::Array(paths))]));
-    root.insert("online".into(), section([("url", text(&mask_url(&settings.online.url)))]));
-    root.insert(
-        "offline".into(),
-        section([("url", text(&mask_url(&settings.offline.url))), ("snapshots", text(&settings.offline.snapshots))]),
-    );
+    root.insert("online".into(), online(&settings.online));
+    root.insert("offline".into(), offline(&settings.offline));
     let run = &settings.run;
     root.insert(
         "run".into(),
@@ -36,6 +39,7 @@ pub(super) fn settings(settings: &Settings) -> String {
             ("publish_interval", duration(run.publish_interval)),
             ("commit_interval", duration(run.commit_interval)),
             ("commit_size", Value::String(format_size(run.commit_size_bytes))),
+            ("threads", Value::Integer(run.threads.into())),
         ]),
     );
     let serve = &settings.serve;
@@ -55,7 +59,56 @@ pub(super) fn settings(settings: &Settings) -> String {
             ("connection_limit", Value::Integer(serve.connection_limit.into())),
         ]),
     );
+    let telemetry = &settings.telemetry;
+    let logs = match telemetry.logs {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    let telemetry = [("logs", text(logs)), ("otlp_endpoint", optional(telemetry.otlp_endpoint.as_deref()))];
+    root.insert("telemetry".into(), section(telemetry));
     root.to_string()
+}
+
+fn text(text: &str) -> Value {
+    Value::String(text.to_owned())
+}
+
+fn optional(value: Option<&str>) -> Value {
+    text(value.unwrap_or_default())
+}
+
+fn path(value: Option<&PathBuf>) -> Value {
+    text(&value.map(|path| path.to_string_lossy()).unwrap_or_default())
+}
+
+fn secret(value: Option<&Secret>) -> Value {
+    optional(value.map(|_| MASK))
+}
+
+fn online(online: &OnlineSettings) -> Value {
+    let redis = online.redis.as_ref();
+    let defaults = RedisSettings::parse("redis://localhost");
+    let connections = redis.or(defaults.as_ref().ok()).map_or(0, |redis| redis.connections);
+    section([
+        ("url", text(&mask_url(online.url.reveal()))),
+        ("namespace", text(redis.map_or("default", |redis| &redis.namespace))),
+        ("tls_ca", path(redis.and_then(|redis| redis.tls_ca.as_ref()))),
+        ("connections", Value::Integer(connections.into())),
+    ])
+}
+
+fn offline(offline: &OfflineSettings) -> Value {
+    let none = S3Settings::default();
+    let s3 = offline.s3.as_ref().unwrap_or(&none);
+    section([
+        ("url", text(&offline.url)),
+        ("snapshots", text(&offline.snapshots)),
+        ("endpoint", optional(s3.endpoint.as_deref())),
+        ("region", optional(s3.region.as_deref())),
+        ("access_key", optional(s3.access_key.as_deref())),
+        ("secret_key", secret(s3.secret_key.as_ref())),
+        ("allow_http", Value::Boolean(s3.allow_http)),
+    ])
 }
 
 fn section<const N: usize>(entries: [(&str, Value); N]) -> Value {
@@ -67,22 +120,42 @@ fn duration(duration: Duration) -> Value {
 }
 
 fn source(source: &SourceSettings) -> Table {
-    let text = |text: &str| Value::String(text.to_owned());
     let us = |us: i64| Value::String(format_duration(us));
-    let kind = match source.kind {
-        SourceKind::Log => "log",
-        SourceKind::File => "file",
-    };
     let required = source.fields.iter().filter(|field| field.required).map(|field| text(&field.name)).collect();
     let fields = source.fields.iter().map(|field| (field.name.clone(), text(&field.data_type.name()))).collect();
+    let (kafka, sasl, tls) = (&source.kafka, source.kafka.sasl.as_ref(), &source.kafka.tls);
+    let start = match kafka.start {
+        KafkaStart::Earliest => "earliest",
+        KafkaStart::Latest => "latest",
+    };
+    let password = sasl.filter(|_| source.sasl_password_file.is_none()).map(|sasl| &sasl.password);
+    let registry = source.format.registry.as_ref();
+    let credentials = registry.and_then(|registry| registry.credentials.as_ref());
     let entries = [
-        ("kind", text(kind)),
+        ("kind", text(source.kind.name())),
         ("partitions", Value::Integer(source.partitions.into())),
         ("path", text(&source.path.to_string_lossy())),
-        ("brokers", text(&source.kafka.brokers)),
-        ("topic", text(&source.kafka.topic)),
-        ("group", text(&source.kafka.group)),
-        ("start", text(&source.kafka.start)),
+        ("brokers", text(&kafka.brokers)),
+        ("topic", text(&kafka.topic)),
+        ("group", text(&kafka.group)),
+        ("start", text(start)),
+        ("security", text(kafka.security.name())),
+        ("sasl_mechanism", text(sasl.map_or(SASL_MECHANISMS[0], |sasl| &sasl.mechanism))),
+        ("sasl_username", optional(sasl.map(|sasl| sasl.username.as_str()))),
+        ("sasl_password", secret(password)),
+        ("sasl_password_file", path(source.sasl_password_file.as_ref())),
+        ("ssl_ca", path(tls.ca.as_ref())),
+        ("ssl_certificate", path(tls.certificate.as_ref())),
+        ("ssl_key", path(tls.key.as_ref())),
+        ("instance_id", optional(kafka.instance_id.as_deref())),
+        ("session_timeout", duration(kafka.session_timeout)),
+        ("dead_letter_topic", optional(kafka.dead_letter_topic.as_deref())),
+        ("max_message", Value::String(format_size(kafka.max_message_bytes.into()))),
+        ("format", text(source.format.format.name())),
+        ("registry_url", optional(registry.map(|registry| registry.url.as_str()))),
+        ("registry_username", optional(credentials.map(|(name, _)| name.as_str()))),
+        ("registry_password", secret(credentials.map(|(_, password)| password))),
+        ("message", optional(source.format.message.as_deref())),
         ("time_field", text(&source.time_field)),
         ("time_unit", text(source.time_unit.name())),
         ("id_field", text(&source.id_field)),

@@ -4,7 +4,9 @@
 //! naming the key, its section and near ones.
 
 use crate::{Error, Result};
-use plumb_pipeline::near;
+use plumb_pipeline::secret::MASK;
+use plumb_pipeline::{Secret, near};
+use std::path::PathBuf;
 
 /// The prefix of environment variables that override keys.
 const ENV_PREFIX: &str = "PLUMB__";
@@ -34,6 +36,8 @@ pub(super) struct RawTable {
     name: String,
     entries: Vec<(String, RawValue)>,
     known: Vec<&'static str>,
+    /// Where the keys that were taken out had been written.
+    origins: Vec<(&'static str, String)>,
 }
 
 /// Reads TOML text and lays environment variables over it; the result is the top level.
@@ -69,7 +73,7 @@ pub(super) fn parse(
         };
         set(&mut entries, &path, &variable, text)?;
     }
-    Ok(RawTable { name: String::new(), entries, known: Vec::new() })
+    Ok(RawTable::new(String::new(), entries))
 }
 
 fn has(entries: &[(String, RawValue)], key: &str) -> bool {
@@ -109,6 +113,10 @@ fn set(entries: &mut Vec<(String, RawValue)>, path: &[String], variable: &str, t
 }
 
 impl RawTable {
+    fn new(name: String, entries: Vec<(String, RawValue)>) -> Self {
+        Self { name, entries, known: Vec::new(), origins: Vec::new() }
+    }
+
     /// Whether a key is there.
     pub(super) fn has(&self, key: &str) -> bool {
         has(&self.entries, key)
@@ -122,7 +130,23 @@ impl RawTable {
     fn take(&mut self, key: &'static str) -> Option<RawValue> {
         self.known.push(key);
         let index = self.entries.iter().position(|(name, _)| name == key)?;
-        Some(self.entries.remove(index).1)
+        let value = self.entries.remove(index).1;
+        self.origins.push((key, value.origin.clone()));
+        Some(value)
+    }
+
+    /// An error about a key that was taken out: names where it was written, and the key in full.
+    pub(super) fn refuse(&self, key: &str, why: impl std::fmt::Display) -> Error {
+        let origin = self.origins.iter().find(|(name, _)| *name == key).map(|(_, origin)| format!("{origin}: "));
+        Error::invalid(format!("{}{} {why}", origin.unwrap_or_default(), self.path(key)))
+    }
+
+    /// Refuses the first of these keys that was set (to something else than its default).
+    pub(super) fn refuse_set(&self, keys: &[(&str, bool)], why: impl Fn() -> String) -> Result<()> {
+        match keys.iter().find(|(_, set)| *set) {
+            Some((key, _)) => Err(self.refuse(key, why())),
+            None => Ok(()),
+        }
     }
 
     /// Takes a section out; an empty one if it is not there.
@@ -133,7 +157,7 @@ impl RawTable {
             Some(RawValue { node: RawNode::Table(entries), .. }) => entries,
             Some(value) => return Err(value.bad(&name, "a section")),
         };
-        Ok(RawTable { name, entries, known: Vec::new() })
+        Ok(RawTable::new(name, entries))
     }
 
     /// Takes every entry out, each a section of its own.
@@ -142,7 +166,7 @@ impl RawTable {
         let section = |(key, value): (String, RawValue)| {
             let name = format!("{parent}.{key}");
             match value.node {
-                RawNode::Table(entries) => Ok((key, RawTable { name, entries, known: Vec::new() })),
+                RawNode::Table(entries) => Ok((key, RawTable::new(name, entries))),
                 _ => Err(value.bad(&name, "a section")),
             }
         };
@@ -174,6 +198,37 @@ impl RawTable {
                 if text.is_empty() { Err("must not be empty") } else { Ok(text.to_owned()) }
             },
         )
+    }
+
+    /// Takes a string that may be empty, which is the same as not being there.
+    pub(super) fn optional(&mut self, key: &'static str) -> Result<Option<String>> {
+        let text = self.text(key, String::new(), |text| Ok::<_, String>(text.to_owned()))?;
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+
+    /// Takes a path that may be empty.
+    pub(super) fn optional_path(&mut self, key: &'static str) -> Result<Option<PathBuf>> {
+        Ok(self.optional(key)?.map(PathBuf::from))
+    }
+
+    /// Takes a string that may be empty and is in no error.
+    pub(super) fn secret(&mut self, key: &'static str) -> Result<Option<Secret>> {
+        let path = self.path(key);
+        let Some(value) = self.take(key) else { return Ok(None) };
+        match value.node {
+            RawNode::Text(text) | RawNode::Value(toml::Value::String(text)) => {
+                Ok(Some(text).filter(|text| !text.is_empty()).map(Secret::new))
+            }
+            _ => Err(Error::invalid(format!("{}: {path} is {MASK}, expected a string", value.origin))),
+        }
+    }
+
+    /// Takes one of some words.
+    pub(super) fn word<T: Copy>(&mut self, key: &'static str, default: T, words: &[(&str, T)]) -> Result<T> {
+        self.text(key, default, |text| {
+            let known = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
+            known.ok_or_else(|| format!("write {}", either(words.iter().map(|(word, _)| *word))))
+        })
     }
 
     /// Takes a truth value.
@@ -273,13 +328,24 @@ fn inline(text: &str) -> Option<toml::Value> {
     toml::from_str::<toml::Table>(&format!("value = {text}")).ok()?.remove("value")
 }
 
+/// `"a", "b" or "c"`.
+pub(super) fn either<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    let words: Vec<String> = words.map(|word| format!("\"{word}\"")).collect();
+    match words.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
 /// Hides the password of a URL.
 pub(super) fn mask_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let Some(at) = rest[..authority_end].rfind('@') else { return url.to_owned() };
+    // Where the password was not encoded, the authority seems to end inside it: all up to the last `@` is hidden.
+    let Some(at) = rest[..authority_end].rfind('@').or_else(|| rest.rfind('@')) else { return url.to_owned() };
     match rest[..at].split_once(':') {
-        Some((user, _)) => format!("{scheme}://{user}:***{}", &rest[at..]),
+        Some((user, _)) => format!("{scheme}://{user}:{MASK}{}", &rest[at..]),
         None => url.to_owned(),
     }
 }

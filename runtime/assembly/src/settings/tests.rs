@@ -1,5 +1,7 @@
 use super::*;
 use plumb_core::column::DataType;
+use plumb_formats::RecordFormat;
+use plumb_source_kafka::{KafkaSecurity, KafkaStart};
 
 fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Settings> {
     let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
@@ -76,7 +78,7 @@ fn what_is_printed_reads_back() {
     assert_eq!(clicks.type_of("ant"), Some(DataType::Timestamp));
     assert!(clicks.fields[1].required && !clicks.fields[0].required);
     assert_eq!(settings.sources["clicks"].min_time_us, 978_303_600_500_000);
-    assert_eq!(settings.offline_dir(), Path::new("/var/lib/plumb/offline"), "the offline store follows data_dir");
+    assert_eq!(settings.offline.url, "file:/var/lib/plumb/offline", "the offline store follows data_dir");
 }
 
 #[test]
@@ -88,8 +90,8 @@ fn the_environment_overrides_the_file() {
             ("PLUMB__RUN__SERVE", "true"),
             ("PLUMB__DATA_DIR", "/tmp/d"),
             ("PLUMB__SOURCE__PARTITIONS", "12"),
-            ("PLUMB__SOURCE__TOPIC", "123"),
-            ("PLUMB__SOURCES__DEFAULT__GROUP", "g"),
+            ("PLUMB__SOURCE__TIME_FIELD", "123"),
+            ("PLUMB__SOURCES__DEFAULT__ID_FIELD", "g"),
             ("PLUMB__SOURCE__FIELDS__COUNTRY", "string"),
             ("PLUMB__SOURCE__FIELDS__USER_ID", "string"),
             ("PLUMB__SOURCE__REQUIRED", "[\"country\"]"),
@@ -103,7 +105,7 @@ fn the_environment_overrides_the_file() {
     assert!(settings.run.serve);
     assert_eq!(settings.data_dir, Path::new("/tmp/d"));
     let source = &settings.sources["default"];
-    assert_eq!((source.partitions, source.kafka.topic.as_str(), source.kafka.group.as_str()), (12, "123", "g"));
+    assert_eq!((source.partitions, source.time_field.as_str(), source.id_field.as_str()), (12, "123", "g"));
     assert_eq!(source.fields.len(), 2);
     assert_eq!(settings.transforms.paths, ["a.wasm"]);
     let settings = parse("[sources.default]\n", &[("PLUMB__SOURCE__KIND", "file")]).unwrap();
@@ -133,11 +135,7 @@ fn mistakes_are_named() {
         ("[run\n", "plumb.toml, line 1: "),
         ("data_dir = \"x\"\nx = \n", "plumb.toml, line 2: "),
         ("data_dir = \"\"", "plumb.toml: data_dir = \"\": must not be empty"),
-        (
-            "[source]\nkind = \"kafka\"",
-            "plumb.toml: source.kind = \"kafka\": a Kafka source comes with a later release; this one has \"log\" and \"file\"",
-        ),
-        ("[source]\nkind = \"tape\"", "source.kind = \"tape\": known kinds are \"log\" and \"file\""),
+        ("[source]\nkind = \"tape\"", "source.kind = \"tape\": known kinds are \"log\", \"file\" or \"kafka\""),
         ("[source]\npartitions = 0", "source.partitions is 0, expected a whole number from 1 to 256"),
         ("[source]\npartitions = \"4\"", "source.partitions is \"4\", expected a whole number from 1 to 256"),
         ("[source]\ntime_unit = \"minutes\"", "source.time_unit = \"minutes\": known units are s, ms, us and ns"),
@@ -173,15 +171,7 @@ fn mistakes_are_named() {
         ("[source]\n[sources.default]\n", "[source] and [sources.default] are the same section: keep one of them"),
         ("[sources.Clicks]\n", "source name `Clicks`: names are [a-z][a-z0-9_]{0,62} without `__`"),
         ("[sources]\n", "[sources] names no source: write [source] or [sources.NAME]"),
-        (
-            "[online]\nurl = \"redis://u:secret@h:6379\"",
-            "online.url = \"redis://u:***@h:6379\": an online store in Redis comes with a later release; this one has \"embedded\"",
-        ),
         ("[online]\nurl = \"memcached\"", "online.url = \"memcached\": write \"embedded\""),
-        (
-            "[offline]\nurl = \"s3://b/p\"",
-            "offline.url = \"s3://b/p\": an offline store in S3 comes with a later release; this one has \"file:DIR\"",
-        ),
         ("[offline]\nurl = \"file:\"", "names no folder"),
         (
             "[offline]\nsnapshots = \"daily\"",
@@ -238,6 +228,8 @@ fn passwords_in_urls_are_masked() {
         ("redis://user@host", "redis://user@host"),
         ("redis://user:p@ss:w@host:1/0", "redis://user:***@host:1/0"),
         ("rediss://:pw@host?x=a@b:c", "rediss://:***@host?x=a@b:c"),
+        ("redis://u:not/encoded@host:1", "redis://u:***@host:1"),
+        ("redis+cluster://u:pw@a:1,b:2", "redis+cluster://u:***@a:1,b:2"),
     ] {
         assert_eq!(raw::mask_url(url), masked);
     }
@@ -261,4 +253,234 @@ fn component_files_are_globbed_in_order() {
 #[test]
 fn the_services_defaults_are_the_settings() {
     assert_eq!(Settings::default().serve.options(), plumb_serve_http::ServerOptions::default());
+}
+
+/// What each kind of service needs, with a key of every kind set.
+const SERVICES: &str = r#"
+    [source]
+    kind = "kafka"
+    brokers = "a:9092, b:9093"
+    topic = "clicks.v2"
+    group = "g"
+    start = "latest"
+    security = "sasl_ssl"
+    sasl_mechanism = "SCRAM-SHA-512"
+    sasl_username = "alice"
+    sasl_password = "hunter2"
+    ssl_ca = "ca.pem"
+    ssl_certificate = "own.pem"
+    ssl_key = "own.key"
+    instance_id = "one"
+    session_timeout = "30s"
+    dead_letter_topic = "clicks.dead"
+    max_message = "1MiB"
+    format = "protobuf"
+    registry_url = "https://registry:8081/"
+    registry_username = "bob"
+    registry_password = "hunter3"
+    message = "shop.Click"
+    dedupe_horizon = "7d"
+    [online]
+    url = "rediss://carol:hunter4@redis:6380/3"
+    namespace = "shop"
+    tls_ca = "redis.pem"
+    connections = 4
+    [offline]
+    url = "s3://bucket/a/b/"
+    endpoint = "http://127.0.0.1:9000"
+    region = "eu-central-1"
+    access_key = "key"
+    secret_key = "hunter5"
+    allow_http = true
+    [run]
+    threads = 3
+    [telemetry]
+    logs = "json"
+    otlp_endpoint = "http://127.0.0.1:4318/"
+"#;
+
+#[test]
+fn services_are_settings() {
+    let settings = parse(SERVICES, &[]).unwrap();
+    let source = settings.source("default").unwrap();
+    let kafka = &source.kafka;
+    assert_eq!(source.kind, SourceKind::Kafka);
+    assert_eq!(
+        (kafka.brokers.as_str(), kafka.topic.as_str(), kafka.group.as_str()),
+        ("a:9092, b:9093", "clicks.v2", "g")
+    );
+    assert_eq!((kafka.start, kafka.security), (KafkaStart::Latest, KafkaSecurity::SaslSsl));
+    let sasl = kafka.sasl.as_ref().unwrap();
+    assert_eq!((sasl.mechanism.as_str(), sasl.username.as_str()), ("SCRAM-SHA-512", "alice"));
+    assert_eq!(sasl.password.reveal(), "hunter2");
+    assert_eq!(kafka.tls.key.as_deref(), Some(Path::new("own.key")));
+    assert_eq!((kafka.session_timeout, kafka.max_message_bytes), (Duration::from_secs(30), 1 << 20));
+    assert_eq!(source.format.format, RecordFormat::Protobuf);
+    let registry = source.format.registry.as_ref().unwrap();
+    assert_eq!(registry.url, "https://registry:8081");
+    assert_eq!(registry.credentials.as_ref().unwrap().1.reveal(), "hunter3");
+    let redis = settings.online.redis.as_ref().unwrap();
+    assert_eq!((redis.nodes.as_slice(), redis.database), (&[("redis".to_owned(), 6380)][..], 3));
+    assert_eq!((redis.namespace.as_str(), redis.connections), ("shop", 4));
+    assert_eq!(redis.password.as_ref().unwrap().reveal(), "hunter4");
+    let s3 = settings.offline.s3.as_ref().unwrap();
+    assert_eq!((s3.bucket.as_str(), s3.prefix.as_str(), s3.region.as_deref()), ("bucket", "a/b", Some("eu-central-1")));
+    assert_eq!(s3.secret_key.as_ref().unwrap().reveal(), "hunter5");
+    assert_eq!((settings.run.threads, settings.telemetry.logs), (3, LogFormat::Json));
+    assert_eq!(settings.telemetry.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4318"));
+}
+
+#[test]
+fn secrets_are_printed_nowhere() {
+    let settings = parse(SERVICES, &[]).unwrap();
+    let printed = settings.to_toml();
+    assert!(!printed.contains("hunter") && !format!("{settings:?}").contains("hunter"), "{printed}");
+    for line in ["sasl_password = \"***\"", "registry_password = \"***\"", "secret_key = \"***\"", "carol:***@redis"] {
+        assert!(printed.contains(line), "{line}\n{printed}");
+    }
+    // What is printed reads back, with the masks in the secrets' places.
+    let masked = parse(&printed, &[]).unwrap();
+    assert_eq!(masked.to_toml(), printed);
+    assert_eq!(masked.source("default").unwrap().kafka.sasl.as_ref().unwrap().password.reveal(), "***");
+    let line = refused("[source]\nkind = \"kafka\"\nsecurity = \"sasl_ssl\"\nsasl_password = 31337", &[]);
+    assert_eq!(line, "plumb.toml: source.sasl_password is ***, expected a string");
+    let line = refused("[online]\nurl = \"redis://u:hunter6/7@h\"", &[]);
+    assert_eq!(line, "plumb.toml: online.url = \"redis://u:***@h\": encode `/` in a name or password as %2F");
+}
+
+#[test]
+fn a_password_may_be_in_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    let text = format!(
+        "[source]\nkind = \"kafka\"\nsecurity = \"sasl_plaintext\"\nsasl_username = \"u\"\nsasl_password_file = {:?}",
+        file.display().to_string()
+    );
+    let line = refused(&text, &[]);
+    assert!(line.starts_with("plumb.toml: source.sasl_password_file = ") && line.contains("No such file"), "{line}");
+    std::fs::write(&file, "\n").unwrap();
+    assert!(refused(&text, &[]).ends_with("its first line is empty"));
+    std::fs::write(&file, "hunter2\n").unwrap();
+    let settings = parse(&text, &[]).unwrap();
+    assert_eq!(settings.source("default").unwrap().kafka.sasl.as_ref().unwrap().password.reveal(), "hunter2");
+    assert_eq!(parse(&settings.to_toml(), &[]).unwrap(), settings, "the file is printed, not what is in it");
+    let line = refused(&text, &[("PLUMB__SOURCE__SASL_PASSWORD", "x")]);
+    assert!(line.ends_with("source.sasl_password_file and source.sasl_password are both set"), "{line}");
+}
+
+#[test]
+fn what_does_not_go_together_is_refused() {
+    let kafka = |keys: &str| format!("[source]\nkind = \"kafka\"\n{keys}");
+    for (text, wanted) in [
+        (
+            "[source]\ntopic = \"t\"".to_owned(),
+            "plumb.toml: source.topic is a key of kind = \"kafka\", but source.kind is \"log\"",
+        ),
+        (
+            "[source]\nkind = \"file\"\npartitions = 2".to_owned(),
+            "plumb.toml: source.partitions is a key of kind = \"log\", but source.kind is \"file\"",
+        ),
+        (kafka("path = \"x\""), "source.path is a key of kind = \"file\", but source.kind is \"kafka\""),
+        ("[sources.a]\ndedupe_horizon = \"1d\"".to_owned(), "sources.a.dedupe_horizon is a key of kind = \"kafka\""),
+        (
+            kafka("sasl_username = \"u\""),
+            "plumb.toml: source.sasl_username is set, but source.security = \"plaintext\" asks for no name and password: \
+             set it to \"sasl_ssl\" or \"sasl_plaintext\"",
+        ),
+        (
+            kafka("security = \"ssl\"\nsasl_password = \"p\""),
+            "source.sasl_password is set, but source.security = \"ssl\"",
+        ),
+        (kafka("sasl_mechanism = \"SCRAM-SHA-256\""), "source.sasl_mechanism is set, but source.security"),
+        (
+            kafka("sasl_mechanism = \"GSSAPI\""),
+            "source.sasl_mechanism = \"GSSAPI\": write \"PLAIN\", \"SCRAM-SHA-256\" or \"SCRAM-SHA-512\"",
+        ),
+        (
+            kafka("security = \"sasl_ssl\"\nsasl_password = \"p\""),
+            "plumb.toml: source.security = \"sasl_ssl\" needs source.sasl_username",
+        ),
+        (
+            kafka("security = \"sasl_ssl\"\nsasl_username = \"u\""),
+            "source.security = \"sasl_ssl\" needs source.sasl_password (or sasl_password_file)",
+        ),
+        (
+            kafka("ssl_ca = \"x\""),
+            "source.ssl_ca is set, but source.security = \"plaintext\" does not use TLS: set it to \"ssl\" or \"sasl_ssl\"",
+        ),
+        (kafka("security = \"ssl\"\nssl_certificate = \"x\""), "source.ssl_certificate needs source.ssl_key too"),
+        (kafka("security = \"ssl\"\nssl_key = \"x\""), "source.ssl_key needs source.ssl_certificate too"),
+        (
+            kafka("security = \"SASL_SSL\""),
+            "source.security = \"SASL_SSL\": write \"plaintext\", \"ssl\", \"sasl_plaintext\" or \"sasl_ssl\"",
+        ),
+        (kafka("brokers = \"a:1,b\""), "source.brokers = \"a:1,b\": write host:port"),
+        (kafka("topic = \"a b\""), "source.topic = \"a b\": a topic's name is 1 to 249 of"),
+        (kafka("start = \"first\""), "source.start = \"first\": write \"earliest\" or \"latest\""),
+        (kafka("session_timeout = \"1h\""), "source.session_timeout = \"1h\": write 1s to 30m"),
+        (kafka("max_message = \"2GiB\""), "source.max_message = \"2GiB\": write 1000B to 953MiB"),
+        (kafka("topic = \"t\"\ndead_letter_topic = \"t\""), "source.dead_letter_topic is the topic itself"),
+        (kafka("format = \"avro\""), "plumb.toml: source.format = \"avro\" needs source.registry_url"),
+        (
+            kafka("registry_url = \"http://r\""),
+            "source.registry_url is set, but source.format = \"json\" needs no registry",
+        ),
+        (
+            kafka("format = \"avro\"\nregistry_url = \"r:8081\""),
+            "source.registry_url = \"r:8081\": write http://host:port or https://host",
+        ),
+        (
+            kafka("format = \"avro\"\nregistry_url = \"http://u:pw@r\""),
+            "source.registry_url = \"http://u:***@r\": the address must not hold a name and password",
+        ),
+        (
+            kafka("format = \"avro\"\nregistry_url = \"http://r\"\nregistry_username = \"u\""),
+            "source.registry_username needs source.registry_password too",
+        ),
+        (
+            kafka("format = \"avro\"\nregistry_url = \"http://r\"\nmessage = \"M\""),
+            "source.message names a Protobuf message, but source.format = \"avro\"",
+        ),
+        (
+            "[online]\nnamespace = \"n\"".to_owned(),
+            "plumb.toml: online.namespace is a key of an online store in Redis, but online.url = \"embedded\"",
+        ),
+        (
+            "[online]\nurl = \"redis://h\"\ntls_ca = \"x\"".to_owned(),
+            "online.tls_ca is set, but online.url does not use TLS: begin it with rediss://",
+        ),
+        ("[online]\nurl = \"redis://h\"\nnamespace = \"a:b\"".to_owned(), "online.namespace = \"a:b\": a namespace is"),
+        ("[online]\nurl = \"redis://a,b\"".to_owned(), "online.url = \"redis://a,b\": several hosts are a Cluster"),
+        (
+            "[online]\nurl = \"redis://h\"\nconnections = 0".to_owned(),
+            "online.connections is 0, expected a whole number",
+        ),
+        (
+            "[offline]\nregion = \"r\"".to_owned(),
+            "plumb.toml: offline.region is a key of an offline store in S3, but offline.url is \"file:data/offline\"",
+        ),
+        ("[offline]\nurl = \"s3://B\"".to_owned(), "offline.url = \"s3://B\": `B` is no name of a bucket"),
+        (
+            "[offline]\nurl = \"s3://b\"\naccess_key = \"k\"".to_owned(),
+            "offline.access_key needs offline.secret_key too",
+        ),
+        (
+            "[offline]\nurl = \"s3://b\"\nendpoint = \"http://h:1\"".to_owned(),
+            "offline.endpoint is not encrypted: write https://, or set offline.allow_http = true",
+        ),
+        ("[telemetry]\nlogs = \"xml\"".to_owned(), "telemetry.logs = \"xml\": write \"text\" or \"json\""),
+        (
+            "[telemetry]\notlp_endpoint = \"h:1\"".to_owned(),
+            "telemetry.otlp_endpoint = \"h:1\": write http://host:port",
+        ),
+        ("[telemetry]\nlog = \"json\"".to_owned(), "unknown key `log` in [telemetry]; did you mean `logs`?"),
+    ] {
+        let line = refused(&text, &[]);
+        assert!(line.contains(wanted), "{text}\n  got     {line}\n  wanted  {wanted}");
+    }
+    let line = refused("", &[("PLUMB__SOURCE__GROUP", "g")]);
+    assert_eq!(
+        line,
+        "environment variable PLUMB__SOURCE__GROUP: source.group is a key of kind = \"kafka\", but source.kind is \"log\""
+    );
 }
