@@ -4,4 +4,5 @@ pub mod archive;
 pub mod case;
 pub mod oracle;
 pub mod process;
+pub mod service;
 pub mod subject;
