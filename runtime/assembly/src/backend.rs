@@ -6,7 +6,7 @@ use plumb_core::event::SourceSchema;
 use plumb_embedded::EmbeddedLog;
 use plumb_pipeline::clock::{Clock, SystemClock};
 use plumb_pipeline::decode::TimeUnit;
-use plumb_pipeline::metrics::Figures;
+use plumb_pipeline::metrics::{Figures, GuestFigures};
 use plumb_pipeline::port::EventLog;
 use plumb_pipeline::query::{Answer, Evaluator, Position, Query, QueryError, Request, RuntimeViews};
 use plumb_pipeline::route::Router;
@@ -15,6 +15,7 @@ use plumb_pipeline::worker::{PartitionStatus, Phase};
 use plumb_serve_http::{Backend, BackendError, Dependency, RegistryEntry, ViewState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The log of a source with what its records look like.
 #[derive(Debug, Clone)]
@@ -32,6 +33,7 @@ pub struct ServiceBackend {
     sources: Vec<String>,
     evaluator: Evaluator,
     clock: Arc<SystemClock>,
+    max_state_bytes: u64,
 }
 
 impl ServiceBackend {
@@ -49,7 +51,8 @@ impl ServiceBackend {
         let partitions = |source: &String| Some((source.clone(), runtime.partitions(source)?.to_vec()));
         let views = RuntimeViews::new(runtime.active_handle(), sources.iter().filter_map(partitions).collect());
         let evaluator = Evaluator::new(Arc::new(views), service.online(), Arc::new(service.history()), clock.clone());
-        Ok(Self { runtime: service.runtime().clone(), logs, sources, evaluator, clock })
+        let max_state_bytes = service.settings().run.max_state_bytes;
+        Ok(Self { runtime: service.runtime().clone(), logs, sources, evaluator, clock, max_state_bytes })
     }
 
     fn entry(&self, view: &ActiveView) -> RegistryEntry {
@@ -145,14 +148,15 @@ impl Backend for ServiceBackend {
             let end = self.logs.get(&status.source)?.log.end(status.partition).ok()?;
             Some(((status.source.clone(), status.partition), end))
         };
+        let views = self.runtime.active_views();
+        let board = self.runtime.board();
         Figures {
             ends: partitions.iter().filter_map(end).collect(),
-            ready: self
-                .runtime
-                .active_views()
-                .iter()
-                .map(|view| (view.name().to_owned(), view.ready.is_ready()))
-                .collect(),
+            ready: views.iter().map(|view| (view.name().to_owned(), view.ready.is_ready())).collect(),
+            guests: views.iter().flat_map(|view| GuestFigures::of(&view.transform)).collect(),
+            meters: board.meters().all(),
+            fence_rejections: board.meters().fence_rejections.load(Ordering::Relaxed),
+            max_state_bytes: self.max_state_bytes,
             now_us: self.clock.now_us(),
             partitions,
         }

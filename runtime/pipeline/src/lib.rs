@@ -10,6 +10,7 @@ pub mod clock;
 pub mod commit;
 pub mod decode;
 pub mod error;
+pub mod meter;
 pub mod metrics;
 pub mod near;
 pub mod offline;

@@ -6,8 +6,13 @@
 //! Counters of a partition's records ([`RECORDS`], [`EVENTS`] and what is counted of them) go on from its last
 //! manifest, so they mean the same whoever owns the partition; all others begin at 0 with the process.
 
+pub use plumb_transform::{Function, Usage};
+
+use crate::meter::SourceMeters;
 use crate::worker::PartitionStatus;
+use plumb_transform::Transform;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What kind of figure a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +67,7 @@ metrics! {
         "1, with the version of plumb";
     OWNED_PARTITIONS = Gauge "plumb_owned_partitions" ["source"]
         "Partitions this process works on";
-    FENCE_REJECTIONS = Counter "plumb_fence_rejections" ["source"]
+    FENCE_REJECTIONS = Counter "plumb_fence_rejections" []
         "Writes refused because a later owner has the partition; the process ends after one";
 
     "Records":
@@ -193,8 +198,71 @@ pub struct Figures {
     pub ends: BTreeMap<(String, u32), u64>,
     /// The active views, and whether each answers.
     pub ready: BTreeMap<String, bool>,
+    /// What calls of the active views' functions have taken.
+    pub guests: Vec<GuestFigures>,
+    /// What is counted by source.
+    pub meters: BTreeMap<String, Arc<SourceMeters>>,
+    /// Writes refused for the sake of a later owner.
+    pub fence_rejections: u64,
+    /// The bound of live state, in bytes.
+    pub max_state_bytes: u64,
     /// The clock's time, µs since the Unix epoch.
     pub now_us: i64,
+}
+
+/// What calls of a function of a view have taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestFigures {
+    /// The view.
+    pub view: String,
+    /// Its version, `1.2.0+ab12cd34`.
+    pub version: String,
+    /// Which function.
+    pub function: Function,
+    /// What its calls have taken.
+    pub usage: Usage,
+}
+
+impl GuestFigures {
+    /// Those of both functions of a view.
+    pub fn of(view: &Transform) -> [Self; 2] {
+        Function::ALL.map(|function| Self {
+            view: view.def().name.clone(),
+            version: view.version_label(),
+            function,
+            usage: view.usage(function),
+        })
+    }
+}
+
+/// The class of a dead letter's reason, a label: reasons themselves name fields and values.
+///
+/// Reasons are part of what people see and tests pin, so they are told apart by their beginnings.
+pub fn reason_class(reason: &str, of_view: bool) -> &'static str {
+    let begins = |with: &[&str]| with.iter().any(|begin| reason.starts_with(begin));
+    if of_view {
+        return match () {
+            () if begins(&["required field"]) => "view_required_field",
+            () if begins(&["guest error"]) => "view_error",
+            () if begins(&["out of fuel"]) => "view_out_of_fuel",
+            () if begins(&["memory limit"]) => "view_memory_limit",
+            () if begins(&["malformed answer"]) => "view_malformed",
+            () => "view_trap",
+        };
+    }
+    match () {
+        () if begins(&["missing field"]) => "missing_field",
+        () if begins(&["record without a value"]) => "tombstone",
+        () if begins(&["a record of "]) => "too_long",
+        () if begins(&["not UTF-8"]) => "not_utf8",
+        () if reason.contains(" is before min_time ") => "before_min_time",
+        () if reason.contains(" is more than max_future ") => "after_max_future",
+        () if begins(&["schema "]) => "schema",
+        () if reason.contains("not JSON of an event") => "undecodable",
+        () if begins(&["not Avro", "not Protobuf", "no registry record"]) => "undecodable",
+        () if begins(&["field "]) => "wrong_type",
+        () => "other",
+    }
 }
 
 #[cfg(test)]
@@ -214,6 +282,42 @@ mod tests {
                 assert!(metric.name.ends_with("_seconds"), "{}: a histogram says its unit", metric.name);
             }
             assert!(!metric.help.contains('|') && !metric.help.ends_with('.'), "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn reasons_have_classes() {
+        use crate::accept::{AcceptRules, missing_field};
+        use plumb_transform::Fault;
+        let rules = AcceptRules::default();
+        assert_eq!(reason_class(&rules.check_time("t", 0, 0).unwrap_err(), false), "before_min_time");
+        assert_eq!(reason_class(&rules.check_time("t", i64::MAX, 0).unwrap_err(), false), "after_max_future");
+        assert_eq!(reason_class(&missing_field("user_id"), false), "missing_field");
+        let faults = [
+            (Fault::Trap("unreachable".into()), "view_trap"),
+            (Fault::OutOfFuel, "view_out_of_fuel"),
+            (Fault::MemoryLimit, "view_memory_limit"),
+            (Fault::Malformed("rows".into()), "view_malformed"),
+        ];
+        for (fault, class) in faults {
+            assert_eq!(reason_class(&fault.to_string(), true), class);
+        }
+        let schema = Arc::new(plumb_core::event::SourceSchema::default_schema());
+        let mut decoder = crate::decode::JsonDecoder::new(schema.clone(), crate::decode::TimeUnit::Ms);
+        let mut batch = plumb_core::event::EventBatch::new(schema);
+        let long = vec![b' '; crate::decode::json::RECORD_BYTES_MAX + 1];
+        let records: [(&[u8], &str); 6] = [
+            (b"\xff", "not_utf8"),
+            (b"{", "undecodable"),
+            (b"[]", "undecodable"),
+            (br#"{"event_time":1,"price":"x"}"#, "wrong_type"),
+            (br#"{"event_time":1}"#, "missing_field"),
+            (&long, "too_long"),
+        ];
+        for (bytes, class) in records {
+            let record = crate::decode::Record { offset: 0, record_time_us: 0, bytes };
+            let reason = decoder.decode(&mut batch, record).unwrap_err();
+            assert_eq!(reason_class(&reason, false), class, "{reason}");
         }
     }
 

@@ -16,7 +16,7 @@ mod commits;
 
 pub use open::{Edges, Opened, SourceSetup};
 pub use partition::{Partition, PartitionView, view_ref};
-pub use status::{Board, PartitionStatus, Phase, ViewStatus};
+pub use status::{Board, PartitionStatus, Pause, Phase, ViewStatus};
 
 use crate::clock::Clock;
 use crate::commit::{Manifest, load};

@@ -23,6 +23,34 @@ pub trait Guest: Send + Sync {
     /// Computes features, one row for each instant of `as_of_us` (µs); `aggregates` are the declared aggregates, in
     /// declared order. The columns are as the guest gave them.
     fn finalize(&self, as_of_us: &[i64], aggregates: &[Column]) -> Result<GuestOutput<Vec<Column>>, Fault>;
+
+    /// The fuel that all calls of a function have used so far, failed ones included. Native code counts none.
+    fn fuel(&self, function: Function) -> u64 {
+        let _ = function;
+        0
+    }
+}
+
+/// A function of a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Function {
+    /// From events to contributions.
+    Extract,
+    /// From aggregates to features.
+    Finalize,
+}
+
+impl Function {
+    /// Both.
+    pub const ALL: [Function; 2] = [Function::Extract, Function::Finalize];
+
+    /// Its name in the interface.
+    pub fn name(self) -> &'static str {
+        match self {
+            Function::Extract => "extract",
+            Function::Finalize => "finalize",
+        }
+    }
 }
 
 /// An answer of a guest with the rows it could not compute.

@@ -26,5 +26,5 @@ pub use check::check_row_wise;
 pub use digest::Digest;
 pub use engine::{Engine, EngineOptions, INTERFACE};
 pub use error::{Error, Result};
-pub use guest::{Fault, Guest, GuestOutput, RowError};
-pub use transform::{Extracted, Finalized, LoadedComponent, RowFault, Transform};
+pub use guest::{Fault, Function, Guest, GuestOutput, RowError};
+pub use transform::{Extracted, Finalized, LoadedComponent, RowFault, Transform, Usage};

@@ -2,7 +2,7 @@
 
 use crate::columns::{append, normalise, slice, with_nulls};
 use crate::describe::{state_text, to_json};
-use crate::guest::{Fault, Guest, RowError};
+use crate::guest::{Fault, Function, Guest, GuestOutput, RowError};
 use crate::{Digest, Error, Result};
 use plumb_core::column::{Column, DataType, Values};
 use plumb_core::contribution::{Contributions, check_column};
@@ -12,6 +12,8 @@ use plumb_core::view::ViewDef;
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// The most rows of one guest call.
 pub const MAX_ROWS_PER_CALL: usize = 1024;
@@ -89,6 +91,29 @@ struct Inner {
     /// Where each declared field comes from.
     inputs: Vec<Input>,
     guest: Arc<dyn Guest>,
+    /// By function.
+    used: [Used; 2],
+}
+
+/// What calls of a function have taken so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// How many calls.
+    pub calls: u64,
+    /// The rows given to them.
+    pub rows: u64,
+    /// The time they took, one after the other.
+    pub time: Duration,
+    /// The fuel they used; 0 for native code.
+    pub fuel: u64,
+}
+
+/// Counted by all threads.
+#[derive(Debug, Default)]
+struct Used {
+    calls: AtomicU64,
+    rows: AtomicU64,
+    nanos: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -132,7 +157,19 @@ impl Transform {
         let plan = Arc::new(Plan::new(&def, allowed_lateness_us)?);
         let state_id = state_id(&digest, &def);
         let schema = schema.clone();
-        Ok(Self(Arc::new(Inner { def, consumers, digest, size, schema, plan, state_id, key_columns, inputs, guest })))
+        Ok(Self(Arc::new(Inner {
+            def,
+            consumers,
+            digest,
+            size,
+            schema,
+            plan,
+            state_id,
+            key_columns,
+            inputs,
+            guest,
+            used: Default::default(),
+        })))
     }
 
     /// Binds native code, for benches and tests; its digest is that of its definition.
@@ -190,6 +227,34 @@ impl Transform {
     /// The version as a folder name: `1.2.0_ab12cd34`.
     pub fn version_folder(&self) -> String {
         format!("{}_{}", self.0.def.version, self.0.digest.short())
+    }
+
+    /// What calls of a function have taken since the component was loaded, by whoever called.
+    pub fn usage(&self, function: Function) -> Usage {
+        let used = &self.0.used[function as usize];
+        Usage {
+            calls: used.calls.load(Ordering::Relaxed),
+            rows: used.rows.load(Ordering::Relaxed),
+            time: Duration::from_nanos(used.nanos.load(Ordering::Relaxed)),
+            fuel: self.0.guest.fuel(function),
+        }
+    }
+
+    /// Makes one call and counts it. The clock is for the figures only, never for a value.
+    fn call<T>(
+        &self,
+        function: Function,
+        rows: usize,
+        run: impl FnOnce(&dyn Guest) -> Result<GuestOutput<T>, Fault>,
+    ) -> Result<GuestOutput<T>, Fault> {
+        let started = Instant::now();
+        let result = run(self.0.guest.as_ref());
+        let used = &self.0.used[function as usize];
+        used.calls.fetch_add(1, Ordering::Relaxed);
+        used.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        used.nanos.fetch_add(nanos, Ordering::Relaxed);
+        result
     }
 
     /// The columns of a batch that hold the entity's key, in the key's order.
@@ -308,7 +373,7 @@ impl Transform {
 
     /// One call of `extract`, its answer checked; contributions of rows with an error are left out.
     fn try_extract(&self, rows: usize, columns: &[&Column]) -> Result<(Contributions, Vec<RowError>), Fault> {
-        let output = self.0.guest.extract(rows, columns)?;
+        let output = self.call(Function::Extract, rows, |guest| guest.extract(rows, columns))?;
         let errors = check_errors(output.errors, rows)?;
         let mut contributions = output.value.check(&self.0.def, rows).map_err(malformed)?;
         if !errors.is_empty() {
@@ -354,7 +419,7 @@ impl Transform {
 
     /// One call of `finalize`, its answer checked; rows with an error are null.
     fn try_finalize(&self, as_of_us: &[i64], aggregates: &[Column]) -> Result<(Vec<Column>, Vec<RowError>), Fault> {
-        let output = self.0.guest.finalize(as_of_us, aggregates)?;
+        let output = self.call(Function::Finalize, as_of_us.len(), |guest| guest.finalize(as_of_us, aggregates))?;
         let (def, rows) = (&self.0.def, as_of_us.len());
         let errors = check_errors(output.errors, rows)?;
         if output.value.len() != def.features.len() {

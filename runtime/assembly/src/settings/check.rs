@@ -204,6 +204,8 @@ fn run(mut raw: RawTable, defaults: RunSettings) -> Result<RunSettings> {
         commit_interval: raw.text("commit_interval", defaults.commit_interval, duration)?,
         commit_size_bytes: raw.text("commit_size", defaults.commit_size_bytes, parse_size)?,
         threads: raw.integer("threads", defaults.threads, (0, 1_024))?,
+        max_state_bytes: raw.text("max_state", defaults.max_state_bytes, parse_size)?,
+        hot_key: raw.integer("hot_key", defaults.hot_key, (1, u32::MAX))?,
     };
     raw.finish()?;
     Ok(settings)

@@ -154,6 +154,10 @@ pub struct RunSettings {
     pub commit_size_bytes: u64,
     /// The most threads that work on partitions; 0 = one per core.
     pub threads: u32,
+    /// At so many bytes of live state in this process no more is read.
+    pub max_state_bytes: u64,
+    /// A key with more raw contributions than this is hot: counted and named in a warning.
+    pub hot_key: u32,
 }
 
 /// `[serve]`.
@@ -220,6 +224,8 @@ impl Default for Settings {
                 commit_interval: Duration::from_secs(30),
                 commit_size_bytes: 128 << 20,
                 threads: 0,
+                max_state_bytes: 8 << 30,
+                hot_key: 10_000,
             },
             serve: ServeSettings {
                 listen: "127.0.0.1:8080".into(),

@@ -40,6 +40,8 @@ pub(super) fn settings(settings: &Settings) -> String {
             ("commit_interval", duration(run.commit_interval)),
             ("commit_size", Value::String(format_size(run.commit_size_bytes))),
             ("threads", Value::Integer(run.threads.into())),
+            ("max_state", Value::String(format_size(run.max_state_bytes))),
+            ("hot_key", Value::Integer(run.hot_key.into())),
         ]),
     );
     let serve = &settings.serve;

@@ -294,6 +294,8 @@ const SERVICES: &str = r#"
     allow_http = true
     [run]
     threads = 3
+    max_state = "2GiB"
+    hot_key = 500
     [telemetry]
     logs = "json"
     otlp_endpoint = "http://127.0.0.1:4318/"
@@ -327,6 +329,7 @@ fn services_are_settings() {
     assert_eq!((s3.bucket.as_str(), s3.prefix.as_str(), s3.region.as_deref()), ("bucket", "a/b", Some("eu-central-1")));
     assert_eq!(s3.secret_key.as_ref().unwrap().reveal(), "hunter5");
     assert_eq!((settings.run.threads, settings.telemetry.logs), (3, LogFormat::Json));
+    assert_eq!((settings.run.max_state_bytes, settings.run.hot_key), (2 << 30, 500));
     assert_eq!(settings.telemetry.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4318"));
 }
 

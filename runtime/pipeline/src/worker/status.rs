@@ -2,8 +2,10 @@
 
 use super::partition::PartitionView;
 use crate::accept::Accounting;
+use crate::meter::Meters;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What a partition is doing.
@@ -23,6 +25,29 @@ pub enum Phase {
     Failed,
 }
 
+/// A bound at which a partition is not read until there is room again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pause {
+    /// What waits for the next commit.
+    Uncommitted,
+    /// The live state of all views.
+    State,
+}
+
+impl Pause {
+    /// Both.
+    pub const ALL: [Pause; 2] = [Pause::Uncommitted, Pause::State];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pause::Uncommitted => "uncommitted",
+            Pause::State => "state",
+        }
+    }
+}
+
 /// A view in a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
 pub struct ViewStatus {
@@ -38,6 +63,10 @@ pub struct ViewStatus {
     pub faults: u64,
     /// Numbers that were none (NaN, infinite) since the process started.
     pub non_finite: u64,
+    /// Keys with more raw contributions than a read should take; as of the last commit.
+    pub hot_keys: u64,
+    /// The raw contributions of the key that has most; as of the last commit.
+    pub hottest: u64,
 }
 
 /// A partition.
@@ -67,6 +96,12 @@ pub struct PartitionStatus {
     pub newest_event_time_us: Option<i64>,
     /// Memory that waits for the next commit, bytes.
     pub uncommitted_bytes: u64,
+    /// Dead letters since the process started, by the class of their reason.
+    pub dead_letters: BTreeMap<&'static str, u64>,
+    /// Records the source no longer had and that were given up.
+    pub gap_records: u64,
+    /// The bound that keeps the partition from being read, if one does.
+    pub paused: Option<Pause>,
     /// The views.
     pub views: Vec<ViewStatus>,
 }
@@ -76,6 +111,7 @@ pub struct PartitionStatus {
 pub struct Board {
     notes: Mutex<Notes>,
     changed: Condvar,
+    meters: Meters,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +123,11 @@ struct Notes {
 }
 
 impl Board {
+    /// What the workers count.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
+    }
+
     /// All partitions, in order of source and number.
     pub fn partitions(&self) -> Vec<PartitionStatus> {
         self.lock().partitions.values().cloned().collect()
@@ -136,6 +177,9 @@ impl Board {
     }
 
     pub(crate) fn fail(&self, error: Error) {
+        if matches!(error, Error::Fenced { .. }) {
+            self.meters.fence_rejections.fetch_add(1, Ordering::Relaxed);
+        }
         let mut notes = self.lock();
         notes.partitions.values_mut().for_each(|status| status.phase = Phase::Failed);
         if notes.failure.is_none() {
@@ -188,6 +232,8 @@ pub(super) fn update_views(statuses: &mut Vec<ViewStatus>, views: &[PartitionVie
             state_bytes,
             faults: view.faults,
             non_finite: view.report.non_finite,
+            hot_keys: 0,
+            hottest: 0,
         }
     });
     *statuses = fresh.collect();

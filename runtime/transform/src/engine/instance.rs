@@ -3,9 +3,10 @@
 use super::bindings::exports::plumb::transform::view::Batch;
 use super::bindings::{Transform, TransformPre};
 use super::{convert, text_of};
-use crate::guest::{FUEL_PER_CALL, Fault, Guest, GuestOutput, MEMORY_LIMIT_BYTES};
+use crate::guest::{FUEL_PER_CALL, Fault, Function, Guest, GuestOutput, MEMORY_LIMIT_BYTES};
 use plumb_core::column::Column;
 use plumb_core::contribution::Contributions;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use wasmtime::{Engine, ResourceLimiter, Store, Trap};
 
@@ -77,16 +78,18 @@ pub(super) struct WasmGuest {
     engine: Engine,
     pre: TransformPre<Host>,
     permits: Arc<Permits>,
+    /// Used so far, by function.
+    fuel: [AtomicU64; 2],
 }
 
 impl WasmGuest {
     pub(super) fn new(engine: Engine, pre: TransformPre<Host>, permits: Arc<Permits>) -> Self {
-        Self { engine, pre, permits }
+        Self { engine, pre, permits, fuel: Default::default() }
     }
 
     /// The text of the component's definition.
     pub(super) fn describe(&self) -> Result<String, Fault> {
-        self.call(|guest, store| guest.plumb_transform_view().call_describe(store))
+        self.call(None, |guest, store| guest.plumb_transform_view().call_describe(store))
     }
 
     /// Instantiates the component once, to see whether its functions have the types of the interface.
@@ -104,7 +107,11 @@ impl WasmGuest {
     }
 
     /// Runs one call on a fresh instance, dropped with its store before this returns.
-    fn call<T>(&self, run: impl FnOnce(&Transform, &mut Store<Host>) -> wasmtime::Result<T>) -> Result<T, Fault> {
+    fn call<T>(
+        &self,
+        function: Option<Function>,
+        run: impl FnOnce(&Transform, &mut Store<Host>) -> wasmtime::Result<T>,
+    ) -> Result<T, Fault> {
         let _permit = self.permits.acquire();
         let mut store = self.store();
         let guest = match self.pre.instantiate(&mut store) {
@@ -114,7 +121,12 @@ impl WasmGuest {
             }
             Err(error) => out_of_memory(&error),
         };
-        run(&guest, &mut store).map_err(|error| match store.data() {
+        let result = run(&guest, &mut store);
+        if let Some(function) = function {
+            let left = store.get_fuel().expect("the engine is configured to count fuel");
+            self.fuel[function as usize].fetch_add(FUEL_PER_CALL - left, Ordering::Relaxed);
+        }
+        result.map_err(|error| match store.data() {
             Host { out_of_memory: true, .. } => out_of_memory(&error),
             host => fault_of(&error, host),
         })
@@ -133,7 +145,8 @@ impl Guest for WasmGuest {
     fn extract(&self, rows: usize, columns: &[&Column]) -> Result<GuestOutput<Contributions>, Fault> {
         let columns: Vec<_> = columns.iter().map(|column| convert::lower(column)).collect();
         let batch = Batch { rows: rows as u32, columns: &columns };
-        let answer = self.call(|guest, store| guest.plumb_transform_view().call_extract(store, batch))?;
+        let answer =
+            self.call(Some(Function::Extract), |guest, store| guest.plumb_transform_view().call_extract(store, batch))?;
         let slots = answer.slots.into_iter().map(convert::lift).collect::<Result<_, _>>()?;
         Ok(GuestOutput {
             value: Contributions { rows: answer.rows, slots },
@@ -145,11 +158,16 @@ impl Guest for WasmGuest {
         let columns: Vec<_> =
             std::iter::once(convert::timestamps(as_of_us)).chain(aggregates.iter().map(convert::lower)).collect();
         let batch = Batch { rows: as_of_us.len() as u32, columns: &columns };
-        let answer = self.call(|guest, store| guest.plumb_transform_view().call_finalize(store, batch))?;
+        let answer = self
+            .call(Some(Function::Finalize), |guest, store| guest.plumb_transform_view().call_finalize(store, batch))?;
         Ok(GuestOutput {
             value: answer.columns.into_iter().map(convert::lift).collect::<Result<_, _>>()?,
             errors: answer.errors.into_iter().map(convert::lift_error).collect(),
         })
+    }
+
+    fn fuel(&self, function: Function) -> u64 {
+        self.fuel[function as usize].load(Ordering::Relaxed)
     }
 }
 

@@ -237,3 +237,15 @@ fn versions_and_identities() {
     assert_ne!(state_id(transform.digest(), &def), transform.state_id());
     assert_ne!(state_id(&Digest::of(b""), transform.def()), transform.state_id());
 }
+
+#[test]
+fn calls_are_counted_by_function() {
+    let touchy = touchy();
+    let rows = MAX_ROWS_PER_CALL + 5;
+    touchy.extract(&events((0..rows).map(|_| Some(1.0)), |_| false));
+    touchy.finalize(&[1, 2], &[Column::of(Values::I64(vec![3, 4]))]);
+    let (extract, finalize) = (touchy.clone().usage(Function::Extract), touchy.usage(Function::Finalize));
+    assert_eq!((extract.calls, extract.rows, extract.fuel), (2, rows as u64, 0));
+    assert_eq!((finalize.calls, finalize.rows), (1, 2));
+    assert!(extract.time > Duration::ZERO);
+}
