@@ -71,6 +71,12 @@ impl Backend for Serving {
     fn deploy(&self, _: Vec<u8>, _: bool) -> Result<RegistryEntry, BackendError> {
         Err(BackendError::Invalid("not here".into()))
     }
+    fn rollback(&self, _: &str) -> Result<RegistryEntry, BackendError> {
+        Err(BackendError::Invalid("not here".into()))
+    }
+    fn retire(&self, _: &str) -> Result<(), BackendError> {
+        Err(BackendError::Invalid("not here".into()))
+    }
     fn append(&self, _: &str, _: &[&[u8]]) -> Result<Position, BackendError> {
         Err(BackendError::Invalid("not here".into()))
     }

@@ -119,7 +119,7 @@ fn deploying_changes_answers_as_a_backfill_would_or_not_at_all() {
     let root = tempfile::tempdir().unwrap();
     let here = root.path();
     let words =
-        "generate --events 4000 --users 40 --items 25 --days 2 --seed 5 --start 2024-01-01T00:00:00Z --out all.jsonl";
+        "generate --events 5000 --users 40 --items 25 --days 2 --seed 5 --start 2024-01-01T00:00:00Z --out all.jsonl";
     process::run_ok(here, words.split(' '));
     let text = std::fs::read_to_string(here.join("all.jsonl")).unwrap();
     let lines: Vec<&str> = text.lines().collect();
@@ -229,5 +229,22 @@ fn deploying_changes_answers_as_a_backfill_would_or_not_at_all() {
     let mut service = Service::start(here, ["run"]);
     let address = service.ready();
     check(&address, &replaced);
+
+    // Back to the version before, by events that the twin had seen only; then out, and in again at the next start.
+    send(&address, 4);
+    commit(&service);
+    process::run_ok(here, ["transforms", "rollback", "user_activity"]);
+    assert_eq!(versions(here)["user_activity"], active["user_activity"]);
+    check(&address, &now);
+    refused(&process::run(here, ["transforms", "rollback", "user_activty"]), "did you mean `user_activity`");
+    refused(&process::run(here, ["transforms", "rollback", "item_activity"]), "has no earlier version to go back to");
+    refused(&process::run(here, ["transforms", "retire", "user_mor"]), "there is no view `user_mor`; did you mean");
+    process::run_ok(here, ["transforms", "retire", "item_activity"]);
+    assert_eq!(versions(here).into_keys().collect::<Vec<_>>(), ["user_activity", "user_more"]);
+    let (status, problem) = process::request(&address, "GET", "/features/item/i1", b"").unwrap();
+    assert!(status == 404 && problem.contains("unknown-entity"), "{status} {problem}");
+    check(&address, &now[..1]);
+    process::run_ok(here, ["transforms", "rollback", "item_activity"]);
+    check(&address, &now);
     assert_eq!(service.terminate(), Some(0));
 }

@@ -7,6 +7,7 @@ use plumb_embedded::EmbeddedLog;
 use plumb_pipeline::clock::{Clock, SystemClock};
 use plumb_pipeline::decode::TimeUnit;
 use plumb_pipeline::metrics::{Figures, GuestFigures};
+use plumb_pipeline::near::{near_names, quoted};
 use plumb_pipeline::port::EventLog;
 use plumb_pipeline::query::{Answer, Evaluator, Position, Query, QueryError, Request, RuntimeViews};
 use plumb_pipeline::route::Router;
@@ -65,6 +66,27 @@ impl ServiceBackend {
         }
     }
 
+    fn deployed(&self, Deployed { transform, .. }: Deployed) -> Result<RegistryEntry, BackendError> {
+        let active = self.runtime.active_views();
+        let found = active.iter().find(|view| view.transform.digest() == transform.digest());
+        found.map(|view| self.entry(view)).ok_or_else(|| {
+            BackendError::Conflict(format!("view `{}` was replaced again at once", transform.def().name))
+        })
+    }
+
+    /// Refuses the name of a view that is not among these.
+    fn known<'a>(&self, view: &str, names: impl Iterator<Item = &'a str> + Clone) -> Result<(), BackendError> {
+        if names.clone().any(|name| name == view) {
+            return Ok(());
+        }
+        let near = near_names(view, names);
+        let hint = match near.as_slice() {
+            [] => String::new(),
+            near => format!("; did you mean {}?", quoted(near.iter().map(String::as_str))),
+        };
+        Err(BackendError::NotFound(format!("there is no view `{view}`{hint}")))
+    }
+
     fn source_position(&self, of: impl Fn(&PartitionStatus) -> u64) -> Position {
         let mut position = Position::default();
         for status in self.runtime.status().partitions {
@@ -88,15 +110,24 @@ impl Backend for ServiceBackend {
     }
 
     fn deploy(&self, component: Vec<u8>, replace: bool) -> Result<RegistryEntry, BackendError> {
-        let Deployed { transform, .. } = self.runtime.deploy(&component, replace)?;
+        self.deployed(self.runtime.deploy(&component, replace)?)
+    }
+
+    fn rollback(&self, view: &str) -> Result<RegistryEntry, BackendError> {
+        let job = self.runtime.job();
+        let active = job.active.iter().map(|active| &active.view);
+        self.known(view, active.chain(&job.retired).map(|known| known.name.as_str()))?;
+        if !job.retired.iter().any(|retired| retired.name == view) {
+            return Err(BackendError::Conflict(format!("view `{view}` has no earlier version to go back to")));
+        }
+        self.deployed(self.runtime.rollback(view)?)
+    }
+
+    fn retire(&self, view: &str) -> Result<(), BackendError> {
         let active = self.runtime.active_views();
-        active
-            .iter()
-            .find(|view| view.transform.digest() == transform.digest())
-            .map(|view| self.entry(view))
-            .ok_or_else(|| {
-                BackendError::Conflict(format!("view `{}` was replaced again at once", transform.def().name))
-            })
+        self.known(view, active.iter().map(ActiveView::name))?;
+        drop(active);
+        Ok(self.runtime.retire(view)?)
     }
 
     fn append(&self, source: &str, records: &[&[u8]]) -> Result<Position, BackendError> {

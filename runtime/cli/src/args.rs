@@ -372,6 +372,16 @@ pub(crate) enum TransformsAction {
         #[arg(long)]
         replace: bool,
     },
+    /// Make the version active again that was before the active one
+    Rollback {
+        /// The view's name.
+        name: String,
+    },
+    /// Take a view out of the active ones; its component is kept
+    Retire {
+        /// The view's name.
+        name: String,
+    },
 }
 
 /// Arguments of `plumb registry`.

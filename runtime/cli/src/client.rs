@@ -84,6 +84,11 @@ impl Client {
         self.json(Method::POST, target, Some(content_type), Bytes::from(body))
     }
 
+    /// `DELETE`.
+    pub(crate) fn delete(&self, target: &str) -> Result<serde_json::Value, ClientError> {
+        self.json(Method::DELETE, target, None, Bytes::new())
+    }
+
     fn json(
         &self,
         method: Method,

@@ -15,6 +15,10 @@ pub trait Backend: Send + Sync + 'static {
     /// Checks a component, builds its state and makes it active. On an error nothing has changed. Without `replace`,
     /// another component under a known name and version is refused.
     fn deploy(&self, component: Vec<u8>, replace: bool) -> Result<RegistryEntry, BackendError>;
+    /// Makes the version of a view active again that was before the active one, like a deployment of it.
+    fn rollback(&self, view: &str) -> Result<RegistryEntry, BackendError>;
+    /// Takes a view out of the active ones and drops its state; its component is kept.
+    fn retire(&self, view: &str) -> Result<(), BackendError>;
     /// Appends records (JSON objects) to a source's log, all or none; durable when it returns. The position
     /// is the log's next offsets of the partitions written to.
     fn append(&self, source: &str, records: &[&[u8]]) -> Result<Position, BackendError>;

@@ -62,7 +62,7 @@ impl Service {
     async fn route(&self, route: Route, request: Request<Incoming>, started: Instant) -> Result<Reply, Problem> {
         let (head, body) = request.into_parts();
         let parameters = |allowed: &[&str]| Parameters::parse(head.uri.query(), allowed);
-        let admin = matches!(route, Route::Deploy | Route::Commit);
+        let admin = matches!(route, Route::Deploy | Route::Rollback { .. } | Route::Retire { .. } | Route::Commit);
         let longest =
             if admin { ADMIN_TIMEOUT.max(self.options.request_timeout) } else { self.options.request_timeout };
         let call = Call { service: self, deadline: started + longest };
@@ -146,6 +146,17 @@ impl Service {
                 }
                 let entry = call.run(move |backend| Ok(backend.deploy(body.into(), replace)?)).await?;
                 Ok(json_reply(StatusCode::CREATED, catalogue::entry(&entry).to_string()))
+            }
+            Route::Rollback { view } => {
+                parameters(&[])?;
+                let entry = call.run(move |backend| Ok(backend.rollback(&view)?)).await?;
+                Ok(json_reply(StatusCode::OK, catalogue::entry(&entry).to_string()))
+            }
+            Route::Retire { view } => {
+                parameters(&[])?;
+                let retired = json!({"retired": view}).to_string();
+                call.run(move |backend| Ok(backend.retire(&view)?)).await?;
+                Ok(json_reply(StatusCode::OK, retired))
             }
             Route::Commit => {
                 parameters(&[])?;

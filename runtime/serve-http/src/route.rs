@@ -40,6 +40,8 @@ pub(crate) enum Route {
     Events,
     Transforms,
     Deploy,
+    Rollback { view: String },
+    Retire { view: String },
     Commit,
     Health,
     Ready,
@@ -61,6 +63,8 @@ impl Route {
             Route::Lineage { .. } => "/registry/{view}/lineage",
             Route::Events => "/events",
             Route::Transforms | Route::Deploy => "/transforms",
+            Route::Rollback { .. } => "/transforms/{name}/rollback",
+            Route::Retire { .. } => "/transforms/{name}",
             Route::Commit => "/commit",
             Route::Health => "/health",
             Route::Ready => "/ready",
@@ -74,6 +78,7 @@ enum Methods {
     Get(Route),
     Post(Route),
     GetAndPost(Route, Route),
+    Delete(Route),
 }
 
 /// Finds the route of a request; 404 and 405 are problems.
@@ -91,6 +96,8 @@ pub(crate) fn find(listener: Listener, method: &Method, path: &str) -> Result<Ro
     match methods {
         Methods::Get(route) | Methods::GetAndPost(route, _) if reads => Ok(route),
         Methods::Post(route) | Methods::GetAndPost(_, route) if posts => Ok(route),
+        Methods::Delete(route) if method == Method::DELETE => Ok(route),
+        Methods::Delete(_) => Err(Problem::method_not_allowed("DELETE")),
         Methods::Get(_) => Err(Problem::method_not_allowed("GET, HEAD")),
         Methods::Post(_) => Err(Problem::method_not_allowed("POST")),
         Methods::GetAndPost(..) => Err(Problem::method_not_allowed("GET, HEAD, POST")),
@@ -120,6 +127,12 @@ fn methods(path: &str) -> Result<Option<(Option<Listener>, Methods)>, Problem> {
         ["registry", view, "lineage"] => main(Methods::Get(Route::Lineage { view: owned(view) })),
         ["events"] => main(Methods::Post(Route::Events)),
         ["transforms"] => Some((Some(Listener::Admin), Methods::GetAndPost(Route::Transforms, Route::Deploy))),
+        ["transforms", view] if !view.is_empty() => {
+            Some((Some(Listener::Admin), Methods::Delete(Route::Retire { view: owned(view) })))
+        }
+        ["transforms", view, "rollback"] if !view.is_empty() => {
+            Some((Some(Listener::Admin), Methods::Post(Route::Rollback { view: owned(view) })))
+        }
         ["commit"] => Some((Some(Listener::Admin), Methods::Post(Route::Commit))),
         ["metrics"] => Some((Some(Listener::Metrics), Methods::Get(Route::Metrics))),
         ["health"] => Some((None, Methods::Get(Route::Health))),
@@ -143,12 +156,19 @@ mod tests {
         assert_eq!(found(main, Method::GET, "/features/online/u1"), Ok(Route::Online { id: "u1".into() }));
         assert_eq!(found(main, Method::HEAD, "/health"), Ok(Route::Health));
         assert_eq!(found(admin, Method::POST, "/transforms"), Ok(Route::Deploy));
+        assert_eq!(found(admin, Method::DELETE, "/transforms/v"), Ok(Route::Retire { view: "v".into() }));
+        assert_eq!(found(admin, Method::POST, "/transforms/v/rollback"), Ok(Route::Rollback { view: "v".into() }));
         assert_eq!(found(metrics, Method::GET, "/metrics"), Ok(Route::Metrics));
         for (listener, method, path, status) in [
             (main, Method::GET, "/features/vector", 405),
             (main, Method::DELETE, "/events", 405),
             (main, Method::POST, "/features/user/u1", 405),
             (main, Method::GET, "/transforms", 404),
+            (main, Method::DELETE, "/transforms/v", 404),
+            (admin, Method::GET, "/transforms/v", 405),
+            (admin, Method::DELETE, "/transforms", 405),
+            (admin, Method::DELETE, "/transforms/", 404),
+            (admin, Method::GET, "/transforms/v/rollback", 405),
             (main, Method::GET, "/metrics", 404),
             (admin, Method::POST, "/features/vector", 404),
             (main, Method::GET, "/", 404),

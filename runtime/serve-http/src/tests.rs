@@ -120,6 +120,17 @@ impl Backend for FakeBackend {
         }
     }
 
+    fn rollback(&self, view: &str) -> Result<RegistryEntry, BackendError> {
+        match view {
+            "user_activity" => Ok(Self::entry()),
+            _ => Err(BackendError::NotFound(format!("there is no view `{view}`"))),
+        }
+    }
+
+    fn retire(&self, view: &str) -> Result<(), BackendError> {
+        self.rollback(view).map(drop)
+    }
+
     fn append(&self, source: &str, records: &[&[u8]]) -> Result<Position, BackendError> {
         if source != "default" {
             return Err(BackendError::Invalid(format!("unknown source `{source}`")));
@@ -445,6 +456,15 @@ fn registry_and_administration() {
     assert_eq!(post(admin, "/transforms", "application/wasm", "good").0, 201);
     assert_eq!(post(admin, "/transforms", "application/wasm", "bad").1["detail"], json!("imports `wasi:clocks`"));
     assert_eq!(post(admin, "/transforms", "application/wasm", "conflict").0, 409);
+    assert_eq!(post(admin, "/transforms/user_activity/rollback", "", "").1["view"], json!("user_activity"));
+    assert_eq!(post(admin, "/transforms/other/rollback", "", "").0, 404);
+    let delete = |view: &str| {
+        let request = format!("DELETE /transforms/{view} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let (status, _, body) = raw(admin, request.as_bytes());
+        (status, body)
+    };
+    assert_eq!(delete("user_activity"), (200, json!({"retired": "user_activity"}).to_string()));
+    assert_eq!(delete("other").0, 404);
     assert_eq!(post(admin, "/transforms", "application/wasm", "").0, 400);
     assert_eq!(post(admin, "/transforms", JSON, "good").0, 415);
     let (status, problem) = post(admin, "/commit", "", "");

@@ -1,7 +1,7 @@
 //! `plumb transforms`: the views of a running service.
 
 use crate::args::{Transforms, TransformsAction};
-use crate::client::Client;
+use crate::client::{Client, encode};
 use crate::context::{Output, settings};
 use crate::exit::{Done, usage};
 use anyhow::Result;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// A deployment builds state from the whole archive before it answers.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// Lists the views or deploys a component.
+/// Lists the views, or changes which are active.
 pub(crate) fn run(arguments: &Transforms, output: Output) -> Result<Done> {
     let admin = match &arguments.admin {
         Some(address) => address.clone(),
@@ -38,6 +38,17 @@ pub(crate) fn run(arguments: &Transforms, output: Output) -> Result<Done> {
             let target = if *replace { "/transforms?replace=true" } else { "/transforms" };
             let document = client.post_bytes(target, "application/wasm", bytes)?;
             output.print(&document, || format!("active: {}", line(&document)));
+        }
+        TransformsAction::Rollback { name } => {
+            let document =
+                client.post_bytes(&format!("/transforms/{}/rollback", encode(name)), "application/json", Vec::new())?;
+            output.print(&document, || format!("active: {}", line(&document)));
+        }
+        TransformsAction::Retire { name } => {
+            let document = client.delete(&format!("/transforms/{}", encode(name)))?;
+            output.print(&document, || {
+                format!("retired: {name}; a start with its component in transforms.paths makes it active again")
+            });
         }
     }
     Ok(Done::Ok)
