@@ -5,5 +5,4 @@ pub mod case;
 pub mod oracle;
 pub mod process;
 pub mod service;
-pub mod store;
 pub mod subject;

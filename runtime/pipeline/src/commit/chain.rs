@@ -61,7 +61,7 @@ pub fn latest(store: &dyn ObjectStore, source: &str, partition: u32) -> Result<O
 impl Chain {
     /// Takes a partition over: creates the next manifest with a higher generation and otherwise unchanged
     /// content. Returns it. From then on every commit of the owner before is refused. `owner` is a mark that no
-    /// other process has; `start` says where a partition without any manifest begins.
+    /// other process has.
     ///
     /// A last manifest that is damaged is passed over for the one before it; its rows are not committed then,
     /// and their records are read again.
@@ -70,11 +70,10 @@ impl Chain {
         source: &str,
         partition: u32,
         owner: &str,
-        start: &dyn Fn() -> Result<u64>,
     ) -> Result<(Self, Manifest)> {
         for _ in 0..TAKE_OVER_TRIES {
             let seqs = seqs(store.as_ref(), source, partition)?;
-            let (mut manifest, sha256) = last_good(store.as_ref(), source, partition, &seqs, start)?;
+            let (mut manifest, sha256) = last_good(store.as_ref(), source, partition, &seqs)?;
             let last_seq = seqs.last().copied().unwrap_or(0);
             if last_seq > manifest.seq {
                 collect::trash_rows(store.as_ref(), source, partition, manifest.seq)?;
@@ -179,13 +178,7 @@ impl Chain {
 }
 
 /// The last manifest that can be read, or the start if there are none at all.
-fn last_good(
-    store: &dyn ObjectStore,
-    source: &str,
-    partition: u32,
-    seqs: &[u64],
-    start: &dyn Fn() -> Result<u64>,
-) -> Result<(Manifest, String)> {
+fn last_good(store: &dyn ObjectStore, source: &str, partition: u32, seqs: &[u64]) -> Result<(Manifest, String)> {
     let mut first_error = None;
     for &seq in seqs.iter().rev() {
         match read(store, source, partition, seq) {
@@ -199,6 +192,6 @@ fn last_good(
     }
     match first_error {
         Some(error) => Err(error),
-        None => Ok((Manifest::start_at(source, partition, start()?), String::new())),
+        None => Ok((Manifest::start(source, partition), String::new())),
     }
 }
