@@ -12,6 +12,7 @@ use plumb_store_object::LocalStore;
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A disk that costs nothing.
 struct Nowhere;
@@ -28,6 +29,9 @@ impl ObjectStore for Nowhere {
         Ok(None)
     }
     fn list(&self, _: &str) -> Result<Vec<(String, u64)>> {
+        Ok(Vec::new())
+    }
+    fn ages(&self, _: &str) -> Result<Vec<(String, Duration)>> {
         Ok(Vec::new())
     }
     fn rename(&self, _: &str, _: &str) -> Result<()> {

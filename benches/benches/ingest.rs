@@ -163,7 +163,11 @@ fn ingest(path: &Path, loader: Arc<dyn Loader>, components: &[Vec<u8>]) -> Resul
     let embedded = Embedded::open(&owned)?;
     let store: Arc<dyn ObjectStore> = Arc::new(LocalStore::open(dir.path().join("offline"))?);
     let parts = RuntimeParts {
-        sources: vec![SourceSetup { source: Arc::new(file_source(path)?), rules: AcceptRules::default() }],
+        sources: vec![SourceSetup {
+            source: Arc::new(file_source(path)?),
+            rules: AcceptRules::default(),
+            dead_letters: None,
+        }],
         online: embedded.online()?,
         archive: Arc::new(ParquetArchive::new(store.clone())),
         store,

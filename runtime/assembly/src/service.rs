@@ -89,7 +89,7 @@ impl Service {
         for (name, source) in &settings.sources {
             let rules = accept_rules(source);
             let source = open_source(&settings, name, source, &logs, rules, options)?;
-            sources.push(SourceSetup { source, rules });
+            sources.push(SourceSetup { source, rules, dead_letters: None });
         }
         let applied_before = applied(store.as_ref(), &settings)?;
         let parts = RuntimeParts {

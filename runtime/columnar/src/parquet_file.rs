@@ -63,9 +63,18 @@ impl ParquetFile {
         if found.len() == 0 {
             return Err(Error::invalid(format!("`{}` is empty (0 bytes), expected a Parquet file", path.display())));
         }
-        let file = SharedFile { file: Arc::new(file), len: found.len() };
+        Self::read_footer(path, SharedFile { content: Content::File(Arc::new(file)), len: found.len() })
+    }
+
+    /// Reads the footer of a file that is in memory; `path` is what errors call it.
+    pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Self> {
+        let len = bytes.len() as u64;
+        Self::read_footer(path, SharedFile { content: Content::Memory(bytes), len })
+    }
+
+    fn read_footer(path: &Path, file: SharedFile) -> Result<Self> {
         let metadata = contained(|| ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()))
-            .map_err(|error| not_parquet(path, found.len(), &error))?;
+            .map_err(|error| not_parquet(path, file.len, &error))?;
         Ok(Self { path: path.to_owned(), file, metadata })
     }
 
@@ -159,8 +168,29 @@ impl ParquetFile {
 /// A file that many readers use at once: each reads at its own place, none moves a common one.
 #[derive(Debug, Clone)]
 struct SharedFile {
-    file: Arc<File>,
+    content: Content,
     len: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    File(Arc<File>),
+    Memory(Bytes),
+}
+
+impl SharedFile {
+    /// Reads some bytes at a place; 0 only at the end.
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
+        match &self.content {
+            Content::File(file) => file.read_at(buffer, at),
+            Content::Memory(bytes) => {
+                let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+                let length = rest.len().min(buffer.len());
+                buffer[..length].copy_from_slice(&rest[..length]);
+                Ok(length)
+            }
+        }
+    }
 }
 
 impl Length for SharedFile {
@@ -173,22 +203,28 @@ impl ChunkReader for SharedFile {
     type T = BufReader<ReadFrom>;
 
     fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-        Ok(BufReader::new(ReadFrom { file: self.file.clone(), at: start }))
+        Ok(BufReader::new(ReadFrom { file: self.clone(), at: start }))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
         if start.checked_add(length as u64).is_none_or(|end| end > self.len) {
             return Err(parquet::errors::ParquetError::EOF(format!("{length} bytes at {start} of {}", self.len)));
         }
-        let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, start)?;
-        Ok(bytes.into())
+        match &self.content {
+            Content::File(file) => {
+                let mut bytes = vec![0; length];
+                file.read_exact_at(&mut bytes, start)?;
+                Ok(bytes.into())
+            }
+            // Within `len`, which is that of a slice.
+            Content::Memory(bytes) => Ok(bytes.slice(start as usize..start as usize + length)),
+        }
     }
 }
 
 /// Reads a shared file from some place on.
 struct ReadFrom {
-    file: Arc<File>,
+    file: SharedFile,
     at: u64,
 }
 

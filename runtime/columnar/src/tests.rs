@@ -259,7 +259,13 @@ fn cut_and_damaged_files_are_errors_that_name_the_file() {
         let error = ParquetFile::open(&path).map(|_| ()).unwrap_err();
         assert_eq!(error.kind(), plumb_core::ErrorKind::Invalid);
         assert!(error.to_string().contains("events.parquet"), "{error}");
+        let error = ParquetFile::from_bytes(&path, bytes[..cut].to_vec().into()).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), plumb_core::ErrorKind::Invalid);
     }
+    let file = ParquetFile::from_bytes(&path, bytes.clone().into()).unwrap();
+    let in_memory: Vec<RecordBatch> = file.batches(&Selection::default()).unwrap().collect::<Result<_, _>>().unwrap();
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(in_memory, read_all(&path).unwrap());
     // A flipped byte gives other values or an error.
     for at in (0..bytes.len()).step_by(3) {
         let mut flipped = bytes.clone();

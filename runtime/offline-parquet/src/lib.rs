@@ -16,7 +16,7 @@ mod tests;
 mod training;
 mod values;
 
-pub use archive::{ArchiveReader, ParquetArchive, check_schema};
+pub use archive::{ArchiveReader, ParquetArchive, check_schema, read_dead_letters};
 pub use dates::date_of_day;
 pub use labels::LabelFile;
 pub use snapshot::SnapshotWriter;

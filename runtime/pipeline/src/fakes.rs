@@ -136,7 +136,7 @@ impl FakeSource {
     pub(crate) fn setup(partitions: &Arc<Mutex<Vec<Vec<Vec<u8>>>>>, bounded: bool) -> SourceSetup {
         let schema = Arc::new(SourceSchema::default_schema());
         let source = Self { schema, partitions: partitions.clone(), bounded };
-        SourceSetup { source: Arc::new(source), rules: AcceptRules::default() }
+        SourceSetup { source: Arc::new(source), rules: AcceptRules::default(), dead_letters: None }
     }
 }
 

@@ -8,6 +8,7 @@ use plumb_core::entity::EntityKey;
 use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_core::plan::StateId;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -241,7 +242,7 @@ pub trait OnlineStore: Send + Sync {
     fn read(&self, source: &str, partitions: &[u32], reads: &[OnlineRead]) -> Result<OnlineAnswer>;
 }
 
-/// Storage of whole files under `/`-separated paths, the base of commits. `file:` now, `s3:` later.
+/// Storage of whole files under `/`-separated paths, the base of commits.
 pub trait ObjectStore: Send + Sync {
     /// Creates an object durably if the path is free: true = created, false = it exists.
     fn create(&self, path: &str, bytes: &[u8]) -> Result<bool>;
@@ -254,8 +255,20 @@ pub trait ObjectStore: Send + Sync {
     }
     /// Reads an object; `None` if it does not exist.
     fn get(&self, path: &str) -> Result<Option<Vec<u8>>>;
+    /// Reads the bytes of an object from `range.start` up to `range.end` or its end; `None` if it does not exist.
+    fn get_range(&self, path: &str, range: Range<u64>) -> Result<Option<Vec<u8>>> {
+        let cut = |bytes: Vec<u8>| {
+            let end = usize::try_from(range.end).map_or(bytes.len(), |end| end.min(bytes.len()));
+            let start = usize::try_from(range.start).map_or(end, |start| start.min(end));
+            bytes[start..end].to_vec()
+        };
+        Ok(self.get(path)?.map(cut))
+    }
     /// The paths under a folder (all levels) in byte order, with their sizes.
     fn list(&self, folder: &str) -> Result<Vec<(String, u64)>>;
+    /// The paths under a folder (all levels) with the time since each was written or moved there, by the clock of
+    /// the store itself.
+    fn ages(&self, folder: &str) -> Result<Vec<(String, Duration)>>;
     /// Moves an object durably; fine if it was moved before (`from` gone, `to` there).
     fn rename(&self, from: &str, to: &str) -> Result<()>;
     /// [`ObjectStore::rename`] of many objects (from, to), sharing the cost of making it durable. Not atomic;
@@ -263,8 +276,19 @@ pub trait ObjectStore: Send + Sync {
     fn rename_all(&self, moves: &[(String, String)]) -> Result<()> {
         moves.iter().try_for_each(|(from, to)| self.rename(from, to))
     }
+    /// [`ObjectStore::rename_all`] of `appear` and of `vanish`, such that a reader who lists the folder between the
+    /// two sees one or the other: at once where a store can do that (local files: for objects of one folder),
+    /// else with as little as possible in between, `appear` first. After an error call it again with the same moves.
+    fn swap(&self, appear: &[(String, String)], vanish: &[(String, String)]) -> Result<()> {
+        self.rename_all(appear)?;
+        self.rename_all(vanish)
+    }
     /// Removes an object; fine if it is gone.
     fn delete(&self, path: &str) -> Result<()>;
+    /// [`ObjectStore::delete`] of many objects. After an error some may be gone.
+    fn delete_all(&self, paths: &[String]) -> Result<()> {
+        paths.iter().try_for_each(|path| self.delete(path))
+    }
     /// The local path of an object where there is one, for readers that map files.
     fn local_path(&self, path: &str) -> Option<std::path::PathBuf>;
 }

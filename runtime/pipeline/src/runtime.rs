@@ -5,13 +5,15 @@
 //! deployment builds the new view's state beside the running job, adds it to each partition between two
 //! batches, writes the job manifest, and only then lets it answer; whatever fails before that changes nothing.
 
+mod member;
+mod owners;
 mod views;
 
 pub use views::{ActiveView, Deployed, Deployment, Loader, Readiness};
 
 use crate::clock::Clock;
 use crate::commit::{ActiveRef, JobChain, JobManifest, latest, load, put_component, read_component};
-use crate::port::{Archive, ObjectStore, OnlineStore};
+use crate::port::{Archive, Membership, ObjectStore, OnlineStore};
 use crate::worker::build::apply_archive;
 use crate::worker::{
     Board, Command, Edges, PartitionStatus, Phase, SourceSetup, Worker, WorkerOptions, WorkerSetup, view_ref,
@@ -19,6 +21,8 @@ use crate::worker::{
 use crate::{Error, Result};
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use member::Member;
+use owners::Owners;
 use plumb_core::plan::StateId;
 use plumb_core::state::ViewState;
 use plumb_transform::Transform;
@@ -28,12 +32,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often and how long a deployment waits for requests that still answer from the set of views before: far
 /// longer than a request may take. One that holds it even longer finds that its view is not ready any more.
 const SET_WAITS: u32 = 1000;
 const SET_WAIT: Duration = Duration::from_millis(10);
+
+/// What the end of the threads may take beyond the time for the last commits.
+const END_SLACK: Duration = Duration::from_secs(1);
 
 /// What a runtime is made of.
 #[derive(Clone)]
@@ -92,12 +99,17 @@ pub struct Runtime {
     threads: usize,
     /// The partitions of each source.
     partitions: BTreeMap<String, Vec<u32>>,
-    /// The worker of each partition.
-    lanes: BTreeMap<(String, u32), Sender<Command>>,
+    owners: Arc<Owners>,
     commands: Vec<Sender<Command>>,
     workers: Vec<JoinHandle<()>>,
+    /// Openers, and what follows the sources that are shared.
+    helpers: Vec<JoinHandle<()>>,
+    /// How long the threads may take to end.
+    end_within: Duration,
     board: Arc<Board>,
     stop: Arc<AtomicBool>,
+    /// Set to end like a crash.
+    abandoned: Arc<AtomicBool>,
     active: Arc<ArcSwap<Vec<ActiveView>>>,
     /// Held over a deployment, so that there is one at a time.
     job: Mutex<JobChain>,
@@ -128,62 +140,98 @@ impl Runtime {
             .iter()
             .map(|view| ActiveView { transform: view.clone(), ready: Arc::new(Readiness::waiting_for(waiting(view))) })
             .collect();
+        let active = Arc::new(ArcSwap::from_pointee(active));
+        let board = Arc::new(Board::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut memberships = Vec::new();
+        for source in &parts.sources {
+            let name = &source.source.schema().source;
+            match source.source.join()? {
+                Some(membership) => {
+                    board.joining(name);
+                    memberships.push((source.clone(), membership));
+                }
+                None => partitions[name].iter().for_each(|&number| board.phase(name, number, Phase::Starting)),
+            }
+        }
+        let setup = WorkerSetup {
+            edges: Edges {
+                store: parts.store.clone(),
+                archive: parts.archive.clone(),
+                online: parts.online.clone(),
+                owner: owner_mark().into(),
+            },
+            clock: parts.clock.clone(),
+            options: options.worker.clone(),
+            board: board.clone(),
+            stop: stop.clone(),
+        };
+        let threads = options.threads.min(partitions.values().map(Vec::len).sum()).max(1);
+        let (mut commands, mut workers) = (Vec::new(), Vec::new());
+        for index in 0..threads {
+            let (sender, receiver) = unbounded();
+            commands.push(sender);
+            workers.push(spawn_worker(index, setup.clone(), receiver)?);
+        }
+        let readable = {
+            let active = active.clone();
+            move |source: &str, _: u32| {
+                let active = active.load();
+                let of_source = active.iter().filter(|view: &&ActiveView| view.transform.def().source == source);
+                of_source.for_each(|view| view.ready.one_less());
+            }
+        };
+        let (owners, helpers) = Owners::start(setup, commands.clone(), threads, views, Box::new(readable))?;
         let mut runtime = Self {
             threads: options.threads.max(1),
+            end_within: options.worker.leave_within + END_SLACK,
             partitions,
-            lanes: BTreeMap::new(),
-            commands: Vec::new(),
-            workers: Vec::new(),
-            board: Arc::new(Board::default()),
-            stop: Arc::new(AtomicBool::new(false)),
-            active: Arc::new(ArcSwap::from_pointee(active)),
+            owners,
+            commands,
+            workers,
+            helpers,
+            board,
+            stop,
+            abandoned: Arc::new(AtomicBool::new(false)),
+            active,
             job: Mutex::new(job),
             parts,
         };
-        runtime.spawn(&options, &views)?;
+        runtime.begin(memberships)?;
         Ok(runtime)
     }
 
-    fn spawn(&mut self, options: &RuntimeOptions, views: &[Transform]) -> Result<()> {
-        let setup = WorkerSetup {
-            edges: Edges {
-                store: self.parts.store.clone(),
-                archive: self.parts.archive.clone(),
-                online: self.parts.online.clone(),
-                owner: owner_mark().into(),
-            },
-            clock: self.parts.clock.clone(),
-            options: options.worker.clone(),
-            board: self.board.clone(),
-            stop: self.stop.clone(),
-        };
-        let mut all: Vec<(SourceSetup, u32)> = Vec::new();
+    /// Opens the partitions that are this process's alone, and follows the sources that say which are.
+    fn begin(&mut self, memberships: Vec<(SourceSetup, Box<dyn Membership>)>) -> Result<()> {
+        let shared: Vec<String> = memberships.iter().map(|(source, _)| source.source.schema().source.clone()).collect();
         for source in &self.parts.sources {
             let name = &source.source.schema().source;
-            for &partition in &self.partitions[name] {
-                self.board.phase(name, partition, Phase::Starting);
-                all.push((source.clone(), partition));
+            if !shared.contains(name) {
+                self.partitions[name].iter().for_each(|&number| self.owners.open(source, number, None, false));
             }
         }
-        let threads = self.threads.min(all.len()).max(1);
-        for index in 0..threads {
-            let group: Vec<_> = all.iter().skip(index).step_by(threads).cloned().collect();
-            let (sender, receiver) = unbounded();
-            for (source, partition) in &group {
-                self.lanes.insert((source.source.schema().source.clone(), *partition), sender.clone());
-            }
-            self.commands.push(sender);
-            let (setup, views, active) = (setup.clone(), views.to_vec(), self.active.clone());
-            let board = self.board.clone();
+        if memberships.is_empty() {
+            self.owners.close();
+        }
+        for (source, membership) in memberships {
+            let (board, stop) = (self.board.clone(), self.stop.clone());
+            let member = Member::new(source, self.owners.clone(), board.clone(), stop.clone(), self.abandoned.clone());
             let run = move || {
-                let whole = AssertUnwindSafe(|| work(setup, &group, &views, &active, &receiver));
-                // Whoever waits for this worker must not wait for ever; nothing of it is used again.
-                if catch_unwind(whole).is_err() {
-                    board.fail(Error::internal("a worker has panicked"));
+                let failure = match catch_unwind(AssertUnwindSafe(|| member.run(membership))) {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => error,
+                    Err(_) => Error::internal("following the group of processes has panicked"),
+                };
+                if stop.load(Ordering::Relaxed) {
+                    // The others learn that this process is gone when its session is over.
+                    tracing::warn!(error = %failure, "cannot leave the group of processes in good order");
+                } else {
+                    board.fail(failure);
+                    stop.store(true, Ordering::Relaxed);
                 }
             };
-            let thread = std::thread::Builder::new().name(format!("plumb-worker-{index}")).spawn(run);
-            self.workers.push(thread.map_err(|error| Error::unavailable("start a worker thread", error))?);
+            let thread = std::thread::Builder::new().name("plumb-member".into()).spawn(run);
+            self.helpers.push(thread.map_err(|error| Error::unavailable("start a thread", error))?);
         }
         Ok(())
     }
@@ -253,6 +301,7 @@ impl Runtime {
     /// Ends like a crash, for tests of what the next start finds: what was applied since the last publish and the last
     /// commit is left to the log.
     pub fn abandon(mut self) {
+        self.abandoned.store(true, Ordering::Relaxed);
         for worker in &self.commands {
             // One that has ended already has nothing to abandon.
             let _ended = worker.send(Command::Abandon);
@@ -266,8 +315,27 @@ impl Runtime {
     }
 
     fn join(&mut self) {
-        for worker in self.workers.drain(..) {
-            if worker.join().is_err() {
+        let until = Instant::now() + self.end_within;
+        self.owners.close();
+        let workers = std::mem::take(&mut self.workers);
+        self.join_all(workers, until);
+        // Whoever follows a source goes on until the workers have let go of everything.
+        self.stop.store(true, Ordering::Relaxed);
+        let helpers = std::mem::take(&mut self.helpers);
+        self.join_all(helpers, until + END_SLACK);
+    }
+
+    /// Waits for threads, but not for one that hangs in a call of a store that does not answer: what it has not
+    /// written is done by the next owner.
+    fn join_all(&self, threads: Vec<JoinHandle<()>>, until: Instant) {
+        for thread in threads {
+            while !thread.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if !thread.is_finished() {
+                let name = thread.thread().name().unwrap_or("a thread").to_owned();
+                self.board.fail(Error::unavailable(format!("end {name}"), "a store did not answer in time"));
+            } else if thread.join().is_err() {
                 self.board.fail(Error::internal("a worker has panicked"));
             }
         }
@@ -360,10 +428,10 @@ impl Runtime {
 
     /// Builds the state of a view for every partition of its source and adds it there.
     fn add_everywhere(&self, source: &str, transform: &Transform) -> Result<BTreeMap<u32, u64>> {
-        let partitions = self.partitions.get(source).map(Vec::as_slice).unwrap_or_default();
-        let built = self.build(source, transform, partitions)?;
+        let partitions = self.owners.of(source);
+        let built = self.build(source, transform, &partitions)?;
         let mut since = BTreeMap::new();
-        for (&partition, (built_to, state)) in partitions.iter().zip(built) {
+        for (partition, (built_to, state)) in partitions.into_iter().zip(built) {
             let (done, answer) = bounded(1);
             let command = Command::AddView {
                 source: source.to_owned(),
@@ -373,8 +441,8 @@ impl Runtime {
                 built_to,
                 done,
             };
-            let lane = self.lanes.get(&(source.to_owned(), partition)).ok_or_else(stopped)?;
-            lane.send(command).map_err(|_| stopped())?;
+            let worker = self.owners.worker(source, partition).ok_or_else(stopped)?;
+            worker.send(command).map_err(|_| stopped())?;
             since.insert(partition, answer.recv().map_err(|_| stopped())??);
         }
         Ok(since)
@@ -446,31 +514,25 @@ impl Drop for Runtime {
     }
 }
 
-/// The life of a worker thread. A failure stops the other workers too: an owner works on all of its partitions
-/// or on none.
-fn work(
-    setup: WorkerSetup,
-    group: &[(SourceSetup, u32)],
-    views: &[Transform],
-    active: &ArcSwap<Vec<ActiveView>>,
-    commands: &Receiver<Command>,
-) {
-    let (board, stop) = (setup.board.clone(), setup.stop.clone());
-    let readable = |source: &str, _: u32| {
-        let active = active.load();
-        let of_source = active.iter().filter(|view| view.transform.def().source == source);
-        of_source.for_each(|view| view.ready.one_less());
-    };
-    let worked = Worker::open(setup, group, views, &readable).and_then(|worker| worker.run(commands));
-    if let Err(error) = worked {
-        // Being stopped while still opening is no failure.
-        if !stop.load(Ordering::Relaxed) {
-            // Not an error line of its own: whoever runs the job reads it off the board and says it once.
-            tracing::info!(%error, "a worker has stopped");
-            board.fail(error);
+/// Starts a worker thread. A failure stops the other workers too: an owner works on all of its partitions or on
+/// none.
+fn spawn_worker(index: usize, setup: WorkerSetup, commands: Receiver<Command>) -> Result<JoinHandle<()>> {
+    let run = move || {
+        let (board, stop) = (setup.board.clone(), setup.stop.clone());
+        match catch_unwind(AssertUnwindSafe(|| Worker::new(setup).run(&commands))) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                // Not an error line of its own: whoever runs the job reads it off the board and says it once.
+                tracing::info!(%error, "a worker has stopped");
+                board.fail(error);
+            }
+            // Whoever waits for this worker must not wait for ever; nothing of it is used again.
+            Err(_) => board.fail(Error::internal("a worker has panicked")),
         }
         stop.store(true, Ordering::Relaxed);
-    }
+    };
+    let thread = std::thread::Builder::new().name(format!("plumb-worker-{index}")).spawn(run);
+    thread.map_err(|error| Error::unavailable("start a worker thread", error))
 }
 
 fn stopped() -> Error {

@@ -3,15 +3,24 @@
 //! An object is written under a scratch name, flushed, and only then linked or renamed to its own name,
 //! whose folder is flushed too: after a crash it is there whole or not at all.
 
+mod swap;
+
+use crate::path;
 use crate::scratch::{self, Scratch};
 use crate::sync::{flush_files, flush_folders};
 use plumb_pipeline::port::ObjectStore;
 use plumb_pipeline::{Error, Result};
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How often a folder is listed again because files in it have gone.
+const LISTINGS: usize = 20;
 
 /// An object store in a local folder. Several processes may share one.
 #[derive(Debug)]
@@ -22,6 +31,8 @@ pub struct LocalStore {
     making_scratch: Mutex<()>,
     /// Folders whose own names this process knows to be durable.
     durable_folders: Mutex<BTreeSet<PathBuf>>,
+    /// Folders that were swapped out, still being read by whoever had begun to list them.
+    swapped_out: Mutex<Vec<(Instant, PathBuf)>>,
 }
 
 impl LocalStore {
@@ -40,6 +51,7 @@ impl LocalStore {
             scratch: OnceLock::new(),
             making_scratch: Mutex::new(()),
             durable_folders: Mutex::new(BTreeSet::new()),
+            swapped_out: Mutex::new(Vec::new()),
         })
     }
 
@@ -116,30 +128,33 @@ impl LocalStore {
 
     /// The file of an object, refusing paths that could leave the root.
     fn file(&self, path: &str) -> Result<PathBuf> {
-        let bad = |why: &str| Err(Error::invalid(format!("object path `{}` {why}", path.escape_debug())));
-        if path.contains('\0') || path.contains('\\') {
-            return bad("contains a NUL or a backslash");
-        }
-        for segment in path.split('/') {
-            match segment {
-                "" => return bad("has an empty part"),
-                "." | ".." => return bad("has a part `.` or `..`"),
-                _ => {}
-            }
-        }
-        if path.split('/').next() == Some(scratch::FOLDER) {
-            return bad("lies in the folder of unfinished writes");
-        }
+        path::check(path)?;
         Ok(self.root.join(path))
     }
 
-    fn list_into(&self, folder: &Path, prefix: &str, found: &mut Vec<(String, u64)>) -> io::Result<()> {
+    fn list_into(&self, folder: &Path, prefix: &str, found: &mut Vec<(String, Metadata)>) -> io::Result<()> {
+        let before = found.len();
+        // A file that is gone by the time it is looked at may have been replaced by another: looked at again, the
+        // folder is as it is at one moment.
+        for _ in 0..LISTINGS {
+            if self.list_once(folder, prefix, found)? {
+                return Ok(());
+            }
+            found.truncate(before);
+        }
+        // Files come and go all the time: what was seen of them has to do.
+        self.list_once(folder, prefix, found).map(drop)
+    }
+
+    /// Lists a folder; false if a file was gone by the time it was looked at.
+    fn list_once(&self, folder: &Path, prefix: &str, found: &mut Vec<(String, Metadata)>) -> io::Result<bool> {
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
             // Never made, or removed while we walk.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
             Err(error) => return Err(error),
         };
+        let (mut whole, mut folders) = (true, Vec::new());
         for entry in entries {
             let entry = entry?;
             // Other programs' files; ours are all UTF-8.
@@ -149,18 +164,40 @@ impl LocalStore {
             }
             let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
             if entry.file_type()?.is_dir() {
-                self.list_into(&entry.path(), &path, found)?;
+                folders.push((entry.path(), path));
                 continue;
             }
             match fs::metadata(entry.path()) {
-                Ok(metadata) if metadata.is_file() => found.push((path, metadata.len())),
+                Ok(metadata) if metadata.is_file() => found.push((path, metadata)),
                 Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => whole = false,
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        if whole {
+            for (folder, path) in folders {
+                self.list_into(&folder, &path, found)?;
+            }
+        }
+        Ok(whole)
     }
+
+    /// Everything under a folder, in order.
+    fn objects(&self, folder: &str) -> Result<Vec<(String, Metadata)>> {
+        let folder = folder.strip_suffix('/').unwrap_or(folder);
+        let path = if folder.is_empty() { self.root.clone() } else { self.file(folder)? };
+        let mut found = Vec::new();
+        self.list_into(&path, folder, &mut found)
+            .map_err(|error| Error::unavailable(format!("list `{}`", path.display()), error))?;
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
+    }
+}
+
+/// Since when a file is where it is: a move changes its inode's time, not that of its content.
+fn since(metadata: &Metadata) -> SystemTime {
+    let changed = u64::try_from(metadata.ctime()).map_or(UNIX_EPOCH, |s| UNIX_EPOCH + Duration::from_secs(s));
+    metadata.modified().map_or(changed, |modified| modified.max(changed))
 }
 
 impl ObjectStore for LocalStore {
@@ -220,14 +257,31 @@ impl ObjectStore for LocalStore {
         }
     }
 
+    fn get_range(&self, path: &str, range: Range<u64>) -> Result<Option<Vec<u8>>> {
+        let path = self.file(path)?;
+        let read = || -> io::Result<Vec<u8>> {
+            let file = File::open(&path)?;
+            let end = range.end.min(file.metadata()?.len());
+            let mut bytes = vec![0; usize::try_from(end.saturating_sub(range.start)).unwrap_or(0)];
+            file.read_exact_at(&mut bytes, range.start)?;
+            Ok(bytes)
+        };
+        match read() {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(Error::unavailable(format!("read `{}`", path.display()), error)),
+        }
+    }
+
     fn list(&self, folder: &str) -> Result<Vec<(String, u64)>> {
-        let folder = folder.strip_suffix('/').unwrap_or(folder);
-        let path = if folder.is_empty() { self.root.clone() } else { self.file(folder)? };
-        let mut found = Vec::new();
-        self.list_into(&path, folder, &mut found)
-            .map_err(|error| Error::unavailable(format!("list `{}`", path.display()), error))?;
-        found.sort();
-        Ok(found)
+        Ok(self.objects(folder)?.into_iter().map(|(path, metadata)| (path, metadata.len())).collect())
+    }
+
+    fn ages(&self, folder: &str) -> Result<Vec<(String, Duration)>> {
+        let objects = self.objects(folder)?;
+        let now = SystemTime::now();
+        let age = |metadata: &Metadata| now.duration_since(since(metadata)).unwrap_or_default();
+        Ok(objects.iter().map(|(path, metadata)| (path.clone(), age(metadata))).collect())
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
@@ -241,6 +295,7 @@ impl ObjectStore for LocalStore {
             .collect::<Result<Vec<(PathBuf, PathBuf)>>>()?;
         let mut changed: BTreeSet<PathBuf> =
             self.make_parents(files.iter().map(|(_, to)| to.as_path()))?.into_iter().collect();
+        let _no_swap = self.no_swap()?;
         for (from, to) in &files {
             match fs::rename(from, to) {
                 Ok(()) => changed.extend(from.parent().map(Path::to_owned)),
@@ -258,6 +313,10 @@ impl ObjectStore for LocalStore {
         }
         let changed: Vec<PathBuf> = changed.into_iter().collect();
         flush_folders(&changed).map_err(|(index, error)| unflushed(&changed[index], error))
+    }
+
+    fn swap(&self, appear: &[(String, String)], vanish: &[(String, String)]) -> Result<()> {
+        self.swap_files(appear, vanish)
     }
 
     /// Not flushed: an object that comes back after a power cut is removed again by whoever removed it.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The folder under the root that holds all scratch folders.
-pub(crate) const FOLDER: &str = "_tmp";
+pub(crate) const FOLDER: &str = crate::path::OWN_FOLDER;
 const LOCK: &str = "lock";
 
 /// A locked scratch folder; removed when dropped.
@@ -84,6 +84,8 @@ pub(crate) fn remove_leftovers(root: &Path) -> io::Result<()> {
                 Err(TryLockError::WouldBlock) => Ok(()),
                 Err(TryLockError::Error(error)) => Err(error),
             },
+            // No folder: the lock of moves.
+            Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(()),
             // Made by a process that died, or is just about to lock it and will notice.
             Err(error) if error.kind() == ErrorKind::NotFound => match fs::remove_dir(&folder) {
                 Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),

@@ -5,4 +5,5 @@ pub mod case;
 pub mod oracle;
 pub mod process;
 pub mod service;
+pub mod store;
 pub mod subject;

@@ -16,6 +16,11 @@ impl ViewState {
         self.drain(Mark::Publish)
     }
 
+    /// The number of keys with fields that the next `drain_publish` returns.
+    pub fn unpublished_keys(&self) -> usize {
+        self.changed[0].len()
+    }
+
     /// The fields changed since the last `drain_commit`, in order of key and field.
     pub fn drain_commit(&mut self) -> Vec<FieldWrite> {
         self.drain(Mark::Commit)

@@ -1,12 +1,14 @@
 //! The archive of accepted events: one Parquet file per commit and UTC date, staged before the commit,
 //! found under its date after it.
 
+mod letters;
 mod scan;
 mod split;
 mod stage;
 #[cfg(test)]
 mod tests;
 
+pub use letters::read_dead_letters;
 pub use scan::ArchiveReader;
 
 use plumb_core::event::{EventBatch, SourceSchema};

@@ -11,6 +11,7 @@ use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_pipeline::port::{ArchiveScan, EventReader, ObjectStore, RowFile};
 use plumb_pipeline::{Error, Result};
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Rows per batch of a file read alone.
@@ -228,20 +229,25 @@ fn column_name(schema: &SourceSchema, column: usize) -> Result<&str> {
     }
 }
 
-/// Opens a file of a manifest, which is still staged when its commit was interrupted before the move.
-fn open_committed(store: &dyn ObjectStore, file: &RowFile) -> Result<ParquetFile> {
-    let local =
-        |path: &str| store.local_path(path).ok_or_else(|| Error::internal(format!("`{path}` is not in a local store")));
-    let places = [local(&file.path)?, local(&file.staged)?];
+/// Opens a file of a manifest, which is still staged when its commit was interrupted before the move. One that is in
+/// no local store is read whole.
+pub(super) fn open_committed(store: &dyn ObjectStore, file: &RowFile) -> Result<ParquetFile> {
     for _ in 0..2 {
         // Twice: it may be moved between the two looks.
-        for place in &places {
-            if place.exists() {
-                return ParquetFile::open(place);
+        for path in [&file.path, &file.staged] {
+            match store.local_path(path) {
+                Some(place) if place.exists() => return ParquetFile::open(&place),
+                Some(_) => {}
+                None => {
+                    if let Some(bytes) = store.get(path)? {
+                        return ParquetFile::from_bytes(Path::new(path), bytes.into());
+                    }
+                }
             }
         }
     }
-    Err(Error::internal(format!("archive file `{}` of the manifest does not exist", places[0].display())))
+    let place = store.local_path(&file.path).map_or_else(|| file.path.clone(), |place| place.display().to_string());
+    Err(Error::internal(format!("archive file `{place}` of the manifest does not exist")))
 }
 
 /// Turns a file's batches into events of the schema.

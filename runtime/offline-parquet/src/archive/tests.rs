@@ -240,6 +240,16 @@ fn dead_letters_keep_their_bytes() {
     assert_eq!(column("bytes", DataType::Bytes).str_bytes(1), Some(&[0xff, 0, 9][..]));
     assert_eq!(column("view", DataType::Utf8).str_bytes(0), None);
     assert_eq!(column("_offset", DataType::I64).as_i64().unwrap(), &[4, 9]);
+    let mut read = Vec::new();
+    read_dead_letters(fixture.store.as_ref(), file, &mut |partition, letter| {
+        read.push((partition, letter));
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(read, letters.map(|letter| (1, letter)));
+    let gone = RowFile { staged: "_staging/x".into(), path: "dead_letters/clicks/x.parquet".into(), ..file.clone() };
+    let error = read_dead_letters(fixture.store.as_ref(), &gone, &mut |_, _| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("dead_letters/clicks/x.parquet` of the manifest does not exist"), "{error}");
     assert!(fixture.archive.stage_dead_letters("clicks", 1, "x", &[]).unwrap().is_empty());
 }
 

@@ -61,7 +61,7 @@ pub fn latest(store: &dyn ObjectStore, source: &str, partition: u32) -> Result<O
 impl Chain {
     /// Takes a partition over: creates the next manifest with a higher generation and otherwise unchanged
     /// content. Returns it. From then on every commit of the owner before is refused. `owner` is a mark that no
-    /// other process has.
+    /// other process has; `start` says where a partition without any manifest begins.
     ///
     /// A last manifest that is damaged is passed over for the one before it; its rows are not committed then,
     /// and their records are read again.
@@ -70,10 +70,11 @@ impl Chain {
         source: &str,
         partition: u32,
         owner: &str,
+        start: &dyn Fn() -> Result<u64>,
     ) -> Result<(Self, Manifest)> {
         for _ in 0..TAKE_OVER_TRIES {
             let seqs = seqs(store.as_ref(), source, partition)?;
-            let (mut manifest, sha256) = last_good(store.as_ref(), source, partition, &seqs)?;
+            let (mut manifest, sha256) = last_good(store.as_ref(), source, partition, &seqs, start)?;
             let last_seq = seqs.last().copied().unwrap_or(0);
             if last_seq > manifest.seq {
                 collect::trash_rows(store.as_ref(), source, partition, manifest.seq)?;
@@ -178,7 +179,13 @@ impl Chain {
 }
 
 /// The last manifest that can be read, or the start if there are none at all.
-fn last_good(store: &dyn ObjectStore, source: &str, partition: u32, seqs: &[u64]) -> Result<(Manifest, String)> {
+fn last_good(
+    store: &dyn ObjectStore,
+    source: &str,
+    partition: u32,
+    seqs: &[u64],
+    start: &dyn Fn() -> Result<u64>,
+) -> Result<(Manifest, String)> {
     let mut first_error = None;
     for &seq in seqs.iter().rev() {
         match read(store, source, partition, seq) {
@@ -192,6 +199,6 @@ fn last_good(store: &dyn ObjectStore, source: &str, partition: u32, seqs: &[u64]
     }
     match first_error {
         Some(error) => Err(error),
-        None => Ok((Manifest::start(source, partition), String::new())),
+        None => Ok((Manifest::start_at(source, partition, start()?), String::new())),
     }
 }

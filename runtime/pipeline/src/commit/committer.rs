@@ -11,7 +11,7 @@ use super::manifest::{FileRef, Manifest, ViewRef, commit_name, state_folder};
 use super::sha256_hex;
 use super::state_file::{Contents, Encoder, IdBytes};
 use crate::accept::Accounting;
-use crate::port::{Archive, DeadLetter, ObjectStore, RowFile};
+use crate::port::{Archive, DeadLetter, DeadLetterSink, Gap, ObjectStore, RowFile};
 use crate::{Error, Result};
 use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_core::plan::StateId;
@@ -63,6 +63,8 @@ pub struct CommitPlan {
     pub events: Vec<EventBatch>,
     /// The dead letters since the commit before.
     pub dead_letters: Vec<DeadLetter>,
+    /// Records found missing since the commit before.
+    pub gaps: Vec<Gap>,
 }
 
 /// The finished steps of a commit that has not succeeded yet.
@@ -70,6 +72,8 @@ pub struct CommitPlan {
 struct Progress {
     rows: Option<Vec<RowFile>>,
     dead_letters: Option<Vec<RowFile>>,
+    /// Whether the dead letters were sent.
+    sent: bool,
     state: Option<Option<FileRef>>,
     ids: Option<Vec<FileRef>>,
     listed: Option<FileRef>,
@@ -82,6 +86,7 @@ pub struct Committer {
     chain: Chain,
     store: Arc<dyn ObjectStore>,
     archive: Arc<dyn Archive>,
+    letters: Option<Arc<dyn DeadLetterSink>>,
     latest: Manifest,
     progress: Progress,
 }
@@ -93,18 +98,21 @@ impl std::fmt::Debug for Committer {
 }
 
 impl Committer {
-    /// Takes a partition over and makes the moves its last commit may have left; see [`Chain::take_over`].
+    /// Takes a partition over and makes the moves its last commit may have left; see [`Chain::take_over`]. Dead
+    /// letters also go to `letters`.
     pub fn take_over(
         store: Arc<dyn ObjectStore>,
         archive: Arc<dyn Archive>,
+        letters: Option<Arc<dyn DeadLetterSink>>,
         source: &str,
         partition: u32,
         owner: &str,
+        start: &dyn Fn() -> Result<u64>,
     ) -> Result<Self> {
-        let (chain, latest) = Chain::take_over(store.clone(), source, partition, owner)?;
+        let (chain, latest) = Chain::take_over(store.clone(), source, partition, owner, start)?;
         move_rows(store.as_ref(), latest.rows.iter().chain(&latest.dead_letters))?;
         collect::orphans(store.as_ref(), &latest)?;
-        Ok(Self { chain, store, archive, latest, progress: Progress::default() })
+        Ok(Self { chain, store, archive, letters, latest, progress: Progress::default() })
     }
 
     /// The last manifest.
@@ -174,6 +182,14 @@ impl Committer {
                 progress.dead_letters.insert(files)
             }
         };
+        if let Some(letters) = &self.letters
+            && !progress.sent
+        {
+            if !plan.dead_letters.is_empty() {
+                letters.send(&source, partition, &plan.dead_letters)?;
+            }
+            progress.sent = true;
+        }
         let prefix = format!("{}/{generation}-{seq}", state_folder(&source, partition));
         let store = self.store.as_ref();
         let state = match &progress.state {
@@ -187,6 +203,7 @@ impl Committer {
 
         let mut next = self.latest.clone();
         next.next_offset = plan.next_offset;
+        next.gaps.extend(plan.gaps.iter().copied());
         next.newest_event_time_us = plan.newest_event_time_us;
         next.accounting = plan.accounting;
         next.memo.clone_from(&plan.memo);

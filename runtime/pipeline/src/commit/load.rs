@@ -51,8 +51,8 @@ pub fn recover(store: &dyn ObjectStore, manifest: Manifest) -> Result<Recovered>
         }
     }
     // The beginning needs no file; whether the log still has it is the source's to say.
-    let base = Manifest::start(&manifest.source, manifest.partition);
-    tracing::warn!("no older commit can be read either, reading the source from its beginning");
+    let base = Manifest::start_at(&manifest.source, manifest.partition, manifest.start_offset);
+    tracing::warn!("no older commit can be read either, reading the source from where the job began");
     Ok(Recovered { manifest, base, loaded: Loaded::default() })
 }
 

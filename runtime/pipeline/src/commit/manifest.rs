@@ -2,7 +2,7 @@
 
 use super::{damaged, sha256_hex};
 use crate::accept::Accounting;
-use crate::port::RowFile;
+use crate::port::{Gap, RowFile};
 use crate::{Error, Result};
 use plumb_core::plan::StateId;
 use serde::{Deserialize, Serialize};
@@ -28,8 +28,14 @@ pub struct Manifest {
     pub generation: u64,
     /// That owner's own mark, so that it knows its manifests from another's with the same content.
     pub owner: String,
+    /// Where the partition began: the offset of its first record when it was first taken over.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub start_offset: u64,
     /// The offset after the last record it holds.
     pub next_offset: u64,
+    /// Records that the source no longer had, and that it was told to do without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
     /// The newest time of an accepted event, µs.
     pub newest_event_time_us: Option<i64>,
     /// What became of the records before `next_offset`.
@@ -48,6 +54,10 @@ pub struct Manifest {
     pub rows: Vec<RowFile>,
     /// Dead-letter files, in commit order.
     pub dead_letters: Vec<RowFile>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The manifest before.
@@ -117,7 +127,12 @@ impl FileRef {
 }
 
 impl Manifest {
-    /// What a partition begins with; never stored as such.
+    /// What a partition begins with, at the source's record `start_offset`; never stored as such.
+    pub fn start_at(source: &str, partition: u32, start_offset: u64) -> Self {
+        Self { start_offset, next_offset: start_offset, ..Self::start(source, partition) }
+    }
+
+    /// What a partition begins with where its source begins at 0.
     pub fn start(source: &str, partition: u32) -> Self {
         Self {
             format: FORMAT,
@@ -127,7 +142,9 @@ impl Manifest {
             parent: None,
             generation: 0,
             owner: String::new(),
+            start_offset: 0,
             next_offset: 0,
+            gaps: Vec::new(),
             newest_event_time_us: None,
             accounting: Accounting::default(),
             memo: None,

@@ -121,9 +121,9 @@ fn manifests_of_another_kind_are_refused_with_their_path() {
 fn of_two_that_take_over_at_once_one_wins() {
     let world = World::default();
     let store: Arc<dyn ObjectStore> = Arc::new(world.store());
-    let (mut first, manifest) = Chain::take_over(store.clone(), "s", 0, "first").unwrap();
+    let (mut first, manifest) = Chain::take_over(store.clone(), "s", 0, "first", &|| Ok(0)).unwrap();
     assert_eq!((manifest.seq, manifest.generation), (1, 1));
-    let (mut second, manifest) = Chain::take_over(store.clone(), "s", 0, "second").unwrap();
+    let (mut second, manifest) = Chain::take_over(store.clone(), "s", 0, "second", &|| Ok(0)).unwrap();
     assert_eq!((manifest.seq, manifest.generation), (2, 2));
     assert!(matches!(first.commit(manifest.clone()), Err(Error::Fenced { current: 2, own: 1, .. })));
     // Refused for good, also when asked again.

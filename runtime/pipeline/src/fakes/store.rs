@@ -11,6 +11,10 @@ use plumb_core::time::DAY_US;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// The age of every fake object.
+pub(crate) const AGE: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 pub(crate) struct FakeStore {
@@ -48,6 +52,11 @@ impl ObjectStore for FakeStore {
             let inside = objects.iter().filter(|(path, _)| path.starts_with(&folder));
             Ok(inside.map(|(path, bytes)| (path.clone(), bytes.len() as u64)).collect())
         })
+    }
+
+    /// Everything is as old as the fake says: nobody waits in a test.
+    fn ages(&self, folder: &str) -> Result<Vec<(String, Duration)>> {
+        Ok(self.list(folder)?.into_iter().map(|(path, _)| (path, AGE)).collect())
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {

@@ -5,8 +5,8 @@ use super::partition::Partition;
 use crate::commit::{CommitPlan, Committer, Manifest};
 use crate::port::PartitionReader;
 use crate::{Error, Result};
+use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use plumb_core::ErrorKind;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How commits are carried out.
@@ -23,7 +23,8 @@ type Done = (Box<Committer>, Box<CommitPlan>, Result<()>);
 
 enum Stage {
     Idle(Box<Committer>),
-    Running(JoinHandle<Done>),
+    /// The answer comes when it is done; none, if it has panicked.
+    Running(Receiver<Done>),
     /// Failed for now; to be tried again.
     Waiting(Box<Committer>, Box<CommitPlan>, Duration),
     /// Between two of the others, or after a failure that ends the partition.
@@ -84,12 +85,15 @@ impl Commits {
 
     fn carry_out(&mut self, mut committer: Box<Committer>, mut plan: Box<CommitPlan>, now: Duration) -> Result<()> {
         if self.options.aside {
+            let (sender, receiver) = bounded(1);
             let run = move || {
                 let result = committer.commit(&mut plan);
-                (committer, plan, result)
+                // Nobody waits for it any more if the partition was let go of meanwhile.
+                let _gone = sender.send((committer, plan, result));
             };
             let thread = std::thread::Builder::new().name("plumb-commit".into()).spawn(run);
-            self.stage = Stage::Running(thread.map_err(|error| Error::unavailable("start a thread", error))?);
+            thread.map_err(|error| Error::unavailable("start a thread", error))?;
+            self.stage = Stage::Running(receiver);
             return Ok(());
         }
         let result = committer.commit(&mut plan);
@@ -120,7 +124,14 @@ impl Commits {
     /// Notices the end of a commit, and tries one again that is due.
     pub(super) fn poll(&mut self, now: Duration) -> Result<()> {
         match std::mem::replace(&mut self.stage, Stage::Gone) {
-            Stage::Running(thread) if thread.is_finished() => self.join(thread, now),
+            Stage::Running(receiver) => match receiver.try_recv() {
+                Ok(done) => self.done(done, now),
+                Err(TryRecvError::Empty) => {
+                    self.stage = Stage::Running(receiver);
+                    Ok(())
+                }
+                Err(TryRecvError::Disconnected) => Err(panicked()),
+            },
             Stage::Waiting(committer, plan, at) if now >= at => self.carry_out(committer, plan, now),
             stage => {
                 self.stage = stage;
@@ -132,7 +143,7 @@ impl Commits {
     /// Waits for the end of the one that is running.
     pub(super) fn wait(&mut self, now: Duration) -> Result<()> {
         match std::mem::replace(&mut self.stage, Stage::Gone) {
-            Stage::Running(thread) => self.join(thread, now),
+            Stage::Running(receiver) => self.done(receiver.recv().map_err(|_| panicked())?, now),
             stage => {
                 self.stage = stage;
                 Ok(())
@@ -148,7 +159,7 @@ impl Commits {
                     self.stage = Stage::Idle(committer);
                     return Ok(());
                 }
-                Stage::Running(thread) => self.join(thread, Duration::ZERO)?,
+                Stage::Running(receiver) => self.done(receiver.recv().map_err(|_| panicked())?, Duration::ZERO)?,
                 Stage::Waiting(committer, plan, _) => {
                     self.carry_out(committer, plan, Duration::ZERO)?;
                     self.wait(Duration::ZERO)?;
@@ -161,9 +172,8 @@ impl Commits {
             _ => Err(Error::unavailable("commit", "the offline store cannot be reached")),
         }
     }
+}
 
-    fn join(&mut self, thread: JoinHandle<Done>, now: Duration) -> Result<()> {
-        let done = thread.join().map_err(|_| Error::internal("a commit has panicked"))?;
-        self.done(done, now)
-    }
+fn panicked() -> Error {
+    Error::internal("a commit has panicked")
 }

@@ -6,16 +6,18 @@
 
 use super::build::apply_archive;
 use super::partition::{Partition, PartitionView, split, take_state};
-use super::publish::{Published, Publisher, holds_all};
+use super::publish::{Published, Publisher, held};
 use crate::accept::AcceptRules;
 use crate::commit::{Committer, Manifest, Recovered, load, recover};
-use crate::port::{Archive, ObjectStore, OnlineStore, PartitionReader, Polled, Source, SourceBatch};
+use crate::port::{
+    Archive, DeadLetterSink, Gap, ObjectStore, OnlineStore, PartitionReader, Polled, Source, SourceBatch,
+};
 use crate::{Error, Result};
 use plumb_core::state::ViewState;
 use plumb_transform::Transform;
 use std::sync::Arc;
 
-/// So many polls in a row that bring nothing mean that the source ends there.
+/// So many polls in a row that bring nothing mean that a source that cannot say where it ends does so there.
 const IDLE_POLLS: usize = 40;
 
 /// The edges a partition works with.
@@ -44,6 +46,8 @@ pub struct SourceSetup {
     pub source: Arc<dyn Source>,
     /// What is accepted.
     pub rules: AcceptRules,
+    /// Where its dead letters go beside the archive.
+    pub dead_letters: Option<Arc<dyn DeadLetterSink>>,
 }
 
 impl std::fmt::Debug for SourceSetup {
@@ -100,16 +104,18 @@ pub fn open(
 ) -> Result<Opened> {
     let schema = setup.source.schema().clone();
     let source = schema.source.as_str();
-    let (store, archive) = (edges.store.clone(), edges.archive.clone());
-    let mut committer = Committer::take_over(store, archive, source, number, &edges.owner)?;
+    let (store, archive, letters) = (edges.store.clone(), edges.archive.clone(), setup.dead_letters.clone());
+    let start = || setup.source.start(number);
+    let mut committer = Committer::take_over(store, archive, letters, source, number, &edges.owner, &start)?;
     let shown = claim(edges, source, number, &mut committer)?;
     clear_others(edges, source, number, &committer, views)?;
-    let committed = committer.latest().next_offset;
-    let complete = match shown {
-        Some(position) if position >= committed => holds_all(edges.online.as_ref(), source, number, views)?,
-        _ => false,
+    // A store that is behind what is committed has lost something.
+    let mut shown = shown.filter(|&position| position >= committer.latest().next_offset);
+    let held = match shown {
+        Some(_) => held(edges.online.as_ref(), source, number, views)?,
+        None => Vec::new(),
     };
-    if complete {
+    if shown.is_some() && !held.contains(&false) {
         (opening.readable)();
     }
 
@@ -123,7 +129,10 @@ pub fn open(
     let mut rest = None;
     if fell_back {
         partition.keep_all_ids();
-        rest = replay(&mut partition, reader.as_mut(), manifest.next_offset, false, None, opening)?
+        if let Some(gap) = reader.gap() {
+            return Err(unreadable(&manifest, gap));
+        }
+        rest = replay(&mut partition, setup, number, reader.as_mut(), manifest.next_offset, false, None, opening)?
             .map_err(|at| truncated(&manifest, at))?;
         if *partition.accounting() != manifest.accounting {
             return Err(Error::internal(format!(
@@ -134,11 +143,22 @@ pub fn open(
         }
     }
 
-    let position = if complete { shown } else { None };
-    let mut publisher = Publisher::new(edges.online.clone(), source, number, committer.generation(), position);
-    let mut caught_up = complete;
-    if let Some(target) = position {
-        match replay(&mut partition, reader.as_mut(), target, true, rest.take(), opening)? {
+    if !fell_back && let Some(gap) = reader.gap() {
+        tracing::warn!(
+            source,
+            partition = number,
+            from = gap.from,
+            to = gap.to,
+            "going on after records that are gone"
+        );
+        partition.skip(gap);
+        // What the store shows may hold some of them.
+        shown = None;
+    }
+    let mut publisher = Publisher::new(edges.online.clone(), source, number, committer.generation(), shown);
+    let mut caught_up = shown.is_some();
+    if let Some(target) = shown {
+        match replay(&mut partition, setup, number, reader.as_mut(), target, true, rest.take(), opening)? {
             Ok(after) => rest = after,
             Err(_) => {
                 tracing::warn!(source, partition = number, "online store is ahead of the source, rebuilding it");
@@ -146,10 +166,15 @@ pub fn open(
             }
         }
     }
-    if !(caught_up && publisher.publish(&mut partition)? != Published::Lost) {
+    if caught_up && publisher.publish(&mut partition)? != Published::Lost {
+        // Views the store does not hold all of come beside those that are being read.
+        for (view, _) in partition.views_mut().iter_mut().zip(&held).filter(|(_, held)| !**held) {
+            publisher.add(view)?;
+        }
+    } else {
         publisher.rebuild(&mut partition)?;
-        (opening.readable)();
     }
+    (opening.readable)();
     let mut unpublished = publisher.position() != Some(partition.position());
     if let Some(batch) = rest {
         partition.step(batch, true);
@@ -220,8 +245,11 @@ fn restore_views(
 }
 
 /// Reads on to exactly `target`. Returns what was read beyond it, or the position where the source ended before.
+#[allow(clippy::too_many_arguments, reason = "each is another part of what is being opened")]
 fn replay(
     partition: &mut Partition,
+    setup: &SourceSetup,
+    number: u32,
     reader: &mut dyn PartitionReader,
     target: u64,
     keep: bool,
@@ -238,7 +266,8 @@ fn replay(
             Some(batch) => batch,
             None => match reader.poll(missing.min(opening.batch_records))? {
                 Polled::Batch(batch) => batch,
-                Polled::Idle if idle < IDLE_POLLS => {
+                // Records that are there may take their time.
+                Polled::Idle if idle < IDLE_POLLS || setup.source.end(number)?.is_some_and(|end| end >= target) => {
                     idle += 1;
                     continue;
                 }
@@ -259,5 +288,13 @@ fn truncated(manifest: &Manifest, at: u64) -> Error {
     Error::invalid(format!(
         "source `{}` partition {} ends at offset {at}, but records up to {} were processed: it was truncated or replaced",
         manifest.source, manifest.partition, manifest.next_offset
+    ))
+}
+
+fn unreadable(manifest: &Manifest, gap: Gap) -> Error {
+    Error::invalid(format!(
+        "source `{}` partition {}: the committed state is damaged, and the source no longer has the records {} to {} \
+         to build it again",
+        manifest.source, manifest.partition, gap.from, gap.to
     ))
 }

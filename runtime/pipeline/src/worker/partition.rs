@@ -4,7 +4,7 @@ use crate::accept::{AcceptRules, Accepted, Acceptor, Accounting};
 use crate::commit::state_file::{Contents, IdBytes};
 use crate::commit::{CommitPlan, Manifest, ViewRef, ViewWrites};
 use crate::decode::json::encode;
-use crate::port::{DeadLetter, OnlineField, OnlineWrite, SourceBatch};
+use crate::port::{DeadLetter, Gap, OnlineField, OnlineWrite, SourceBatch};
 use plumb_core::column::{Column, Values};
 use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_core::plan::StateId;
@@ -90,6 +90,8 @@ pub struct Partition {
     events: Vec<EventBatch>,
     event_bytes: u64,
     dead_letters: Vec<DeadLetter>,
+    /// Found missing since the last commit.
+    gaps: Vec<Gap>,
 }
 
 impl Partition {
@@ -110,7 +112,15 @@ impl Partition {
             events: Vec::new(),
             event_bytes: 0,
             dead_letters: Vec::new(),
+            gaps: Vec::new(),
         }
+    }
+
+    /// Goes past records that the source no longer has; the next commit says so.
+    pub fn skip(&mut self, gap: Gap) {
+        assert!(gap.to >= self.position, "a source goes forward");
+        self.position = gap.to;
+        self.gaps.push(gap);
     }
 
     /// Applies a batch that begins at the position. With `keep` its rows go into the next commit; without, they
@@ -187,6 +197,11 @@ impl Partition {
         Some(self.views.remove(index))
     }
 
+    /// How many keys have changed since they were last published.
+    pub fn unpublished_keys(&self) -> usize {
+        self.views.iter().map(|view| view.state.unpublished_keys()).sum()
+    }
+
     /// The memory that waits for the next commit, in bytes.
     pub fn uncommitted_bytes(&self) -> u64 {
         self.event_bytes + self.dead_letters.iter().map(|letter| letter.bytes.len() as u64).sum::<u64>()
@@ -214,6 +229,7 @@ impl Partition {
             schema: self.schema.clone(),
             events: std::mem::take(&mut self.events),
             dead_letters: std::mem::take(&mut self.dead_letters),
+            gaps: std::mem::take(&mut self.gaps),
         }
     }
 }

@@ -23,8 +23,8 @@ fn complete_mark(entity: Arc<str>, state_id: StateId) -> OnlineWrite {
     OnlineWrite { entity, state_id, key: complete_key(), field: OnlineField::Header, value: Some(vec![1]) }
 }
 
-/// Whether the store holds all of the states of these views of a partition.
-pub fn holds_all(online: &dyn OnlineStore, source: &str, partition: u32, views: &[Transform]) -> Result<bool> {
+/// Whether the store holds all of the states of these views of a partition, of each.
+pub fn held(online: &dyn OnlineStore, source: &str, partition: u32, views: &[Transform]) -> Result<Vec<bool>> {
     let read = |view: &Transform| OnlineRead {
         entity: view.def().entity.name.as_str().into(),
         state_id: view.state_id(),
@@ -33,8 +33,8 @@ pub fn holds_all(online: &dyn OnlineStore, source: &str, partition: u32, views: 
     };
     let reads: Vec<OnlineRead> = views.iter().map(read).collect();
     let answer = online.read(source, &[partition], &reads)?;
-    let there = |entity: &OnlineEntity| !entity.lost && !entity.partials.is_empty();
-    Ok(answer.entities.len() == views.len() && answer.entities.iter().all(there))
+    let there = |entity: Option<&OnlineEntity>| entity.is_some_and(|one| !one.lost && !one.partials.is_empty());
+    Ok((0..views.len()).map(|index| there(answer.entities.get(index))).collect())
 }
 
 /// How a publish went.

@@ -4,7 +4,7 @@ use super::partition::PartitionView;
 use crate::accept::Accounting;
 use crate::meter::Meters;
 use crate::{Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -117,6 +117,8 @@ pub struct Board {
 #[derive(Debug, Default)]
 struct Notes {
     partitions: BTreeMap<(String, u32), PartitionStatus>,
+    /// Sources that have not said yet which partitions this process works on.
+    joining: BTreeSet<String>,
     /// Why a worker stopped, in words, and as an error until somebody takes it.
     failure: Option<String>,
     error: Option<Error>,
@@ -135,7 +137,8 @@ impl Board {
 
     /// Whether every partition was read to its end, published and committed.
     pub fn has_ended(&self) -> bool {
-        self.lock().partitions.values().all(|status| status.phase == Phase::Ended)
+        let notes = self.lock();
+        notes.joining.is_empty() && notes.partitions.values().all(|status| status.phase == Phase::Ended)
     }
 
     /// Why a worker stopped, if one did.
@@ -169,7 +172,7 @@ impl Board {
 
     fn wait_until(&self, reached: impl Fn(&PartitionStatus) -> bool) -> Result<()> {
         let mut notes = self.lock();
-        while notes.failure.is_none() && !notes.partitions.values().all(&reached) {
+        while notes.failure.is_none() && !(notes.joining.is_empty() && notes.partitions.values().all(&reached)) {
             notes = self.changed.wait(notes).unwrap_or_else(PoisonError::into_inner);
         }
         drop(notes);
@@ -187,6 +190,24 @@ impl Board {
             notes.error = Some(error);
         }
         drop(notes);
+        self.changed.notify_all();
+    }
+
+    /// A source will say which partitions this process works on.
+    pub(crate) fn joining(&self, source: &str) {
+        self.lock().joining.insert(source.to_owned());
+    }
+
+    /// A source has said which partitions this process works on.
+    pub(crate) fn joined(&self, source: &str) {
+        if self.lock().joining.remove(source) {
+            self.changed.notify_all();
+        }
+    }
+
+    /// This process no longer works on a partition.
+    pub(crate) fn remove(&self, source: &str, partition: u32) {
+        self.lock().partitions.remove(&(source.to_owned(), partition));
         self.changed.notify_all();
     }
 

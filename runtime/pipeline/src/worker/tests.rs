@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::accept::Accounting;
-use crate::commit::{chain, committed_files, recover};
+use crate::commit::{Manifest, chain, committed_files, recover};
 use crate::fakes::{FakeSource, Fields, Fuse, StepClock, World, events, item_view, user_view};
-use crate::port::{ObjectStore as _, OnlineField, OnlineWrite, PublishOutcome};
+use crate::port::{ObjectStore as _, OnlineField, OnlineWrite, Polled, PublishOutcome};
+use plumb_core::ErrorKind;
 use plumb_core::state::{Field, FieldWrite};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ fn options() -> WorkerOptions {
         commit_bytes: 1 << 20,
         batch_records: 16,
         bounded: true,
+        leave_within: Duration::from_millis(300),
         commit_aside: false,
     }
 }

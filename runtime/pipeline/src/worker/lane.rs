@@ -1,0 +1,400 @@
+//! A partition in a worker's hands: polled, published and committed as it becomes due, until it is left.
+
+use super::build::apply_archive;
+use super::commits::{CommitOptions, Commits};
+use super::open::{Opening, SourceSetup, open};
+use super::partition::{Partition, PartitionView};
+use super::publish::{Published, Publisher};
+use super::status::{self, Phase};
+use super::{WorkerSetup, backoff};
+use crate::commit::{Manifest, load};
+use crate::port::{PartitionReader, Polled};
+use crate::{Error, Result};
+use crossbeam_channel::Sender;
+use plumb_core::ErrorKind;
+use plumb_core::plan::StateId;
+use plumb_core::state::ViewState;
+use plumb_transform::Transform;
+use std::any::Any;
+use std::time::Duration;
+
+/// A partition in a worker's hands.
+pub struct Lane {
+    setup: SourceSetup,
+    number: u32,
+    pub(super) partition: Partition,
+    reader: Box<dyn PartitionReader>,
+    pub(super) commits: Commits,
+    publisher: Publisher,
+    published_at: Duration,
+    committed_at: Duration,
+    /// Something was applied since the last publish.
+    unpublished: bool,
+    /// The last try to publish has failed; the next one waits for its interval.
+    deferred: bool,
+    /// The online store has to be rebuilt.
+    lost: bool,
+    /// The last poll was full: more is waiting.
+    behind: bool,
+    ended: bool,
+    /// Ended, published and committed.
+    finished: bool,
+    failures: u32,
+    retry_at: Duration,
+    /// The last commit that the board and whoever listens were told of.
+    told: Option<u64>,
+    leaving: Option<Leaving>,
+    ties: Ties,
+}
+
+/// What ties a lane to whoever gave it to the worker.
+#[derive(Default)]
+pub struct Ties {
+    /// Told of what is committed: partition and next offset.
+    pub committed: Option<Sender<(u32, u64)>>,
+    /// Dropped when nothing more is written for the partition.
+    pub tenure: Option<Box<dyn Any + Send>>,
+}
+
+impl std::fmt::Debug for Ties {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ties").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").field("source", &self.source()).field("partition", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// A lane on its way out.
+#[derive(Debug, Clone, Copy)]
+struct Leaving {
+    /// Until when.
+    deadline: Duration,
+    /// What is applied was sent to the online store, once: the next owner does what is missing.
+    published: bool,
+}
+
+/// How far a lane that leaves is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Something is still to be written.
+    NotYet,
+    /// Everything applied is committed.
+    Committed,
+    /// The time is up; what is not committed will be read again.
+    Abandoned,
+}
+
+impl Lane {
+    /// Takes a partition over with these views, all of its source. `readable` is called as soon as they can be read;
+    /// the opening ends with an error once `go_on` says no.
+    pub fn open(
+        setup: &WorkerSetup,
+        source: &SourceSetup,
+        number: u32,
+        views: &[Transform],
+        readable: &mut dyn FnMut(),
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Self> {
+        setup.board.phase(&source.source.schema().source, number, Phase::Starting);
+        let mut told = false;
+        let mut readable = || {
+            if !std::mem::replace(&mut told, true) {
+                readable();
+            }
+        };
+        let mut opening = Opening { batch_records: setup.options.batch_records, readable: &mut readable, go_on };
+        let opened = open(&setup.edges, source, number, views, &mut opening)?;
+        let now = setup.clock.elapsed();
+        let options = CommitOptions { aside: setup.options.commit_aside };
+        let lane = Self {
+            setup: source.clone(),
+            number,
+            partition: opened.partition,
+            reader: opened.reader,
+            commits: Commits::new(opened.committer, opened.snapshot, options),
+            publisher: opened.publisher,
+            published_at: now,
+            committed_at: now,
+            unpublished: opened.unpublished,
+            deferred: false,
+            lost: false,
+            behind: false,
+            ended: false,
+            finished: false,
+            failures: 0,
+            retry_at: Duration::ZERO,
+            told: None,
+            leaving: None,
+            ties: Ties::default(),
+        };
+        Ok(lane)
+    }
+
+    /// Ties the lane to whoever gives it to a worker.
+    pub fn tied(mut self, ties: Ties) -> Self {
+        self.ties = ties;
+        self
+    }
+
+    /// The name of its source.
+    pub fn source(&self) -> &str {
+        &self.setup.source.schema().source
+    }
+
+    /// Its partition.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(super) fn is(&self, source: &str, number: u32) -> bool {
+        self.number == number && self.source() == source
+    }
+
+    /// Whether it was read to its end, published and committed.
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    /// Whether the online store could not be reached the last time.
+    pub(super) fn is_deferred(&self) -> bool {
+        self.deferred
+    }
+
+    /// Reads and applies one batch; whether there was one.
+    pub(super) fn poll(&mut self, setup: &WorkerSetup) -> Result<bool> {
+        if self.ended || self.leaving.is_some() || self.is_full(setup) || setup.clock.elapsed() < self.retry_at {
+            return Ok(false);
+        }
+        let polled = match self.reader.poll(setup.options.batch_records) {
+            Ok(polled) => polled,
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                self.failures += 1;
+                self.retry_at = setup.clock.elapsed() + backoff(self.failures);
+                tracing::warn!(%error, "cannot read the source, trying again");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        self.failures = 0;
+        match polled {
+            Polled::Batch(batch) => {
+                self.behind = batch.events.len() + batch.rejected.len() >= setup.options.batch_records;
+                self.partition.step(batch, true);
+                self.unpublished = true;
+                Ok(true)
+            }
+            Polled::Idle => {
+                self.behind = false;
+                Ok(false)
+            }
+            Polled::End => {
+                self.ended = true;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether the partition has to wait for a commit.
+    fn is_full(&self, setup: &WorkerSetup) -> bool {
+        self.commits.is_busy() && self.partition.uncommitted_bytes() >= setup.options.commit_bytes
+    }
+
+    /// Publishes and commits what is due.
+    pub(super) fn keep_up(&mut self, setup: &WorkerSetup) -> Result<()> {
+        if self.finished {
+            return Ok(());
+        }
+        let options = &setup.options;
+        let now = setup.clock.elapsed();
+        let interval = match (self.behind || options.bounded) && !self.ended {
+            true => options.catch_up_publish_interval,
+            false => options.publish_interval,
+        };
+        let publish_due = (self.ended && !self.deferred) || now.saturating_sub(self.published_at) >= interval;
+        if (self.unpublished || self.lost) && publish_due {
+            self.publish(setup)?;
+            self.published_at = now;
+            self.report(setup, false);
+        }
+        let full = self.partition.uncommitted_bytes() >= options.commit_bytes;
+        if full && self.commits.is_busy() {
+            self.commits.wait(now)?;
+        }
+        self.commits.poll(now)?;
+        self.tell();
+        let due = full || self.ended || now.saturating_sub(self.committed_at) >= options.commit_interval;
+        if due && !self.commits.is_busy() {
+            self.committed_at = now;
+            if self.commits.begin(&mut self.partition, self.reader.as_ref(), now)? {
+                self.report(setup, true);
+            } else if self.ended && !self.unpublished && !self.lost {
+                self.finished = true;
+                self.report(setup, true);
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, setup: &WorkerSetup) -> Result<()> {
+        self.deferred = false;
+        if !self.lost {
+            match self.publisher.publish(&mut self.partition)? {
+                Published::Yes => self.unpublished = false,
+                Published::Deferred => self.deferred = true,
+                Published::Lost => self.lost = true,
+            }
+        }
+        // Whoever has the partition next rebuilds it.
+        if self.lost && self.leaving.is_none() {
+            setup.board.phase(self.source(), self.number, Phase::Rebuilding);
+            match self.publisher.rebuild(&mut self.partition) {
+                Ok(()) => {
+                    self.lost = false;
+                    self.unpublished = false;
+                }
+                Err(error) if error.kind() == ErrorKind::Unavailable && !matches!(error, Error::Fenced { .. }) => {
+                    tracing::warn!(%error, "cannot rebuild the online store, trying again");
+                    self.deferred = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits what there is and waits for it.
+    pub(super) fn commit_now(&mut self) -> Result<()> {
+        self.commits.finish()?;
+        self.commits.begin(&mut self.partition, self.reader.as_ref(), Duration::ZERO)?;
+        self.commits.finish()?;
+        self.tell();
+        Ok(())
+    }
+
+    /// Stops reading: from now on [`Lane::leave`] is to be called until it is done, which it is at `deadline`.
+    pub(super) fn begin_leaving(&mut self, deadline: Duration) {
+        let deadline = self.leaving.map_or(deadline, |leaving| leaving.deadline.min(deadline));
+        self.leaving = Some(Leaving { deadline, published: self.leaving.is_some_and(|leaving| leaving.published) });
+    }
+
+    /// Goes on committing what was applied; waits for nothing.
+    pub(super) fn leave(&mut self, setup: &WorkerSetup) -> Result<Left> {
+        let now = setup.clock.elapsed();
+        self.commits.poll(now)?;
+        let idle = !self.commits.is_busy();
+        let begun = idle && self.commits.begin(&mut self.partition, self.reader.as_ref(), now)?;
+        self.tell();
+        match (idle && !begun, self.leaving.is_some_and(|leaving| now >= leaving.deadline)) {
+            (true, _) => Ok(Left::Committed),
+            (false, true) => Ok(Left::Abandoned),
+            (false, false) => Ok(Left::NotYet),
+        }
+    }
+
+    /// Publishes what was applied, if there is still time. Tried once: what cannot be published is done by the next
+    /// owner.
+    pub(super) fn publish_last(&mut self, setup: &WorkerSetup) -> Result<()> {
+        let Some(leaving) = self.leaving else { return Ok(()) };
+        if leaving.published || setup.clock.elapsed() >= leaving.deadline {
+            return Ok(());
+        }
+        self.leaving = Some(Leaving { published: true, ..leaving });
+        match self.unpublished && !self.lost {
+            true => self.publish(setup),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn add_view(
+        &mut self,
+        setup: &WorkerSetup,
+        view: Transform,
+        state: ViewState,
+        built_to: u64,
+    ) -> Result<u64> {
+        self.commit_now()?;
+        self.publish(setup)?;
+        if self.lost || self.unpublished {
+            return Err(Error::unavailable("publish to the online store", "it cannot be reached"));
+        }
+        let position = self.partition.position();
+        let manifest = self.committed()?;
+        assert_eq!(manifest.next_offset, position, "everything applied has just been committed");
+        let files = load::row_files(setup.edges.store.as_ref(), manifest)?;
+        let mut states = [(view, state)];
+        let go_on = || !setup.is_stopped();
+        apply_archive(setup.edges.archive.as_ref(), self.number, &files, built_to..position, &mut states, &go_on)?;
+        let [(view, state)] = states;
+        let state_id = view.state_id();
+        self.partition.add_view(PartitionView::new(view, state, false));
+        // Named in a manifest first, so that whoever comes after a crash knows what to clear.
+        self.commits.ask_snapshot();
+        self.commit_now()?;
+        let view = self.partition.views_mut().iter_mut().find(|view| view.transform.state_id() == state_id);
+        let view = view.expect("the view has just been added");
+        self.publisher.add(view)?;
+        self.report(setup, true);
+        Ok(position)
+    }
+
+    /// Lets go of a state that nobody reads any more.
+    pub(super) fn remove_view(&mut self, setup: &WorkerSetup, state_id: StateId) -> Result<()> {
+        if self.partition.remove_view(state_id).is_none() {
+            return Ok(());
+        }
+        // The next manifest no longer names the view. Should this process die before, the next owner finds it there
+        // and clears what is left of it.
+        self.commits.ask_snapshot();
+        self.report(setup, true);
+        self.publisher.remove(state_id)
+    }
+
+    fn committed(&self) -> Result<&Manifest> {
+        self.commits.latest().ok_or_else(|| Error::internal("a commit is still under way"))
+    }
+
+    /// Tells whoever listens of a commit that is done.
+    fn tell(&mut self) {
+        let (Some(listener), Some(manifest)) = (&self.ties.committed, self.commits.latest()) else { return };
+        if self.told != Some(manifest.next_offset) {
+            self.told = Some(manifest.next_offset);
+            // One that has ended needs no news.
+            let _gone = listener.send((self.number, manifest.next_offset));
+        }
+    }
+
+    /// Says how the partition is; with `state` also what its state takes, which costs time in proportion to it.
+    pub(super) fn report(&self, setup: &WorkerSetup, state: bool) {
+        let phase = match (self.lost, self.finished) {
+            (true, _) => Phase::Rebuilding,
+            (false, true) => Phase::Ended,
+            (false, false) => Phase::Live,
+        };
+        let now_us = setup.clock.now_us();
+        setup.board.update(self.source(), self.number, |status| {
+            status.phase = phase;
+            status.position = self.partition.position();
+            status.published = self.publisher.position();
+            status.accounting = *self.partition.accounting();
+            status.newest_event_time_us = self.partition.newest_us();
+            status.uncommitted_bytes = self.partition.uncommitted_bytes();
+            if let Some(manifest) = self.commits.latest() {
+                if status.commit_seq != manifest.seq {
+                    status.committed_at_us = Some(now_us);
+                }
+                status.commit_seq = manifest.seq;
+                status.generation = manifest.generation;
+                status.committed = manifest.next_offset;
+            }
+            status::update_views(&mut status.views, self.partition.views(), state);
+        });
+    }
+}
