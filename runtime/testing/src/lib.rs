@@ -2,8 +2,11 @@
 
 pub mod archive;
 pub mod case;
+pub mod checker;
 pub mod oracle;
 pub mod process;
+pub mod reader;
 pub mod service;
 pub mod store;
+pub mod stream;
 pub mod subject;

@@ -3,8 +3,10 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::service::Guarded;
 
 /// How long anything may take before the test fails instead of hanging.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -66,47 +68,48 @@ pub fn settings(folder: &Path, partitions: u32, extra: &str) -> PathBuf {
     path
 }
 
-/// A `plumb` that keeps running; killed when dropped.
+/// A `plumb` that keeps running; killed when dropped, and when the test process ends.
 #[derive(Debug)]
 pub struct Service {
-    child: Child,
+    process: Guarded,
     data_dir: PathBuf,
 }
 
 impl Service {
     /// Starts `plumb` with arguments in a folder whose data folder is `data`.
     pub fn start<S: AsRef<std::ffi::OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = S>) -> Self {
+        Self::start_as(Command::new(plumb()).args(arguments), folder)
+    }
+
+    /// Starts a command that becomes `plumb` (`strace … plumb …`) in a folder whose data folder is `data`.
+    pub fn start_as(command: &mut Command, folder: &Path) -> Self {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(folder.join("service.log"))
             .expect("the log can be written");
-        let child = Command::new(plumb())
-            .args(arguments)
+        command
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a handle can be cloned"))
-            .stderr(log)
-            .spawn()
-            .expect("plumb starts");
-        Self { child, data_dir: folder.join("data") }
+            .stderr(log);
+        Self { process: Guarded::spawn(command, None), data_dir: folder.join("data") }
     }
 
     /// Waits until the service is ready; gives its address.
     pub fn ready(&mut self) -> String {
         let end = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self.child.try_wait().expect("a child can be asked") {
-                let log = std::fs::read_to_string(self.data_dir.with_file_name("service.log")).unwrap_or_default();
-                assert!(status.success(), "the service ended with {status}:\n{log}");
+            if let Some(status) = self.process.ended() {
+                panic!("the service ended with {status}:\n{}", self.log());
             }
             if let Some(address) = self.address("listen")
                 && matches!(request(&address, "GET", "/ready", b""), Ok((200, _)))
             {
                 return address;
             }
-            assert!(Instant::now() < end, "the service did not become ready in {PATIENCE:?}");
-            std::thread::yield_now();
+            assert!(Instant::now() < end, "the service did not become ready in {PATIENCE:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -114,30 +117,34 @@ impl Service {
     pub fn address(&self, field: &str) -> Option<String> {
         let owner: serde_json::Value =
             serde_json::from_slice(&std::fs::read(self.data_dir.join("owner")).ok()?).ok()?;
-        (owner["pid"].as_u64() == Some(u64::from(self.child.id())))
+        (owner["pid"].as_u64() == Some(u64::from(self.process.id())))
             .then(|| owner[field].as_str().map(str::to_owned))
             .flatten()
     }
 
+    /// What it and those before it in this folder have printed.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.data_dir.with_file_name("service.log")).unwrap_or_default()
+    }
+
+    /// Whether it has ended by itself, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.ended()
+    }
+
+    /// Sends a signal such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
     /// kill -9.
-    pub fn kill(mut self) {
-        self.child.kill().expect("a child can be killed");
-        self.child.wait().expect("a child can be waited for");
+    pub fn kill(self) {
+        drop(self.process);
     }
 
     /// SIGTERM, and waits; gives the exit code.
-    pub fn terminate(mut self) -> Option<i32> {
-        let status = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().expect("kill runs");
-        assert!(status.success());
-        self.child.wait().expect("a child can be waited for").code()
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // An error means that it has ended already, which is what is wanted.
-        drop(self.child.kill());
-        drop(self.child.wait());
+    pub fn terminate(self) -> Option<i32> {
+        self.process.terminate().code()
     }
 }
 

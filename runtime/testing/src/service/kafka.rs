@@ -8,11 +8,11 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Headers, Message};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::proxy::Proxy;
@@ -69,8 +69,8 @@ impl Kafka {
     }
 
     /// The broker that the tests of this process share; for those that do not harm it.
-    pub fn shared() -> &'static Self {
-        static SHARED: LazyLock<Kafka> = LazyLock::new(Kafka::start);
+    pub fn shared() -> &'static Arc<Self> {
+        static SHARED: LazyLock<Arc<Kafka>> = LazyLock::new(|| Arc::new(Kafka::start()));
         &SHARED
     }
 
@@ -213,36 +213,19 @@ impl Kafka {
         list.map_or(0, |list| list.groups().iter().map(|group| group.members().len()).sum())
     }
 
-    /// Sends records and waits until the broker has them all, in this order per partition.
-    pub fn produce(&self, topic: &str, records: impl IntoIterator<Item = Sent>) {
+    /// Something that sends records to the broker.
+    pub fn producer(&self) -> Producer {
         let mut config = self.config();
         config.set("enable.idempotence", "true").set("partitioner", "murmur2_random");
         config.set("message.max.bytes", "16000000").set("linger.ms", "2");
-        let producer: ThreadedProducer<Refused> = config.create_with_context(Refused::default()).expect("a producer");
-        for sent in records {
-            let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic);
-            if let Some(partition) = sent.partition {
-                record = record.partition(partition);
-            }
-            if let Some(timestamp) = sent.timestamp {
-                record = record.timestamp(timestamp);
-            }
-            if let Some(key) = &sent.key {
-                record = record.key(key);
-            }
-            if let Some(value) = &sent.value {
-                record = record.payload(value);
-            }
-            while let Err((error, back)) = producer.send(record) {
-                let full = matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
-                assert!(full, "{topic}: {error}");
-                producer.flush(Duration::from_millis(100)).ok();
-                record = back;
-            }
-        }
-        producer.flush(super::PATIENCE).unwrap_or_else(|error| panic!("{topic}: {error}"));
-        let refused = producer.context().0.load(Ordering::Relaxed);
-        assert_eq!(refused, 0, "{topic}: the broker refused {refused} records");
+        Producer(config.create_with_context(Refused::default()).expect("a producer"))
+    }
+
+    /// Sends records and waits until the broker has them all, in this order per partition.
+    pub fn produce(&self, topic: &str, records: impl IntoIterator<Item = Sent>) {
+        let producer = self.producer();
+        records.into_iter().for_each(|record| producer.send(topic, &record));
+        producer.flush();
     }
 
     /// The first offset and the one after the last of each partition.
@@ -303,6 +286,48 @@ impl Kafka {
 
 fn headers(headers: &rdkafka::message::BorrowedHeaders) -> Vec<(String, Vec<u8>)> {
     headers.iter().map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect()
+}
+
+/// Sends records in their order, whatever the broker is doing.
+pub struct Producer(ThreadedProducer<Refused>);
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer").finish_non_exhaustive()
+    }
+}
+
+impl Producer {
+    /// Puts a record into the queue; waits while it is full.
+    pub fn send(&self, topic: &str, sent: &Sent) {
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic);
+        if let Some(partition) = sent.partition {
+            record = record.partition(partition);
+        }
+        if let Some(timestamp) = sent.timestamp {
+            record = record.timestamp(timestamp);
+        }
+        if let Some(key) = &sent.key {
+            record = record.key(key);
+        }
+        if let Some(value) = &sent.value {
+            record = record.payload(value);
+        }
+        while let Err((error, back)) = self.0.send(record) {
+            let full = matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
+            assert!(full, "{topic}: {error}");
+            // An error means that there is still something in the queue.
+            drop(self.0.flush(Duration::from_millis(100)));
+            record = back;
+        }
+    }
+
+    /// Waits until the broker has everything that was sent.
+    pub fn flush(&self) {
+        self.0.flush(super::PATIENCE).unwrap_or_else(|error| panic!("flush: {error}"));
+        let refused = self.0.context().0.load(Ordering::Relaxed);
+        assert_eq!(refused, 0, "the broker refused {refused} records");
+    }
 }
 
 /// Counts what the broker did not take.

@@ -2,7 +2,7 @@
 
 use redis::{Client, Connection, RedisResult};
 use std::process::Command;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::{Server, eventually, free_port};
@@ -29,8 +29,8 @@ impl Redis {
 
     /// The server that the tests of this process share; for those that do not harm it and use a namespace of
     /// their own.
-    pub fn shared() -> &'static Self {
-        static SHARED: LazyLock<Redis> = LazyLock::new(Redis::start);
+    pub fn shared() -> &'static Arc<Self> {
+        static SHARED: LazyLock<Arc<Redis>> = LazyLock::new(|| Arc::new(Redis::start()));
         &SHARED
     }
 
@@ -168,8 +168,8 @@ impl RedisCluster {
     }
 
     /// The cluster that the tests of this process share; for those that do not harm it.
-    pub fn shared() -> &'static Self {
-        static SHARED: LazyLock<RedisCluster> = LazyLock::new(RedisCluster::start);
+    pub fn shared() -> &'static Arc<Self> {
+        static SHARED: LazyLock<Arc<RedisCluster>> = LazyLock::new(|| Arc::new(RedisCluster::start()));
         &SHARED
     }
 
@@ -178,9 +178,9 @@ impl RedisCluster {
         self.nodes.iter().map(Redis::address).collect::<Vec<_>>().join(",")
     }
 
-    /// `redis://host:port,host:port,…`.
+    /// `redis+cluster://host:port,host:port,…`.
     pub fn url(&self) -> String {
-        format!("redis://{}", self.addresses())
+        format!("redis+cluster://{}", self.addresses())
     }
 
     fn is_whole(&self) -> bool {

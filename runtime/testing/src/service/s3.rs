@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::{Server, free_port};
@@ -36,8 +36,8 @@ impl S3 {
     }
 
     /// The server that the tests of this process share, with a bucket `plumb`; each test uses a prefix of its own.
-    pub fn shared() -> &'static Self {
-        static SHARED: LazyLock<S3> = LazyLock::new(|| S3::start("plumb"));
+    pub fn shared() -> &'static Arc<Self> {
+        static SHARED: LazyLock<Arc<S3>> = LazyLock::new(|| Arc::new(S3::start("plumb")));
         &SHARED
     }
 

@@ -1,0 +1,457 @@
+//! What must hold after every run, whatever happened in it: nothing lost, nothing counted twice, every value as a
+//! naive recomputation from the source's records says.
+//!
+//! It takes what the broker holds as the truth, decides about each record anew with the oracle's own reading of
+//! JSON, and looks at what is left: the manifests, the Parquet files as a plain walk finds them, the online store
+//! through the running service's answers, and every answer that a [`crate::reader::Reader`] noted on the way.
+
+use plumb_pipeline::commit;
+use plumb_store_object::LocalStore;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use crate::archive;
+use crate::case::{Accounting, format_instant, oracle_event};
+use crate::oracle::{self, Named, OracleEvent};
+use crate::process;
+use crate::service::eventually;
+use crate::service::kafka::Stored;
+
+/// Offsets by partition: an answer holds the accepted events below them.
+pub type Positions = BTreeMap<u32, u64>;
+
+/// How far an event's time may be ahead of its record's, µs (the default of `max_future`).
+const MAX_FUTURE_US: i64 = 5 * 60_000_000;
+
+/// A window of the rank of `item_activity` begins at most so long before T, µs.
+const RANK_REACH_US: i64 = 62 * 60_000_000;
+
+/// An accepted event with its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placed {
+    /// The partition.
+    pub partition: u32,
+    /// The offset in it.
+    pub offset: u64,
+    /// The event.
+    pub event: OracleEvent,
+}
+
+/// What the records of a topic amount to.
+#[derive(Debug, Default)]
+pub struct Truth {
+    /// Accepted events, by partition and offset.
+    pub accepted: Vec<Placed>,
+    /// Rejected records: partition, offset, bytes.
+    pub rejected: Vec<(u32, u64, Vec<u8>)>,
+    /// The classes of records by partition.
+    pub accounting: BTreeMap<u32, Accounting>,
+    /// The offset after the last record by partition.
+    pub ends: Positions,
+    by_user: HashMap<String, Vec<usize>>,
+    by_item: HashMap<String, Vec<usize>>,
+    /// Views of items by time.
+    views: Vec<(i64, usize)>,
+}
+
+impl Truth {
+    /// Judges records, given in order of partition and offset. `partitions` without any record count too.
+    pub fn of(records: &[Stored], partitions: impl IntoIterator<Item = u32>) -> Self {
+        let mut truth = Self::default();
+        for partition in partitions {
+            truth.accounting.insert(partition, Accounting::default());
+            truth.ends.insert(partition, 0);
+        }
+        let mut first: HashMap<(u32, String), usize> = HashMap::new();
+        for record in records {
+            let partition = record.partition as u32;
+            let counts = truth.accounting.entry(partition).or_default();
+            counts.read += 1;
+            truth.ends.insert(partition, record.offset as u64 + 1);
+            let Some(event) = judge(record) else {
+                counts.rejected += 1;
+                let bytes = record.value.clone().unwrap_or_default();
+                truth.rejected.push((partition, record.offset as u64, bytes));
+                continue;
+            };
+            let index = truth.accepted.len();
+            if let Some(id) = event.id.clone() {
+                if let Some(&copy) = first.get(&(partition, id.clone())) {
+                    counts.duplicate += 1;
+                    counts.dedupe_conflict += u64::from(truth.accepted[copy].event != event);
+                    continue;
+                }
+                first.insert((partition, id), index);
+            }
+            counts.applied += 1;
+            for (key, keys) in [(&event.user, &mut truth.by_user), (&event.item, &mut truth.by_item)] {
+                if let Some(key) = key {
+                    keys.entry(key.clone()).or_default().push(index);
+                }
+            }
+            if event.kind == "view" && event.item.is_some() {
+                truth.views.push((event.time, index));
+            }
+            truth.accepted.push(Placed { partition, offset: record.offset as u64, event });
+        }
+        truth.views.sort_unstable();
+        truth
+    }
+
+    /// The newest time of an accepted event, µs.
+    pub fn newest(&self) -> i64 {
+        self.accepted.iter().map(|placed| placed.event.time).max().expect("some events were accepted")
+    }
+
+    /// The users or items that events name.
+    pub fn keys(&self, entity: &str) -> BTreeSet<&str> {
+        let keys = if entity == "user" { &self.by_user } else { &self.by_item };
+        keys.keys().map(String::as_str).collect()
+    }
+
+    /// The features of an entity at `t` from the events below a position (`None` = all); `None` = not found.
+    pub fn features(&self, entity: &str, key: &str, t: i64, below: Option<&Positions>) -> Option<Vec<Named>> {
+        let keys = if entity == "user" { &self.by_user } else { &self.by_item };
+        let mut wanted = keys.get(key).cloned().unwrap_or_default();
+        if entity == "item" {
+            // Ranks compare the views of all items; older ones and other kinds of events of others have no say.
+            let from = self.views.partition_point(|(time, _)| *time < t - RANK_REACH_US);
+            let others = self.views[from..].iter().take_while(|(time, _)| *time < t).map(|(_, index)| *index);
+            wanted.extend(others);
+            wanted.sort_unstable();
+            wanted.dedup();
+        }
+        let seen = |placed: &&Placed| {
+            below.is_none_or(|below| below.get(&placed.partition).is_some_and(|below| placed.offset < *below))
+        };
+        let events: Vec<OracleEvent> =
+            wanted.iter().map(|&index| &self.accepted[index]).filter(seen).map(|placed| placed.event.clone()).collect();
+        match entity {
+            "user" => oracle::user_activity(&events, key, t),
+            _ => oracle::item_activity(&events, key, t),
+        }
+    }
+}
+
+/// Reads a record as contract.md, "Events", says; `None` = rejected.
+fn judge(record: &Stored) -> Option<OracleEvent> {
+    let event = oracle_event(std::str::from_utf8(record.value.as_ref()?).ok()?).ok()?;
+    (event.time <= record.timestamp? * 1000 + MAX_FUTURE_US).then_some(event)
+}
+
+/// The view of an entity in the shipped transforms.
+pub fn view_of(entity: &str) -> &'static str {
+    if entity == "user" { "user_activity" } else { "item_activity" }
+}
+
+/// A position token's offsets for a view: its own where the token has some, else the source's.
+pub fn positions_of(token: &str, view: &str) -> Positions {
+    let parts = || token.split('~').filter_map(|part| part.split_once(':'));
+    let own = parts().find(|(name, _)| name.strip_suffix("!default") == Some(view));
+    let own = own.or_else(|| parts().find(|(name, _)| *name == "default"));
+    let list = own.map_or("", |(_, list)| list);
+    let pairs = list.split(',').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (partition, offset) = pair.split_once('=').unwrap_or_else(|| panic!("position token {token}"));
+            let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("position token {token}"));
+            (number(partition) as u32, number(offset))
+        })
+        .collect()
+}
+
+/// Why an answer is wrong; `None` = it is as the oracle says. `features` are those of the view by full name.
+pub fn mistake(expected: Option<&[Named]>, view: &str, status: &str, features: &Value) -> Option<String> {
+    match (expected, status) {
+        (None, "not_found") => None,
+        (Some(values), "found") => values.iter().find_map(|(name, value)| {
+            let served = &features[format!("{view}:{name}")];
+            (!value.is_json(served)).then(|| format!("{view}:{name} is {served}, the oracle says {value}"))
+        }),
+        (expected, status) => {
+            Some(format!("{view} is `{status}`, the oracle {}", expected.map_or("finds nothing", |_| "finds it")))
+        }
+    }
+}
+
+/// Where a run has left its results.
+#[derive(Debug)]
+pub struct Left<'a> {
+    /// The offline store as a folder.
+    pub offline: &'a Path,
+    /// The running processes' addresses; each has to give every answer.
+    pub addresses: &'a [String],
+    /// The names of the keys in the online store, if it is to be looked into: of Redis every key of the namespace.
+    pub online_keys: Option<Vec<Vec<u8>>>,
+}
+
+/// What was compared, for a test that wants to be sure that it was enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compared {
+    /// Events in the archive.
+    pub events: usize,
+    /// Entities, each at several instants in each process.
+    pub entities: usize,
+    /// Values of features.
+    pub values: usize,
+}
+
+/// Checks everything; fails with what is wrong.
+#[track_caller]
+pub fn check(truth: &Truth, left: &Left<'_>) -> Compared {
+    manifests(truth, left.offline);
+    let events = parquet(truth, left.offline);
+    if let Some(keys) = &left.online_keys {
+        online_keys(truth, keys);
+    }
+    let mut compared = Compared { events, entities: 0, values: 0 };
+    for address in left.addresses {
+        let (entities, values) = answers(truth, address);
+        compared.entities += entities;
+        compared.values += values;
+    }
+    compared
+}
+
+/// The newest manifest of every partition.
+pub fn newest_manifests(offline: &Path) -> BTreeMap<u32, Value> {
+    chains(offline).into_iter().filter_map(|(partition, chain)| Some((partition, read_json(chain.last()?)))).collect()
+}
+
+fn chains(offline: &Path) -> BTreeMap<u32, Vec<PathBuf>> {
+    let Ok(folders) = std::fs::read_dir(offline.join("manifest/default")) else { return BTreeMap::new() };
+    folders
+        .map(|folder| {
+            let folder = folder.expect("a folder can be listed").path();
+            let partition = folder.file_name().and_then(|name| name.to_str()?.parse().ok()).expect("a partition");
+            let files = std::fs::read_dir(&folder).expect("a folder can be listed");
+            let mut chain: Vec<PathBuf> = files
+                .map(|file| file.expect("a folder can be listed").path())
+                // A name of digits is a manifest; others are being written.
+                .filter(|path| {
+                    path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
+                })
+                .collect();
+            chain.sort();
+            (partition, chain)
+        })
+        .collect()
+}
+
+fn read_json(path: &Path) -> Value {
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Each partition's chain has no hole and no generation that falls, and its newest manifest accounts for exactly
+/// the records of the partition.
+fn manifests(truth: &Truth, offline: &Path) {
+    let chains = chains(offline);
+    for (partition, chain) in &chains {
+        let read: Vec<Value> = chain.iter().map(|path| read_json(path)).collect();
+        for pair in read.windows(2) {
+            let (before, after) = (&pair[0], &pair[1]);
+            let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("partition {partition}: {value}"));
+            assert_eq!(number(&after["seq"]), number(&before["seq"]) + 1, "partition {partition}: a hole in the chain");
+            assert!(number(&after["generation"]) >= number(&before["generation"]), "partition {partition}: {after}");
+            assert!(number(&after["next_offset"]) >= number(&before["next_offset"]), "partition {partition}: {after}");
+        }
+    }
+    for (partition, expected) in &truth.accounting {
+        let newest = chains.get(partition).and_then(|chain| chain.last()).map(|path| read_json(path));
+        let Some(newest) = newest else {
+            assert_eq!(expected.read, 0, "partition {partition} has records and no manifest");
+            continue;
+        };
+        let count = |name: &str| newest["accounting"][name].as_u64().unwrap_or_else(|| panic!("{newest}"));
+        let found = Accounting {
+            read: count("read"),
+            applied: count("applied"),
+            duplicate: count("duplicate"),
+            rejected: count("rejected"),
+            dedupe_conflict: count("dedupe_conflict"),
+        };
+        assert_eq!(found, *expected, "partition {partition}: the accounting against the topic");
+        if expected.read > 0 {
+            assert!(newest["next_offset"].as_u64() >= truth.ends.get(partition).copied(), "partition {partition}");
+        }
+    }
+}
+
+/// The archive holds the accepted events, each once, as a plain walk of the folder finds them and as the manifests
+/// name them; the dead letters are the rejected records.
+fn parquet(truth: &Truth, offline: &Path) -> usize {
+    let found = archive::read(&offline.join("events/default"));
+    let mut expected = truth.accepted.iter();
+    for row in &found {
+        let next = expected.next().unwrap_or_else(|| panic!("the archive has more than was accepted: {row:?}"));
+        let place = (row.partition as u32, row.offset as u64);
+        assert_eq!(place, (next.partition, next.offset), "the archive against the accepted events: {row:?} {next:?}");
+        assert_eq!(row.event, next.event, "the archived event at {place:?}");
+    }
+    assert_eq!(expected.next(), None, "accepted and not in the archive, of {} found", found.len());
+    let store = LocalStore::open(offline).expect("the offline store can be opened");
+    let files = commit::committed_files(&store, "default").expect("the manifests can be read");
+    let named: BTreeSet<PathBuf> = files.iter().map(|(_, file)| offline.join(&file.path)).collect();
+    assert_eq!(named.len(), files.len(), "a file is named twice");
+    let events: BTreeSet<PathBuf> = archive::parquet_files(&offline.join("events/default")).into_iter().collect();
+    let named_events: BTreeSet<PathBuf> = named.into_iter().filter(|path| !is_dead_letters(path, offline)).collect();
+    assert_eq!(named_events, events, "the files of the manifests and those of a plain walk");
+    let letters = archive::dead_letters(&offline.join("dead_letters/default"));
+    let letters: Vec<(u32, u64)> = letters
+        .iter()
+        .filter(|letter| letter.view.is_none())
+        .map(|letter| (letter.partition as u32, letter.offset as u64))
+        .collect();
+    let rejected: Vec<(u32, u64)> = truth.rejected.iter().map(|(partition, offset, _)| (*partition, *offset)).collect();
+    assert_eq!(letters, rejected, "the dead letters against the rejected records");
+    found.len()
+}
+
+fn is_dead_letters(path: &Path, offline: &Path) -> bool {
+    path.starts_with(offline.join("dead_letters"))
+}
+
+/// The entities in Redis are those of the accepted events, no more and no fewer.
+fn online_keys(truth: &Truth, keys: &[Vec<u8>]) {
+    for entity in ["user", "item"] {
+        let mut states: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>> = BTreeMap::new();
+        for key in keys {
+            // plumb:<namespace>:{<entity>/<bucket>}:<source>:<state>:<key>
+            let Some(open) = key.iter().position(|byte| *byte == b'{') else { continue };
+            let Some(close) = key.iter().position(|byte| *byte == b'}') else { continue };
+            if !key[open + 1..close].starts_with(format!("{entity}/").as_bytes()) {
+                continue;
+            }
+            let mut parts = key[close + 2..].splitn(3, |byte| *byte == b':');
+            let (source, state, id) = (parts.next(), parts.next(), parts.next());
+            let (Some(b"default"), Some(state), Some(id)) = (source, state, id) else { continue };
+            // Reserved keys hold what is global to a view.
+            if !id.starts_with(&[0xff; 4]) {
+                states.entry(state.to_vec()).or_default().insert(id.to_vec());
+            }
+        }
+        let expected: BTreeSet<Vec<u8>> = truth.keys(entity).into_iter().map(|key| key.as_bytes().to_vec()).collect();
+        assert_eq!(states.len(), 1, "states of {entity} in the online store: {:?}", states.keys());
+        for (state, found) in states {
+            let state = String::from_utf8_lossy(&state).into_owned();
+            let missing: Vec<_> = expected.difference(&found).map(|id| String::from_utf8_lossy(id)).collect();
+            let more: Vec<_> = found.difference(&expected).map(|id| String::from_utf8_lossy(id)).collect();
+            assert!(missing.is_empty() && more.is_empty(), "{entity} {state}: missing {missing:?}, too many {more:?}");
+        }
+    }
+}
+
+/// Every entity at several instants, from the online store at the end of the topic, bit for bit.
+fn answers(truth: &Truth, address: &str) -> (usize, usize) {
+    let (mut entities, mut values) = (0, 0);
+    let newest = truth.newest();
+    // Just past the last event, inside the windows of the newest, and where the short ones have emptied.
+    let instants = [newest + 1, newest + 30 * 60_000_000, newest + 25 * 3_600_000_000];
+    for entity in ["user", "item"] {
+        let view = view_of(entity);
+        let keys: Vec<&str> = truth.keys(entity).into_iter().chain(["nobody-and-nothing"]).collect();
+        for t in instants {
+            for some in keys.chunks(500) {
+                let request = |key: &&str| json!({"entities": {entity: key}, "features": [format!("{view}:*")], "as_of": format_instant(t)});
+                let body = json!({"requests": some.iter().map(request).collect::<Vec<_>>()});
+                let results = eventually(&format!("{address} at the end of the topic {:?}", truth.ends), || {
+                    let (status, text) =
+                        process::request(address, "POST", "/features/batch", body.to_string().as_bytes()).ok()?;
+                    let answer: Value = (status == 200).then(|| serde_json::from_str(&text).expect("JSON"))?;
+                    let results = answer["results"].as_array()?.clone();
+                    let whole = results.iter().all(|result| {
+                        let at = positions_of(result["position"].as_str().unwrap_or_default(), view);
+                        truth.ends.iter().all(|(partition, end)| at.get(partition).copied().unwrap_or(0) >= *end)
+                            && result["views"][view]["status"] != "rebuilding"
+                    });
+                    whole.then_some(results)
+                });
+                assert_eq!(results.len(), some.len());
+                for (key, result) in some.iter().zip(&results) {
+                    let expected = truth.features(entity, key, t, None);
+                    let status = result["views"][view]["status"].as_str().unwrap_or_default();
+                    if let Some(why) = mistake(expected.as_deref(), view, status, &result["features"]) {
+                        panic!("{address}: {entity} {key} at {}: {why}\n{result}", format_instant(t));
+                    }
+                    assert_eq!(result["views"][view]["source"], "online", "{result}");
+                    values += expected.map_or(0, |values| values.len());
+                    entities += 1;
+                }
+            }
+        }
+    }
+    (entities, values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(partition: i32, offset: i64, value: Option<&str>) -> Stored {
+        let value = value.map(|value| value.as_bytes().to_vec());
+        Stored { partition, offset, key: None, value, timestamp: Some(1_710_072_100_000), headers: Vec::new() }
+    }
+
+    fn event(id: &str, time: &str) -> String {
+        json!({"event_id": id, "event_time": time, "user_id": "u", "item_id": "i", "event_type": "view"}).to_string()
+    }
+
+    #[test]
+    fn records_are_judged_one_by_one() {
+        let (a, b) = (event("a", "2024-03-10T12:00:00Z"), event("b", "2024-03-10T12:00:30Z"));
+        let records = [
+            stored(0, 3, Some(&a)),
+            stored(0, 5, Some(&b)),
+            stored(0, 6, Some(&a)),
+            stored(0, 7, Some(&event("a", "2024-03-10T12:00:01Z"))),
+            stored(0, 8, None),
+            stored(0, 9, Some("{")),
+            stored(0, 10, Some(&event("c", "2024-03-10T12:20:00Z"))),
+            stored(1, 0, Some(&a)),
+        ];
+        let truth = Truth::of(&records, 0..3);
+        let counts = |read, applied, duplicate, rejected, dedupe_conflict| Accounting {
+            read,
+            applied,
+            duplicate,
+            rejected,
+            dedupe_conflict,
+        };
+        assert_eq!(truth.accounting[&0], counts(7, 2, 2, 3, 1));
+        assert_eq!(truth.accounting[&1], counts(1, 1, 0, 0, 0));
+        assert_eq!(truth.accounting[&2], counts(0, 0, 0, 0, 0));
+        assert_eq!(truth.ends, Positions::from([(0, 11), (1, 1), (2, 0)]));
+        let rejected: Vec<_> = truth.rejected.iter().map(|(_, offset, _)| *offset).collect();
+        assert_eq!(rejected, [8, 9, 10]);
+        let views = |below: Option<&Positions>| {
+            let features = truth.features("item", "i", truth.newest() + 1, below)?;
+            Some(features.into_iter().find(|(name, _)| *name == "view_count_1h").expect("a feature").1.to_string())
+        };
+        assert_eq!(views(None).as_deref(), Some("3"));
+        assert_eq!(views(Some(&Positions::from([(0, 5), (1, 1)]))).as_deref(), Some("2"));
+        assert_eq!(views(Some(&Positions::from([(0, 3)]))), None);
+    }
+
+    #[test]
+    fn a_token_may_have_a_position_for_one_view() {
+        let token = "default:0=12,1=34~item_activity!default:0=13,1=34";
+        assert_eq!(positions_of(token, "user_activity"), Positions::from([(0, 12), (1, 34)]));
+        assert_eq!(positions_of(token, "item_activity"), Positions::from([(0, 13), (1, 34)]));
+        assert_eq!(positions_of("default:", "item_activity"), Positions::new());
+    }
+
+    #[test]
+    fn a_wrong_answer_is_a_mistake() {
+        let expected = [("n", oracle::OracleValue::Int(3))];
+        let served = json!({"v:n": 3});
+        assert_eq!(mistake(Some(&expected), "v", "found", &served), None);
+        assert_eq!(mistake(None, "v", "not_found", &json!({"v:n": null})), None);
+        assert!(mistake(Some(&expected), "v", "found", &json!({"v:n": 2})).is_some());
+        assert!(mistake(Some(&expected), "v", "found", &json!({"v:n": null})).is_some());
+        assert!(mistake(Some(&expected), "v", "not_found", &served).is_some());
+        assert!(mistake(None, "v", "found", &served).is_some());
+        assert!(mistake(Some(&expected), "v", "error", &served).is_some());
+    }
+}
