@@ -2,15 +2,13 @@
 
 use crate::Result;
 use crate::service::Service;
-use plumb_core::event::SourceSchema;
+use crate::sources::Sinks;
 use plumb_embedded::EmbeddedLog;
 use plumb_pipeline::clock::{Clock, SystemClock};
-use plumb_pipeline::decode::TimeUnit;
 use plumb_pipeline::metrics::{Figures, GuestFigures};
 use plumb_pipeline::near::{near_names, quoted};
-use plumb_pipeline::port::EventLog;
+use plumb_pipeline::port::{EventLog, Source};
 use plumb_pipeline::query::{Answer, Evaluator, Position, Query, QueryError, Request, RuntimeViews};
-use plumb_pipeline::route::Router;
 use plumb_pipeline::runtime::{ActiveView, Deployed, Runtime};
 use plumb_pipeline::worker::{PartitionStatus, Phase};
 use plumb_serve_http::{Backend, BackendError, Dependency, RegistryEntry, ViewState};
@@ -18,42 +16,43 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The log of a source with what its records look like.
-#[derive(Debug, Clone)]
-struct LogOf {
-    log: Arc<EmbeddedLog>,
-    schema: Arc<SourceSchema>,
-    unit: TimeUnit,
-}
-
-/// [`Backend`] over a running embedded service.
-#[derive(Debug)]
+/// [`Backend`] over a running service.
 pub struct ServiceBackend {
     runtime: Arc<Runtime>,
-    logs: BTreeMap<String, LogOf>,
-    sources: Vec<String>,
+    sources: BTreeMap<String, Arc<dyn Source>>,
+    /// Of the sources that are this process's alone: what was appended is waited for.
+    logs: BTreeMap<String, Arc<EmbeddedLog>>,
+    sinks: Sinks,
     evaluator: Evaluator,
     clock: Arc<SystemClock>,
     max_state_bytes: u64,
+}
+
+impl std::fmt::Debug for ServiceBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceBackend").field("runtime", &self.runtime).finish_non_exhaustive()
+    }
 }
 
 impl ServiceBackend {
     /// The backend of a service.
     pub fn new(service: &Service) -> Result<Self> {
         let clock = Arc::new(SystemClock::default());
-        let mut logs = BTreeMap::new();
-        for (source, log) in &service.logs {
-            let of_source = service.settings().source(source)?;
-            let schema = service.settings().schema(source)?;
-            logs.insert(source.clone(), LogOf { log: log.clone(), schema, unit: of_source.time_unit });
-        }
-        let sources: Vec<String> = service.settings().sources.keys().cloned().collect();
         let runtime = service.runtime();
         let partitions = |source: &String| Some((source.clone(), runtime.partitions(source)?.to_vec()));
-        let views = RuntimeViews::new(runtime.active_handle(), sources.iter().filter_map(partitions).collect());
+        let partitions = service.sources.keys().filter_map(partitions).collect();
+        let views = RuntimeViews::new(runtime.active_handle(), partitions);
         let evaluator = Evaluator::new(Arc::new(views), service.online(), Arc::new(service.history()), clock.clone());
         let max_state_bytes = service.settings().run.max_state_bytes;
-        Ok(Self { runtime: service.runtime().clone(), logs, sources, evaluator, clock, max_state_bytes })
+        Ok(Self {
+            runtime: service.runtime().clone(),
+            sources: service.sources.clone(),
+            logs: service.logs.clone(),
+            sinks: Sinks::new(service.settings().clone(), service.logs.clone()),
+            evaluator,
+            clock,
+            max_state_bytes,
+        })
     }
 
     fn entry(&self, view: &ActiveView) -> RegistryEntry {
@@ -131,24 +130,15 @@ impl Backend for ServiceBackend {
     }
 
     fn append(&self, source: &str, records: &[&[u8]]) -> Result<Position, BackendError> {
-        let LogOf { log, schema, unit } = self.logs.get(source).ok_or_else(|| {
-            let why = match self.sources.iter().any(|known| known == source) {
-                true => format!("source `{source}` is not a log: its events come from files"),
-                false => format!("unknown source `{source}`; known are {}", self.sources.join(", ")),
-            };
-            BackendError::NotFound(why)
-        })?;
-        let mut router = Router::new(schema, *unit, log.partitions());
-        let routed: Vec<(u32, Vec<u8>)> =
-            records.iter().map(|record| (router.route(record), record.to_vec())).collect();
-        Ok(Position::of(source, log.append(self.clock.now_us(), &routed)?))
+        self.sinks.has(source).map_err(|error| BackendError::NotFound(error.to_string()))?;
+        Ok(Position::of(source, self.sinks.get(source)?.append(records)?))
     }
 
     fn commit(&self) -> Result<Position, BackendError> {
         // What was acknowledged before this call is in the commit, and in every answer after it.
-        for (source, of) in &self.logs {
-            let end = |partition| Ok((partition, of.log.end(partition)?));
-            let ends: BTreeMap<u32, u64> = (0..of.log.partitions()).map(end).collect::<Result<_>>()?;
+        for (source, log) in &self.logs {
+            let end = |partition| Ok((partition, log.end(partition)?));
+            let ends: BTreeMap<u32, u64> = (0..log.partitions()).map(end).collect::<Result<_>>()?;
             self.runtime.wait_published(source, &ends)?;
         }
         self.runtime.commit_now()?;
@@ -176,8 +166,8 @@ impl Backend for ServiceBackend {
     fn figures(&self) -> Figures {
         let partitions = self.runtime.status().partitions;
         let end = |status: &PartitionStatus| {
-            let end = self.logs.get(&status.source)?.log.end(status.partition).ok()?;
-            Some(((status.source.clone(), status.partition), end))
+            let end = self.sources.get(&status.source)?.end(status.partition).ok()?;
+            Some(((status.source.clone(), status.partition), end?))
         };
         let views = self.runtime.active_views();
         let board = self.runtime.board();

@@ -9,6 +9,8 @@ pub mod history;
 pub mod server;
 pub mod service;
 pub mod settings;
+pub mod sources;
+pub mod stores;
 
 pub use plumb_pipeline::{Error, Result};
 pub use settings::Settings;

@@ -2,7 +2,7 @@
 //! one fjall database under `<data_dir>/embedded/`.
 //!
 //! [`DataDir`] makes one process the owner of a data directory; only an owner opens [`Embedded`].
-//! [`EmbeddedLog`] is the log of one source, [`LogSource`] reads it as a source of events,
+//! [`EmbeddedLog`] is the log of one source, [`LogSource`] reads it as a source of events, [`LogSink`] appends to it,
 //! [`EmbeddedOnline`] is the online store. A log append is on disk before it is acknowledged; publishes
 //! are not synced, because the online store can always be rebuilt from state, and a crash of the process
 //! alone loses neither.
@@ -10,11 +10,13 @@
 mod data_dir;
 mod log;
 mod online;
+mod sink;
 mod source;
 
 pub use data_dir::{DataDir, Owner, owner_of};
 pub use log::{DEFAULT_PARTITIONS, EmbeddedLog};
 pub use online::EmbeddedOnline;
+pub use sink::LogSink;
 pub use source::LogSource;
 
 use fjall::{Database, KeyspaceCreateOptions};

@@ -47,6 +47,10 @@ impl Source for LogSource {
         Ok((0..self.log.partitions()).collect())
     }
 
+    fn end(&self, partition: u32) -> Result<Option<u64>> {
+        self.log.end(partition).map(Some)
+    }
+
     fn open(&self, partition: u32, offset: u64, _memo: Option<&serde_json::Value>) -> Result<Box<dyn PartitionReader>> {
         let end = self.log.end(partition)?;
         if offset > end {

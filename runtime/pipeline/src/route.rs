@@ -1,45 +1,50 @@
 //! Which partition of a log a record belongs to: a function of its key, so that all copies of an event
 //! meet in one partition, where they are told apart.
 
-use crate::decode::TimeUnit;
-use crate::decode::json::{JsonDecoder, Record};
+use crate::Result;
+use crate::decode::{JsonDecoder, Record, RecordDecoder, TimeUnit};
+use crate::port::SourceBatch;
 use plumb_core::event::{EventBatch, SourceSchema};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Routes JSON records by the source's key field, by the event id where that is null.
-#[derive(Debug)]
-pub struct Router {
-    decoder: JsonDecoder,
-    scratch: EventBatch,
+/// Finds the keys of records: the source's key field, the event's id where that is null.
+pub struct Keys {
+    decoder: Box<dyn RecordDecoder>,
+    scratch: SourceBatch,
     key_column: Option<usize>,
-    partitions: u32,
 }
 
-impl Router {
-    /// A router for a log of `partitions` partitions; `unit` is that of integer times.
-    pub fn new(schema: &Arc<SourceSchema>, unit: TimeUnit, partitions: u32) -> Self {
-        Self {
-            decoder: JsonDecoder::new(schema.clone(), unit),
-            scratch: EventBatch::new(schema.clone()),
-            key_column: schema.column_of(&schema.key_field),
-            partitions,
-        }
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys").field("key_column", &self.key_column).finish_non_exhaustive()
+    }
+}
+
+impl Keys {
+    /// Of JSON records; `unit` is that of integer times.
+    pub fn json(schema: &Arc<SourceSchema>, unit: TimeUnit) -> Self {
+        Self::new(schema, Box::new(JsonDecoder::new(schema.clone(), unit)))
     }
 
-    /// The partition of a record. One that cannot be decoded goes by its bytes: it will be rejected where it is read.
-    pub fn route(&mut self, record: &[u8]) -> u32 {
-        let decoded = self.decoder.decode(&mut self.scratch, Record { offset: 0, record_time_us: 0, bytes: record });
-        let row = self.scratch.len();
-        let partition = if decoded.is_ok() && row > 0 {
-            let text = |column: usize| self.scratch.columns[column].str_bytes(row - 1);
-            let key = self.key_column.and_then(text).or_else(|| text(0));
-            partition_of(key.unwrap_or(record), self.partitions)
-        } else {
-            partition_of(record, self.partitions)
-        };
-        self.scratch.truncate(0);
-        partition
+    /// Of records that a decoder reads.
+    pub fn new(schema: &Arc<SourceSchema>, decoder: Box<dyn RecordDecoder>) -> Self {
+        let scratch = SourceBatch { events: EventBatch::new(schema.clone()), rejected: Vec::new(), next_offset: 0 };
+        Self { decoder, scratch, key_column: schema.column_of(&schema.key_field) }
+    }
+
+    /// The key of a record; `None` if it has none, or cannot be decoded: it will be rejected where it is read. An
+    /// error says nothing about the record.
+    pub fn key(&mut self, record: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.decoder.decode_into(&mut self.scratch, Record { offset: 0, record_time_us: 0, bytes: record })?;
+        let events = &self.scratch.events;
+        let key = events.len().checked_sub(1).and_then(|row| {
+            let text = |column: usize| events.columns[column].str_bytes(row);
+            self.key_column.and_then(text).or_else(|| text(0)).map(<[u8]>::to_vec)
+        });
+        self.scratch.events.truncate(0);
+        self.scratch.rejected.clear();
+        Ok(key)
     }
 }
 
@@ -53,16 +58,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_of_an_event_meet() {
+    fn copies_of_an_event_have_one_key() {
         let schema = Arc::new(SourceSchema::default_schema());
-        let mut router = Router::new(&schema, TimeUnit::Ms, 7);
-        let by_user = partition_of(b"u1", 7);
-        let record = |user: &str, extra: &str| {
-            format!(r#"{{"event_id":"e1","event_time":1,"event_type":"view","user_id":{user}{extra}}}"#).into_bytes()
+        let mut keys = Keys::json(&schema, TimeUnit::Ms);
+        let mut key = |user: &str, extra: &str| {
+            let record = format!(r#"{{"event_id":"e1","event_time":1,"event_type":"view","user_id":{user}{extra}}}"#);
+            keys.key(record.as_bytes()).unwrap()
         };
-        assert_eq!(router.route(&record("\"u1\"", "")), by_user);
-        assert_eq!(router.route(&record("\"u1\"", ",\"price\":2")), by_user);
-        assert_eq!(router.route(&record("null", "")), partition_of(b"e1", 7));
-        assert_eq!(router.route(b"no json"), partition_of(b"no json", 7));
+        assert_eq!(key("\"u1\"", "").as_deref(), Some(&b"u1"[..]));
+        assert_eq!(key("\"u1\"", ",\"price\":2").as_deref(), Some(&b"u1"[..]));
+        assert_eq!(key("null", "").as_deref(), Some(&b"e1"[..]));
+        assert_eq!(keys.key(b"no json").unwrap(), None);
+        assert_eq!(keys.key(br#"{"event_time":1,"event_type":"view"}"#).unwrap(), None);
     }
 }

@@ -290,6 +290,11 @@ impl Settings {
         print::settings(self)
     }
 
+    /// Whether nothing of the job is in the data folder: any number of processes may run it then.
+    pub fn is_shared(&self) -> bool {
+        self.online.redis.is_some() && self.sources.values().all(|source| source.kind != SourceKind::Log)
+    }
+
     /// The settings of a source; an unknown name is an error that names the known ones.
     pub fn source(&self, name: &str) -> Result<&SourceSettings> {
         self.sources.get(name).ok_or_else(|| {

@@ -8,7 +8,7 @@ use crate::exit::{Done, usage};
 use crate::values::push_json;
 use anyhow::{Context, Result};
 use plumb_assembly::history::Committed;
-use plumb_assembly::{Settings, components};
+use plumb_assembly::{Settings, components, stores};
 use plumb_core::column::{Column, DataType};
 use plumb_core::entity::{EntityKey, key_of_row};
 use plumb_core::time::DAY_US;
@@ -46,7 +46,7 @@ struct Sampled {
 
 fn check(arguments: &Check, settings: &Settings, local: &Local, at_us: Option<i64>, output: Output) -> Result<Done> {
     let (client, admin) = (local.client()?, local.admin()?);
-    let store = plumb_store_object::open(&settings.offline.url)?;
+    let store = stores::offline(settings)?;
     let transforms = active_transforms(&client, settings, store.as_ref(), &arguments.entity)?;
     let list = match &arguments.features {
         Some(list) => list.clone(),

@@ -4,7 +4,7 @@ use crate::args::{Inputs, Reading};
 use crate::context::{instant, now_us, progress, settings};
 use crate::exit::usage;
 use anyhow::Result;
-use plumb_assembly::service::accept_rules;
+use plumb_assembly::sources::accept_rules;
 use plumb_assembly::{Settings, components};
 use plumb_core::event::EventBatch;
 use plumb_pipeline::decode::time::format_rfc3339;

@@ -3,7 +3,7 @@
 use super::{Features, VIEWS, settings, text};
 use crate::case::{Accounting, CaseError, Read, Subject};
 use crate::process;
-use plumb_assembly::service::accept_rules;
+use plumb_assembly::sources::accept_rules;
 use plumb_assembly::{Settings, components};
 use plumb_core::column::{Column, DataType};
 use plumb_core::event::EventBatch;
