@@ -7,14 +7,18 @@
 
 pub mod membership;
 pub mod settings;
+pub mod sink;
 pub mod source;
 
 mod client;
 mod data;
 mod reader;
+mod topic;
 mod topic_id;
 
 pub use membership::KafkaMembership;
 pub use reader::TOMBSTONE;
 pub use settings::{KafkaSasl, KafkaSecurity, KafkaSettings, KafkaStart, KafkaTls};
+pub use sink::{KafkaDeadLetters, KafkaSink, PATIENCE, Sending};
 pub use source::{DecoderFactory, KafkaOptions, KafkaSource, StartFrom};
+pub use topic::create_topic;
