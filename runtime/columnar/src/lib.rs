@@ -4,6 +4,7 @@
 //! layout) and gives the one shape plumb computes with; [`to_arrow`] is its inverse. [`ParquetFile`] reads
 //! and [`ParquetWriter`] writes. No Arrow type leaves the edges that use this crate.
 
+mod bytes_of;
 mod from_arrow;
 mod parquet_file;
 mod parquet_writer;

@@ -1,22 +1,21 @@
 //! Reading Parquet files, whoever wrote them. Every error names the file; a truncated or foreign file is
 //! an error, never a panic.
 
+use crate::bytes_of::{BytesOf, replaced};
 use crate::from_arrow::from_arrow;
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, Schema, SchemaRef};
-use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowPredicateFn, RowFilter};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
-use parquet::file::reader::{ChunkReader, Length};
+use parquet::errors::ParquetError;
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::SchemaDescriptor;
 use plumb_core::column::DataType;
+use plumb_pipeline::port::ObjectStore;
 use plumb_pipeline::{Error, Result};
 use std::fs::File;
-use std::io::{BufReader, Read};
-use std::os::unix::fs::FileExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +24,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct ParquetFile {
     path: PathBuf,
-    file: SharedFile,
+    file: BytesOf,
     metadata: ArrowReaderMetadata,
 }
 
@@ -46,15 +45,16 @@ pub struct Selection {
 }
 
 impl ParquetFile {
-    /// Opens a file and reads its footer.
+    /// Opens a file and reads its footer. A file of plumb's archive that a compaction has replaced since it was
+    /// listed is read from where it was put away.
     pub fn open(path: &Path) -> Result<Self> {
         let at = || format!("open `{}`", path.display());
         let file = match File::open(path) {
-            Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::invalid(format!("`{}` does not exist", path.display())));
+                let away = replaced(path).and_then(|away| File::open(away).ok());
+                away.ok_or_else(|| Error::invalid(format!("`{}` does not exist", path.display())))?
             }
-            Err(error) => return Err(Error::unavailable(at(), error)),
+            opened => opened.map_err(|error| Error::unavailable(at(), error))?,
         };
         let found = file.metadata().map_err(|error| Error::unavailable(at(), error))?;
         if found.is_dir() {
@@ -63,19 +63,44 @@ impl ParquetFile {
         if found.len() == 0 {
             return Err(Error::invalid(format!("`{}` is empty (0 bytes), expected a Parquet file", path.display())));
         }
-        Self::read_footer(path, SharedFile { content: Content::File(Arc::new(file)), len: found.len() })
+        let len = found.len();
+        Self::of(path.to_owned(), BytesOf::File { file: Arc::new(file), len }, len)
+    }
+
+    /// Opens an object of a store without local files, of a known size; `None` if it is not there. Read are the
+    /// columns that are asked for, a row group at a time; small objects at once.
+    pub fn open_object(store: &Arc<dyn ObjectStore>, path: &str, len: u64) -> Result<Option<Self>> {
+        if len == 0 {
+            return Err(Error::invalid(format!("`{path}` is empty (0 bytes), expected a Parquet file")));
+        }
+        let bytes = BytesOf::object(store.clone(), path, len);
+        match Self::of(PathBuf::from(path), bytes, len) {
+            Ok(file) => Ok(Some(file)),
+            // Asked only now: the usual case costs no request of its own.
+            Err(error) => match store.get_range(path, 0..1)? {
+                None => Ok(None),
+                Some(_) => Err(error),
+            },
+        }
     }
 
     /// Reads the footer of a file that is in memory; `path` is what errors call it.
-    pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Self> {
+    pub fn from_bytes(path: &Path, bytes: bytes::Bytes) -> Result<Self> {
         let len = bytes.len() as u64;
-        Self::read_footer(path, SharedFile { content: Content::Memory(bytes), len })
+        Self::of(path.to_owned(), BytesOf::Memory(bytes), len)
     }
 
-    fn read_footer(path: &Path, file: SharedFile) -> Result<Self> {
-        let metadata = contained(|| ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()))
-            .map_err(|error| not_parquet(path, file.len, &error))?;
-        Ok(Self { path: path.to_owned(), file, metadata })
+    fn of(path: PathBuf, file: BytesOf, len: u64) -> Result<Self> {
+        let load = || -> Result<ArrowReaderMetadata, ParquetError> {
+            let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
+            if let BytesOf::Object(object) = &file {
+                object.set_layout(metadata.metadata());
+            }
+            Ok(metadata)
+        };
+        let metadata =
+            contained(load).map_err(|error| file.take_failure().unwrap_or_else(|| not_parquet(&path, len, &error)))?;
+        Ok(Self { path, file, metadata })
     }
 
     /// Where the file is.
@@ -160,79 +185,9 @@ impl ParquetFile {
         }
         let batch_rows = if selection.batch_rows == 0 { 8192 } else { selection.batch_rows };
         let builder = builder.with_row_groups(groups.clone()).with_batch_size(batch_rows);
-        let reader = contained(|| builder.build()).map_err(|error| damaged(&self.path, &error))?;
-        Ok(Batches { path: self.path.clone(), reader: Some(reader) })
-    }
-}
-
-/// A file that many readers use at once: each reads at its own place, none moves a common one.
-#[derive(Debug, Clone)]
-struct SharedFile {
-    content: Content,
-    len: u64,
-}
-
-#[derive(Debug, Clone)]
-enum Content {
-    File(Arc<File>),
-    Memory(Bytes),
-}
-
-impl SharedFile {
-    /// Reads some bytes at a place; 0 only at the end.
-    fn read_at(&self, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
-        match &self.content {
-            Content::File(file) => file.read_at(buffer, at),
-            Content::Memory(bytes) => {
-                let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
-                let length = rest.len().min(buffer.len());
-                buffer[..length].copy_from_slice(&rest[..length]);
-                Ok(length)
-            }
-        }
-    }
-}
-
-impl Length for SharedFile {
-    fn len(&self) -> u64 {
-        self.len
-    }
-}
-
-impl ChunkReader for SharedFile {
-    type T = BufReader<ReadFrom>;
-
-    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-        Ok(BufReader::new(ReadFrom { file: self.clone(), at: start }))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
-        if start.checked_add(length as u64).is_none_or(|end| end > self.len) {
-            return Err(parquet::errors::ParquetError::EOF(format!("{length} bytes at {start} of {}", self.len)));
-        }
-        match &self.content {
-            Content::File(file) => {
-                let mut bytes = vec![0; length];
-                file.read_exact_at(&mut bytes, start)?;
-                Ok(bytes.into())
-            }
-            // Within `len`, which is that of a slice.
-            Content::Memory(bytes) => Ok(bytes.slice(start as usize..start as usize + length)),
-        }
-    }
-}
-
-/// Reads a shared file from some place on.
-struct ReadFrom {
-    file: SharedFile,
-    at: u64,
-}
-
-impl Read for ReadFrom {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
-        self.at += read as u64;
-        Ok(read)
+        let reader = contained(|| builder.build())
+            .map_err(|error| self.file.take_failure().unwrap_or_else(|| damaged(&self.path, &error)))?;
+        Ok(Batches { path: self.path.clone(), file: self.file.clone(), reader: Some(reader) })
     }
 }
 
@@ -240,6 +195,7 @@ impl Read for ReadFrom {
 #[derive(Debug)]
 pub struct Batches {
     path: PathBuf,
+    file: BytesOf,
     reader: Option<ParquetRecordBatchReader>,
 }
 
@@ -252,7 +208,7 @@ impl Iterator for Batches {
         if batch.is_err() {
             self.reader = None;
         }
-        Some(batch.map_err(|error| damaged(&self.path, &error)))
+        Some(batch.map_err(|error| self.file.take_failure().unwrap_or_else(|| damaged(&self.path, &error))))
     }
 }
 

@@ -327,6 +327,11 @@ pub trait Archive: Send + Sync {
         name: &str,
         letters: &[DeadLetter],
     ) -> Result<Vec<RowFile>>;
+    /// Stages, for each (name, files), one file of that name in the folder of the files, with the rows of all of them
+    /// in offset order: committed files of one partition and one folder. Their row count and a checksum of the rows
+    /// in any order are the same before and after, or it is an internal error. Memory is in proportion to the
+    /// largest.
+    fn merge(&self, groups: &[(String, Vec<RowFile>)]) -> Result<Vec<RowFile>>;
     /// Reads committed events of a source.
     fn scan(
         &self,
@@ -336,7 +341,7 @@ pub trait Archive: Send + Sync {
     ) -> Result<()>;
 }
 
-/// Which committed events to read. Partitions come one after the other, each one's events in offset order.
+/// Which committed events to read. Partitions come one after the other, each one's events in any order.
 #[derive(Debug, Clone, Default)]
 pub struct ArchiveScan {
     /// The committed files, as the manifests name them, with their partition.
@@ -351,6 +356,9 @@ pub struct ArchiveScan {
     pub from_offset: BTreeMap<u32, u64>,
     /// Only events where this column (index) holds this string: one entity's history.
     pub equals: Option<(usize, String)>,
+    /// Gives a partition's events in offset order where that takes bounded memory: files that were merged from many
+    /// commits may overlap so widely that they come one after the other instead.
+    pub in_order: bool,
 }
 
 /// A record or (record, view) that could not be applied.

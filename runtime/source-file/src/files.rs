@@ -73,11 +73,27 @@ pub fn find(path: &Path) -> Result<Vec<EventFile>> {
     Ok(found)
 }
 
+/// How often a folder is listed again because files in it have gone: plumb's own archive replaces files while it runs.
+const LISTINGS: usize = 20;
+
 fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<EventFile>) -> Result<()> {
-    let failed = |error| Error::unavailable(format!("read folder `{}`", folder.display()), error);
     if depth > DEPTH_MAX {
         return Err(Error::invalid(format!("`{}` nests deeper than {DEPTH_MAX} folders", folder.display())));
     }
+    let before = found.len();
+    for _ in 0..LISTINGS {
+        if walk_once(folder, prefix, depth, found)? {
+            return Ok(());
+        }
+        found.truncate(before);
+    }
+    Err(Error::unavailable(format!("read folder `{}`", folder.display()), "its files come and go"))
+}
+
+/// Lists a folder; false if a file was gone by the time it was looked at: another may have taken its place.
+fn walk_once(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<EventFile>) -> Result<bool> {
+    let failed = |error| Error::unavailable(format!("read folder `{}`", folder.display()), error);
+    let mut folders = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let path = entry.path();
@@ -90,14 +106,20 @@ fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<EventFile>) -
         }
         let name = if prefix.is_empty() { own.to_owned() } else { format!("{prefix}/{own}") };
         // Follows links, as the reading will.
-        let metadata = std::fs::metadata(&path).map_err(failed)?;
+        let metadata = match std::fs::metadata(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => return Ok(false),
+            metadata => metadata.map_err(failed)?,
+        };
         if metadata.is_dir() {
-            walk(&path, &name, depth + 1, found)?;
+            folders.push((path, name));
         } else if let Some(format) = Format::of(&path) {
             found.push(EventFile { path, name, format });
         }
     }
-    Ok(())
+    for (path, name) in folders {
+        walk(&path, &name, depth + 1, found)?;
+    }
+    Ok(true)
 }
 
 /// Opens a file that must hold something.

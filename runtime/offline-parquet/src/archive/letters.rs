@@ -1,19 +1,20 @@
 //! Reading the quarantine dataset: `dead_letters/<source>/*.parquet`.
 
 use super::scan::open_committed;
-use super::{OFFSET, PARTITION};
+use super::{OFFSET, PARTITION, RECORD_TIME};
 use arrow_array::RecordBatch;
 use plumb_columnar::{ParquetFile, Selection, from_arrow};
 use plumb_core::column::{Column, DataType};
 use plumb_pipeline::port::{DeadLetter, ObjectStore, RowFile};
 use plumb_pipeline::{Error, Result};
+use std::sync::Arc;
 
 /// Letters per batch; each may hold a record of some size.
 const BATCH_ROWS: usize = 1024;
 
 /// Shows `visit` the dead letters of a committed file with their partition, in the order they were written.
 pub fn read_dead_letters(
-    store: &dyn ObjectStore,
+    store: &Arc<dyn ObjectStore>,
     file: &RowFile,
     visit: &mut dyn FnMut(u32, DeadLetter) -> Result<()>,
 ) -> Result<()> {
@@ -23,7 +24,7 @@ pub fn read_dead_letters(
         let column = |name: &str, wanted: &DataType| column(&parquet, &batch, name, wanted);
         let partitions = column(PARTITION, &DataType::I64)?;
         let offsets = column(OFFSET, &DataType::I64)?;
-        let times = column("_record_time", &DataType::Timestamp)?;
+        let times = column(RECORD_TIME, &DataType::Timestamp)?;
         let bytes = column("bytes", &DataType::Bytes)?;
         let reasons = column("reason", &DataType::Utf8)?;
         let views = column("view", &DataType::Utf8)?;

@@ -2,6 +2,7 @@
 //! found under its date after it.
 
 mod letters;
+mod merge;
 mod scan;
 mod split;
 mod stage;
@@ -21,6 +22,8 @@ const SOURCE: &str = "_source";
 const PARTITION: &str = "_partition";
 const OFFSET: &str = "_offset";
 const INGEST_TIME: &str = "_ingest_time";
+/// In dead letters.
+const RECORD_TIME: &str = "_record_time";
 
 /// The archive in an object store.
 pub struct ParquetArchive {
@@ -58,6 +61,10 @@ impl Archive for ParquetArchive {
         letters: &[DeadLetter],
     ) -> Result<Vec<RowFile>> {
         stage::dead_letters(&*self.store, source, partition, name, letters)
+    }
+
+    fn merge(&self, groups: &[(String, Vec<RowFile>)]) -> Result<Vec<RowFile>> {
+        merge::merge(&self.store, groups)
     }
 
     fn scan(

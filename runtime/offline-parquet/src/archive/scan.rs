@@ -1,30 +1,40 @@
 //! Reading committed events: files, row groups and rows that cannot matter are left out as early as possible.
 //!
-//! A commit writes one file per date, so its offsets lie scattered over several files; those are read
-//! side by side and merged, and a partition's events come in offset order.
+//! A commit writes one file per date, so its offsets lie scattered over several files. In order, those are read
+//! side by side and merged; otherwise files come one after the other.
 
 use super::{INGEST_TIME, OFFSET};
 use arrow_array::RecordBatch;
 use plumb_columnar::{Batches, ParquetFile, Selection, from_arrow};
 use plumb_core::column::{Column, DataType};
 use plumb_core::event::{EventBatch, SourceSchema};
+use plumb_pipeline::commit::trashed;
 use plumb_pipeline::port::{ArchiveScan, EventReader, ObjectStore, RowFile};
 use plumb_pipeline::{Error, Result};
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 
 /// Rows per batch of a file read alone.
 const BATCH_ROWS: usize = 16 * 1024;
 /// Rows per batch of files read side by side, which may be hundreds.
 const MERGED_BATCH_ROWS: usize = 2 * 1024;
+/// Rows in the batches of all files read side by side.
+const MERGED_ROWS: usize = 512 * 1024;
+/// What files read side by side may take of memory: a file takes its pages, about this much more than its bytes up
+/// to about this many.
+const MERGED_BYTES: u64 = 512 << 20;
+const EXPANSION: u64 = 4;
+const OPEN_BYTES: u64 = 4 << 20;
+/// Files of a store without local files that are opened at once: each waits for answers.
+const OPENED_AT_ONCE: usize = 16;
 
 /// Reads committed events batch by batch.
 pub struct ArchiveReader {
     store: Arc<dyn ObjectStore>,
     schema: Arc<SourceSchema>,
     scan: ArchiveScan,
-    /// Files still to read, in groups: within a group offsets overlap, across groups of a partition they rise.
+    /// Files still to read, in groups. In order, offsets overlap within a group, and rise across groups of a
+    /// partition; otherwise a group is what is opened at once.
     groups: VecDeque<(u32, Vec<RowFile>)>,
     open: Option<(u32, Merge)>,
 }
@@ -43,16 +53,20 @@ impl ArchiveReader {
                 by_partition.entry(partition).or_default().push(file);
             }
         }
+        let at_once = if by_partition.values().flatten().any(|file| store.local_path(&file.path).is_none()) {
+            OPENED_AT_ONCE
+        } else {
+            1
+        };
         let mut groups: VecDeque<(u32, Vec<RowFile>)> = VecDeque::new();
         for (partition, mut files) in by_partition {
             files.sort_by_key(|file| file.offsets.0);
-            let mut end = None;
-            for file in files {
-                let begins_after = end.is_none_or(|end| file.offsets.0 > end);
-                end = end.max(Some(file.offsets.1));
-                match groups.back_mut() {
-                    Some((_, group)) if !begins_after => group.push(file),
-                    _ => groups.push_back((partition, vec![file])),
+            let found = if scan.in_order { overlapping(files) } else { vec![files] };
+            for group in found {
+                if scan.in_order && side_by_side(&group) {
+                    groups.push_back((partition, group));
+                } else {
+                    groups.extend(group.chunks(at_once).map(|files| (partition, files.to_vec())));
                 }
             }
         }
@@ -69,14 +83,61 @@ impl ArchiveReader {
                 self.open = None;
             }
             let Some((partition, files)) = self.groups.pop_front() else { return Ok(None) };
-            let batch_rows = if files.len() == 1 { BATCH_ROWS } else { MERGED_BATCH_ROWS };
-            let mut cursors = Vec::with_capacity(files.len());
-            for file in &files {
-                cursors.extend(Cursor::open(&*self.store, &self.schema, &self.scan, partition, file, batch_rows)?);
-            }
-            self.open = Some((partition, Merge { schema: self.schema.clone(), cursors }));
+            let in_order = self.scan.in_order && side_by_side(&files);
+            let batch_rows = match (files.len(), in_order) {
+                (1, _) | (_, false) => BATCH_ROWS,
+                (files, true) => (MERGED_ROWS / files).clamp(64, MERGED_BATCH_ROWS),
+            };
+            let cursors = self.open_all(partition, &files, batch_rows)?;
+            self.open = Some((partition, Merge { schema: self.schema.clone(), cursors, in_order }));
         }
     }
+
+    /// Opens files, several at once where each waits for answers.
+    fn open_all(&self, partition: u32, files: &[RowFile], batch_rows: usize) -> Result<VecDeque<Cursor>> {
+        let (store, schema, scan) = (&self.store, &self.schema, &self.scan);
+        let open = |file: &RowFile| Cursor::open(store, schema, scan, partition, file, batch_rows);
+        let mut cursors = VecDeque::with_capacity(files.len());
+        if files.len() == 1 || files.iter().all(|file| store.local_path(&file.path).is_some()) {
+            for file in files {
+                cursors.extend(open(file)?);
+            }
+            return Ok(cursors);
+        }
+        for files in files.chunks(OPENED_AT_ONCE) {
+            let open = &open;
+            let opened: Vec<Result<Option<Cursor>>> = std::thread::scope(|scope| {
+                let threads: Vec<_> = files.iter().map(|file| scope.spawn(move || open(file))).collect();
+                let panicked = |_| Err(Error::internal("opening an archive file has panicked"));
+                threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+            });
+            for cursor in opened {
+                cursors.extend(cursor?);
+            }
+        }
+        Ok(cursors)
+    }
+}
+
+/// Files, sorted by their first offset, in groups that share no offsets.
+fn overlapping(files: Vec<RowFile>) -> Vec<Vec<RowFile>> {
+    let mut groups: Vec<Vec<RowFile>> = Vec::new();
+    let mut end = None;
+    for file in files {
+        let begins_after = end.is_none_or(|end| file.offsets.0 > end);
+        end = end.max(Some(file.offsets.1));
+        match groups.last_mut() {
+            Some(group) if !begins_after => group.push(file),
+            _ => groups.push(vec![file]),
+        }
+    }
+    groups
+}
+
+/// Whether files can be read side by side within bounded memory.
+fn side_by_side(files: &[RowFile]) -> bool {
+    files.iter().map(|file| file.bytes.saturating_mul(EXPANSION).min(OPEN_BYTES)).sum::<u64>() <= MERGED_BYTES
+        || files.len() == 1
 }
 
 impl EventReader for ArchiveReader {
@@ -97,23 +158,31 @@ fn offset_bounds(scan: &ArchiveScan, partition: u32) -> (u64, u64) {
     (from, scan.below_offset.get(&partition).copied().unwrap_or(u64::MAX))
 }
 
-/// Several files of one partition, each with rising offsets, as one run of rising offsets.
+/// Several files of one partition, each with rising offsets, as one run of rising offsets if that is asked for.
 struct Merge {
     schema: Arc<SourceSchema>,
-    cursors: Vec<Cursor>,
+    cursors: VecDeque<Cursor>,
+    in_order: bool,
 }
 
 impl Merge {
     fn next(&mut self) -> Result<Option<EventBatch>> {
+        if !self.in_order {
+            while let Some(first) = self.cursors.front_mut() {
+                first.fill()?;
+                if let Some(buffer) = first.buffer.take() {
+                    return Ok(Some(buffer.rest()));
+                }
+                self.cursors.pop_front();
+            }
+            return Ok(None);
+        }
         for cursor in &mut self.cursors {
             cursor.fill()?;
         }
         self.cursors.retain(|cursor| cursor.buffer.is_some());
-        if let [only] = &mut self.cursors[..] {
-            return Ok(only.buffer.take().map(|Buffer { events, next }| match next {
-                0 => events,
-                _ => events.take(next..events.len()),
-            }));
+        if self.cursors.len() == 1 {
+            return Ok(self.cursors[0].buffer.take().map(Buffer::rest));
         }
         // Up to here no file can have a row that is not in its buffer.
         let Some(bound) = self.cursors.iter().filter_map(Cursor::last_offset).min() else { return Ok(None) };
@@ -140,6 +209,16 @@ struct Buffer {
     next: usize,
 }
 
+impl Buffer {
+    /// What was not given out.
+    fn rest(self) -> EventBatch {
+        match self.next {
+            0 => self.events,
+            next => self.events.take(next..self.events.len()),
+        }
+    }
+}
+
 /// One file being read.
 struct Cursor {
     batches: Batches,
@@ -150,7 +229,7 @@ struct Cursor {
 impl Cursor {
     /// Opens a file; `None` if none of its row groups can matter.
     fn open(
-        store: &dyn ObjectStore,
+        store: &Arc<dyn ObjectStore>,
         schema: &Arc<SourceSchema>,
         scan: &ArchiveScan,
         partition: u32,
@@ -229,25 +308,23 @@ fn column_name(schema: &SourceSchema, column: usize) -> Result<&str> {
     }
 }
 
-/// Opens a file of a manifest, which is still staged when its commit was interrupted before the move. One that is in
-/// no local store is read whole.
-pub(super) fn open_committed(store: &dyn ObjectStore, file: &RowFile) -> Result<ParquetFile> {
-    for _ in 0..2 {
-        // Twice: it may be moved between the two looks.
-        for path in [&file.path, &file.staged] {
-            match store.local_path(path) {
-                Some(place) if place.exists() => return ParquetFile::open(&place),
-                Some(_) => {}
-                None => {
-                    if let Some(bytes) = store.get(path)? {
-                        return ParquetFile::from_bytes(Path::new(path), bytes.into());
-                    }
+/// Opens a file of a manifest wherever it is by now: still staged when its commit was interrupted before the move,
+/// put away when a later commit has replaced it.
+pub(super) fn open_committed(store: &Arc<dyn ObjectStore>, file: &RowFile) -> Result<ParquetFile> {
+    let away = trashed(&file.path);
+    // A file only moves on: from stage to path to away. So the last two looks find it if the first two came early.
+    for place in [&file.path, &file.staged, &file.path, &away] {
+        match store.local_path(place) {
+            Some(local) if local.exists() => return ParquetFile::open(&local),
+            Some(_) => {}
+            None => {
+                if let Some(parquet) = ParquetFile::open_object(store, place, file.bytes)? {
+                    return Ok(parquet);
                 }
             }
         }
     }
-    let place = store.local_path(&file.path).map_or_else(|| file.path.clone(), |place| place.display().to_string());
-    Err(Error::internal(format!("archive file `{place}` of the manifest does not exist")))
+    Err(Error::internal(format!("archive file `{}` of the manifest does not exist", file.path)))
 }
 
 /// Turns a file's batches into events of the schema.

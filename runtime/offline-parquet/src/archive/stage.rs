@@ -1,7 +1,7 @@
 //! Encoding a commit's events and dead letters.
 
 use super::split::{by_day, split};
-use super::{INGEST_TIME, OFFSET, PARTITION, SOURCE, check_schema};
+use super::{INGEST_TIME, OFFSET, PARTITION, RECORD_TIME, SOURCE, check_schema};
 use crate::dates::date_of_day;
 use arrow_array::TimestampMicrosecondArray;
 use arrow_array::{ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray};
@@ -73,7 +73,7 @@ pub(super) fn dead_letters(
         (SOURCE, false, Arc::new(StringArray::from_iter_values(std::iter::repeat_n(source, rows)))),
         (PARTITION, false, Arc::new(Int32Array::from_value(partition_id(partition)?, rows))),
         (OFFSET, false, Arc::new(offset_array(offsets.iter().copied())?)),
-        ("_record_time", false, instants(times.clone())),
+        (RECORD_TIME, false, instants(times.clone())),
         ("bytes", false, Arc::new(BinaryArray::from_iter_values(letters.iter().map(|letter| &letter.bytes)))),
         ("reason", false, Arc::new(StringArray::from_iter_values(letters.iter().map(|letter| &letter.reason)))),
         ("view", true, Arc::new(letters.iter().map(|letter| letter.view.as_deref()).collect::<StringArray>())),
@@ -81,7 +81,7 @@ pub(super) fn dead_letters(
     let fields: Vec<Field> =
         columns.iter().map(|(name, null, array)| Field::new(*name, array.data_type().clone(), *null)).collect();
     let layout = Layout::new(Arc::new(Schema::new(fields)), |name| match name {
-        OFFSET | "_record_time" => ColumnHint::Rising,
+        OFFSET | RECORD_TIME => ColumnHint::Rising,
         "bytes" => ColumnHint::Distinct,
         _ => ColumnHint::Repeating,
     });
@@ -193,7 +193,7 @@ fn encode(path: &str, layout: &Layout, columns: Vec<ArrayRef>) -> Result<Vec<u8>
     writer.finish()
 }
 
-fn sha256_hex(bytes: &[u8]) -> String {
+pub(super) fn sha256_hex(bytes: &[u8]) -> String {
     let mut hex = String::with_capacity(64);
     for byte in Sha256::digest(bytes) {
         for nibble in [byte >> 4, byte & 15] {
@@ -203,6 +203,6 @@ fn sha256_hex(bytes: &[u8]) -> String {
     hex
 }
 
-fn span<T: Copy + Ord>(values: &[T]) -> Option<(T, T)> {
+pub(super) fn span<T: Copy + Ord>(values: &[T]) -> Option<(T, T)> {
     Some((*values.iter().min()?, *values.iter().max()?))
 }

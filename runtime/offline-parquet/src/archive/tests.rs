@@ -3,9 +3,14 @@ use plumb_columnar::{ParquetFile, Selection, from_arrow};
 use plumb_core::column::{Column, DataType, Values};
 use plumb_core::event::Field;
 use plumb_core::time::{DAY_US, HOUR_US};
+use plumb_pipeline::commit::trashed;
 use plumb_store_object::LocalStore;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 fn schema() -> Arc<SourceSchema> {
     let field = |name: &str, data_type| Field { name: name.into(), data_type, required: false };
@@ -73,15 +78,100 @@ impl Fixture {
     }
 
     fn scan(&self, schema: &Arc<SourceSchema>, scan: &ArchiveScan) -> BTreeMap<u32, EventBatch> {
-        let mut found: BTreeMap<u32, EventBatch> = BTreeMap::new();
-        let mut visit = |partition, events: EventBatch| {
-            let all = found.entry(partition).or_insert_with(|| EventBatch::new(schema.clone()));
-            (0..events.len()).for_each(|row| all.push_from(&events, row));
-            Ok(())
-        };
-        self.archive.scan(schema, scan, &mut visit).unwrap();
-        found
+        scan_all(&self.archive, schema, scan)
     }
+}
+
+fn scan_all(archive: &ParquetArchive, schema: &Arc<SourceSchema>, scan: &ArchiveScan) -> BTreeMap<u32, EventBatch> {
+    let mut found: BTreeMap<u32, EventBatch> = BTreeMap::new();
+    let mut visit = |partition, events: EventBatch| {
+        let all = found.entry(partition).or_insert_with(|| EventBatch::new(schema.clone()));
+        (0..events.len()).for_each(|row| all.push_from(&events, row));
+        Ok(())
+    };
+    archive.scan(schema, scan, &mut visit).unwrap();
+    found
+}
+
+/// A store without local files that counts what is read from it.
+struct Remote {
+    store: Arc<LocalStore>,
+    requests: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Remote {
+    fn of(store: &Arc<LocalStore>) -> Self {
+        Self { store: store.clone(), requests: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+    }
+}
+
+impl ObjectStore for Remote {
+    fn create(&self, path: &str, bytes: &[u8]) -> Result<bool> {
+        self.store.create(path, bytes)
+    }
+    fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()> {
+        self.store.put(path, bytes)
+    }
+    fn get(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        self.get_range(path, 0..u64::MAX)
+    }
+    fn get_range(&self, path: &str, range: Range<u64>) -> Result<Option<Vec<u8>>> {
+        let read = self.store.get_range(path, range)?;
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(read.as_ref().map_or(0, |bytes| bytes.len() as u64), Ordering::Relaxed);
+        Ok(read)
+    }
+    fn list(&self, folder: &str) -> Result<Vec<(String, u64)>> {
+        self.store.list(folder)
+    }
+    fn ages(&self, folder: &str) -> Result<Vec<(String, Duration)>> {
+        self.store.ages(folder)
+    }
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.store.rename(from, to)
+    }
+    fn delete(&self, path: &str) -> Result<()> {
+        self.store.delete(path)
+    }
+    fn local_path(&self, _: &str) -> Option<PathBuf> {
+        None
+    }
+}
+
+#[test]
+fn only_the_columns_asked_for_are_read_from_a_remote_store() {
+    let (fixture, schema) = (fixture(), schema());
+    let batch = events(&schema, 0, &(0..600_000).collect::<Vec<i64>>());
+    let files = fixture.commit(0, "0-1-0", &batch);
+    assert!(files[0].1.bytes > 5 << 20, "{}", files[0].1.bytes);
+    let remote = Arc::new(Remote::of(&fixture.store));
+    let archive = ParquetArchive::new(remote.clone());
+    let scan = ArchiveScan { files: files.clone(), columns: Some(vec![3]), ..ArchiveScan::default() };
+    let found = &scan_all(&archive, &schema, &scan)[&0];
+    assert_eq!(found.columns[3].as_f64(), batch.columns[3].as_f64());
+    let (requests, bytes) = (remote.requests.load(Ordering::Relaxed), remote.bytes.load(Ordering::Relaxed));
+    assert!(bytes * 2 < files[0].1.bytes && requests < 20, "{bytes} of {} bytes in {requests}", files[0].1.bytes);
+    // A store that is away is no damaged file.
+    fixture.store.put("events/clicks/date=1970-01-01/0-1-0.parquet", vec![7; 100]).unwrap();
+    let error = archive.scan(&schema, &scan, &mut |_, _| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("0-1-0.parquet"), "{error}");
+}
+
+#[test]
+fn files_that_are_not_what_was_committed_are_not_merged() {
+    let (fixture, schema) = (fixture(), schema());
+    let files: Vec<RowFile> = (0..2)
+        .flat_map(|commit| fixture.commit(0, &format!("0-1-{commit}"), &events(&schema, commit * 10, &[1, 2, 3])))
+        .map(|(_, file)| file)
+        .collect();
+    let group = |files: &[RowFile]| [("0-1-5-m0".to_owned(), files.to_vec())];
+    let merged = fixture.archive.merge(&group(&files)).unwrap();
+    assert_eq!((merged[0].rows, merged[0].offsets, merged[0].event_time_us), (6, (0, 14), (1, 3)));
+    assert_eq!(merged[0].path, "events/clicks/date=1970-01-01/0-1-5-m0.parquet");
+    let other = RowFile { rows: 4, ..files[0].clone() };
+    let error = fixture.archive.merge(&group(&[other, files[1].clone()])).unwrap_err().to_string();
+    assert!(error.contains("holds 3 rows, committed were 4"), "{error}");
 }
 
 /// The same events with canonical columns (validity only where there are nulls).
@@ -123,14 +213,43 @@ proptest! {
             from_offset: bounds.map(|(from, _)| (3, from)).into_iter().collect(),
             below_offset: bounds.map(|(_, below)| (3, below)).into_iter().collect(),
             equals: user.map(|user| (1, format!("u{user}"))),
+            in_order: true,
         };
         let wanted = all.take((0..all.len()).filter(|&row| {
             scan.event_time_us.is_none_or(|(start, end)| (start..end).contains(&all.times_us[row]))
                 && bounds.is_none_or(|(from, below)| (from..below).contains(&all.offsets[row]))
                 && user.is_none_or(|user| all.columns[1].str_bytes(row) == Some(format!("u{user}").as_bytes()))
         }));
-        let found = fixture.scan(&schema, &scan).remove(&3).unwrap_or_else(|| EventBatch::new(schema.clone()));
-        prop_assert_eq!(canonical(&found), canonical(&wanted));
+        let read = |archive: &ParquetArchive, scan: &ArchiveScan| {
+            let found = scan_all(archive, &schema, scan).remove(&3);
+            let found = found.unwrap_or_else(|| EventBatch::new(schema.clone()));
+            let mut rows: Vec<usize> = (0..found.len()).collect();
+            if !scan.in_order {
+                rows.sort_by_key(|&row| found.offsets[row]);
+            }
+            canonical(&found.take(rows))
+        };
+        prop_assert_eq!(read(&fixture.archive, &scan), canonical(&wanted));
+        let any_order = ArchiveScan { in_order: false, ..scan.clone() };
+        prop_assert_eq!(read(&fixture.archive, &any_order), canonical(&wanted));
+        // Merged date by date, wherever the files lie by now, and read from a store without local files.
+        let remote = ParquetArchive::new(Arc::new(Remote::of(&fixture.store)));
+        let old: Vec<RowFile> = scan.files.iter().map(|(_, file)| file.clone()).collect();
+        let mut dates: BTreeMap<&str, Vec<RowFile>> = BTreeMap::new();
+        old.iter().for_each(|file| dates.entry(file.path.rsplit_once('/').unwrap().0).or_default().push(file.clone()));
+        let groups: Vec<(String, Vec<RowFile>)> =
+            dates.into_values().enumerate().map(|(n, files)| (format!("3-1-9-m{n}"), files)).collect();
+        let merged = remote.merge(&groups).unwrap();
+        prop_assert_eq!(merged.iter().map(|file| file.rows).sum::<u64>(), all.len() as u64);
+        for file in &old {
+            fixture.store.rename(&file.path, &trashed(&file.path)).unwrap();
+        }
+        let merged = ArchiveScan { files: merged.into_iter().map(|file| (3, file)).collect(), ..scan.clone() };
+        for archive in [&fixture.archive, &remote] {
+            for scan in [&scan, &any_order, &merged] {
+                prop_assert_eq!(read(archive, scan), canonical(&wanted));
+            }
+        }
     }
 }
 
@@ -154,7 +273,8 @@ fn files_describe_themselves_and_stay_invisible_until_moved() {
     assert_eq!(files[0].sha256.len(), 64);
 
     // A commit that was interrupted before the move is read where it is staged.
-    let scan = ArchiveScan { files: files.iter().map(|file| (2, file.clone())).collect(), ..ArchiveScan::default() };
+    let files_of = files.iter().map(|file| (2, file.clone())).collect();
+    let scan = ArchiveScan { files: files_of, in_order: true, ..ArchiveScan::default() };
     assert_eq!(canonical(&fixture.scan(&schema, &scan)[&2]), canonical(&batch));
     for file in &files {
         fixture.store.rename(&file.staged, &file.path).unwrap();
@@ -241,14 +361,15 @@ fn dead_letters_keep_their_bytes() {
     assert_eq!(column("view", DataType::Utf8).str_bytes(0), None);
     assert_eq!(column("_offset", DataType::I64).as_i64().unwrap(), &[4, 9]);
     let mut read = Vec::new();
-    read_dead_letters(fixture.store.as_ref(), file, &mut |partition, letter| {
+    let store: Arc<dyn ObjectStore> = fixture.store.clone();
+    read_dead_letters(&store, file, &mut |partition, letter| {
         read.push((partition, letter));
         Ok(())
     })
     .unwrap();
     assert_eq!(read, letters.map(|letter| (1, letter)));
     let gone = RowFile { staged: "_staging/x".into(), path: "dead_letters/clicks/x.parquet".into(), ..file.clone() };
-    let error = read_dead_letters(fixture.store.as_ref(), &gone, &mut |_, _| Ok(())).unwrap_err().to_string();
+    let error = read_dead_letters(&store, &gone, &mut |_, _| Ok(())).unwrap_err().to_string();
     assert!(error.contains("dead_letters/clicks/x.parquet` of the manifest does not exist"), "{error}");
     assert!(fixture.archive.stage_dead_letters("clicks", 1, "x", &[]).unwrap().is_empty());
 }

@@ -54,6 +54,14 @@ pub fn committed_partitions(store: &dyn ObjectStore, source: &str) -> Result<Vec
     Ok(partitions)
 }
 
+/// Where an object lies after it was taken out of the tree.
+pub fn trashed(path: &str) -> String {
+    format!("{TRASH}/{path}")
+}
+
+/// What was taken out of the tree, until nobody reads it any more.
+pub const TRASH: &str = "_trash";
+
 /// SHA-256 as hex.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;

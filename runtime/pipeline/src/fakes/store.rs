@@ -158,6 +158,38 @@ impl Archive for FakeArchive {
         Ok(vec![file])
     }
 
+    fn merge(&self, groups: &[(String, Vec<RowFile>)]) -> Result<Vec<RowFile>> {
+        let mut merged = Vec::new();
+        for (name, files) in groups {
+            let mut all = Vec::new();
+            for file in files {
+                let bytes = self.store.get(&file.path)?.expect("a committed file is there");
+                all.extend(std::str::from_utf8(&bytes).unwrap().lines().map(str::to_owned).collect::<Vec<_>>());
+            }
+            all.sort_by_key(|line| line.split(' ').next().and_then(|offset| offset.parse::<u64>().ok()));
+            let bytes: Vec<u8> = all.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect();
+            let (folder, _) = files[0].path.rsplit_once('/').unwrap();
+            let file = RowFile {
+                staged: format!("_staging/{folder}/{name}.lines"),
+                path: format!("{folder}/{name}.lines"),
+                rows: all.len() as u64,
+                bytes: bytes.len() as u64,
+                sha256: sha256_hex(&bytes),
+                event_time_us: (
+                    files.iter().map(|file| file.event_time_us.0).min().unwrap(),
+                    files.iter().map(|file| file.event_time_us.1).max().unwrap(),
+                ),
+                offsets: (
+                    files.iter().map(|file| file.offsets.0).min().unwrap(),
+                    files.iter().map(|file| file.offsets.1).max().unwrap(),
+                ),
+            };
+            self.store.put(&file.staged, bytes)?;
+            merged.push(file);
+        }
+        Ok(merged)
+    }
+
     fn scan(
         &self,
         schema: &Arc<SourceSchema>,

@@ -225,6 +225,10 @@ impl Archive for Memory {
         unreachable!("the tests write nothing")
     }
 
+    fn merge(&self, _: &[(String, Vec<RowFile>)]) -> Result<Vec<RowFile>> {
+        unreachable!("the tests write nothing")
+    }
+
     fn scan(
         &self,
         schema: &Arc<SourceSchema>,
