@@ -405,6 +405,57 @@ fn every_command_answers_in_json() {
 }
 
 #[test]
+fn a_start_may_not_leave_out_or_repeat_what_is_committed() {
+    let folder = folder();
+    let here = folder.path();
+    settings(here, "kind = \"log\"\npartitions = 1", "\"user.wasm\"");
+    process::run_ok(here, "generate --events 300 --users 9 --items 5 --days 2 --seed 1 --out ev.jsonl".split(' '));
+    process::run_ok(here, ["produce", "ev.jsonl"]);
+    refused(
+        here,
+        "run --until-end --from somewhere",
+        "plumb: --from somewhere: write earliest, latest, an offset, offsets by partition as in 0=12,1=34, a position \
+         token, or an instant as in 2024-01-31T12:00:00Z",
+    );
+    refused(
+        here,
+        "run --until-end --accept-gap",
+        "plumb: --accept-gap: no source reads from Kafka, and files and the embedded log lose no records",
+    );
+    refused(
+        here,
+        "run --until-end --from clicks:0=1",
+        "plumb: unknown source `clicks`; the configuration has `default`",
+    );
+    let output = plumb(here, "run --until-end --from 301");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("partition 0 has the offsets 0 to 300, not 301"), "{}", text(&output.stderr));
+    // A new job begins there, and says so in what it has read.
+    let report = json(here, "run --until-end --from default:0=100");
+    assert_eq!((&report["applied"], &report["read"]), (&200.into(), &200.into()));
+    let line = "plumb: --from: source `default` was processed before, up to default:0=300: what is committed is not read \
+                again; a new view gets it from the archive, then the log from there. To read the log anew, run another \
+                job: another offline.url, online.namespace and group";
+    for from in ["0=0", "100", "latest", "2024-01-01T00:00:00Z", "earliest"] {
+        refused(here, &format!("run --until-end --from {from}"), line);
+    }
+    // A view that is new gets all of the archive.
+    settings(here, "kind = \"log\"\npartitions = 1", "\"user.wasm\", \"item.wasm\"");
+    let report = json(here, "run --until-end --from earliest");
+    assert_eq!((&report["applied"], &report["views"].as_array().unwrap().len()), (&200.into(), &2));
+    for entity in ["user", "item"] {
+        assert_eq!(json(here, &format!("check --entity {entity} --sample 50 --exact"))["passed"], true);
+    }
+    refused(here, "run --until-end --from earliest", line);
+    settings(here, "kind = \"file\"\npath = \"ev.jsonl\"", "\"user.wasm\"");
+    refused(
+        here,
+        "run --until-end --from 3",
+        "plumb: --from 3: every source reads files, which begin at their first row",
+    );
+}
+
+#[test]
 fn help_names_every_command_and_no_service_is_said_so() {
     let folder = folder();
     let help = process::run_ok(folder.path(), ["--help"]);

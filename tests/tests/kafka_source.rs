@@ -4,8 +4,8 @@ use plumb_core::ErrorKind;
 use plumb_core::event::SourceSchema;
 use plumb_pipeline::accept::AcceptRules;
 use plumb_pipeline::decode::TimeUnit;
-use plumb_pipeline::port::{Change, Gap, Membership, PartitionReader, Polled, Rejected, Source};
-use plumb_source_kafka::{KafkaOptions, KafkaSettings, KafkaSource, KafkaStart, StartFrom, TOMBSTONE};
+use plumb_pipeline::port::{Change, Gap, Membership, PartitionReader, Polled, Rejected, Source, StartFrom};
+use plumb_source_kafka::{KafkaOptions, KafkaSettings, KafkaSource, KafkaStart, TOMBSTONE};
 use plumb_testing::process::PATIENCE;
 use plumb_testing::service::kafka::{Kafka, Sent};
 use plumb_testing::service::{eventually, skipped};
@@ -375,6 +375,7 @@ fn kafka_start_is_where_the_settings_or_the_options_say() {
     assert_eq!(start(from(at(-100, 0))), (2, 0));
     assert_eq!(start(from(at(100, 0))), (10, 0));
     assert_eq!(from(StartFrom::Offset(7)).start(0).unwrap(), 7);
+    assert_eq!(start(from(StartFrom::Offsets([(0, 4)].into()))), (4, 0));
     let error = from(StartFrom::Offset(7)).start(1).unwrap_err().to_string();
     assert!(error.contains("partition 1 has the offsets 0 to 0, not 7"), "{error}");
 }

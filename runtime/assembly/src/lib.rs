@@ -10,6 +10,7 @@ pub mod server;
 pub mod service;
 pub mod settings;
 pub mod sources;
+mod start;
 pub mod stores;
 
 pub use plumb_pipeline::{Error, Result};

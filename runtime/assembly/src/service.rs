@@ -4,12 +4,12 @@
 use crate::components;
 use crate::history::ArchiveHistory;
 use crate::settings::Settings;
-use crate::{Error, Result, sources, stores};
+use crate::{Error, Result, sources, start, stores};
 use plumb_embedded::{DataDir, EmbeddedLog};
 use plumb_offline_parquet::ParquetArchive;
 use plumb_pipeline::clock::SystemClock;
 use plumb_pipeline::commit::{committed_partitions, latest};
-use plumb_pipeline::port::{Archive, ObjectStore, OnlineStore, Source};
+use plumb_pipeline::port::{Archive, ObjectStore, OnlineStore, Source, StartFrom};
 use plumb_pipeline::runtime::{Runtime, RuntimeOptions, RuntimeParts};
 use plumb_pipeline::worker::{SourceSetup, WorkerOptions};
 use std::collections::BTreeMap;
@@ -24,6 +24,10 @@ pub struct RunOptions {
     pub now_us: Option<i64>,
     /// Take a component whose name and version are known with another digest.
     pub replace: bool,
+    /// Where partitions of these sources begin that were never processed, if not where the settings say.
+    pub from: BTreeMap<String, StartFrom>,
+    /// Go on where a topic has lost records that were not processed yet.
+    pub accept_gap: bool,
 }
 
 /// A running service.
@@ -52,8 +56,11 @@ impl Service {
     pub fn start(settings: Settings, options: RunOptions) -> Result<Self> {
         let engine = components::engine()?;
         let mut component_bytes = Vec::new();
+        let mut given = Vec::new();
         for path in settings.component_files()? {
-            component_bytes.push(components::load(&engine, &path)?.bytes);
+            let components::ComponentFile { bytes, component, .. } = components::load(&engine, &path)?;
+            component_bytes.push(bytes);
+            given.push((component.def.source.clone(), component.digest.to_string()));
         }
         let owned = if settings.is_shared() { None } else { Some(DataDir::own(&settings.data_dir)?) };
         let (embedded, logs) = match &owned {
@@ -69,6 +76,7 @@ impl Service {
             (None, None) => return Err(Error::internal("a shared job has an embedded online store")),
         };
         let store = stores::offline(&settings)?;
+        start::check(&store, &options.from, &given)?;
         let archive: Arc<dyn Archive> = Arc::new(ParquetArchive::new(store.clone()));
         let mut of_sources = BTreeMap::new();
         let mut setups = Vec::with_capacity(settings.sources.len());

@@ -4,13 +4,20 @@ use crate::service::RunOptions;
 use crate::settings::{Settings, SourceKind, SourceSettings};
 use crate::{Error, Result};
 use plumb_embedded::{DataDir, Embedded, EmbeddedLog, LogSink, LogSource};
+use plumb_formats::{Formats, RecordFormat};
 use plumb_pipeline::accept::AcceptRules;
 use plumb_pipeline::clock::{Clock, SystemClock};
 use plumb_pipeline::port::{DeadLetterSink, EventSink, SinkRecord, Source};
 use plumb_pipeline::route::Keys;
 use plumb_source_file::{FileSource, FileSourceOptions};
+use plumb_source_kafka::{KafkaDeadLetters, KafkaOptions, KafkaSink, KafkaSource};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long a record that was posted may take to be acknowledged: less than a request may take, so that who posted it
+/// gets an answer.
+const SEND_PATIENCE: Duration = Duration::from_secs(8);
 
 /// What a source accepts, as configured.
 pub fn accept_rules(settings: &SourceSettings) -> AcceptRules {
@@ -45,7 +52,10 @@ pub(crate) fn open(
     match source.kind {
         SourceKind::Log => {
             let log = logs.get(name).ok_or_else(|| Error::internal(format!("source `{name}` has no log")))?;
-            let source = LogSource::new(log.clone(), schema, source.time_unit, rules);
+            let mut source = LogSource::new(log.clone(), schema, source.time_unit, rules);
+            if let Some(from) = options.from.get(name) {
+                source = source.starting(from.clone());
+            }
             Ok(Arc::new(if options.until_end { source.until_end()? } else { source }))
         }
         SourceKind::File => {
@@ -53,14 +63,23 @@ pub(crate) fn open(
             let options = FileSourceOptions { unit: source.time_unit, rules, now_us, follow: !options.until_end };
             Ok(Arc::new(FileSource::new(&source.path, schema, options)?))
         }
-        SourceKind::Kafka => Err(Error::invalid(format!("source `{name}`: this build has no Kafka source"))),
+        SourceKind::Kafka => {
+            let formats = Formats::new(&source.format, schema.clone(), source.time_unit, rules)?;
+            let options = KafkaOptions {
+                until_end: options.until_end,
+                from: options.from.get(name).cloned(),
+                accept_gap: options.accept_gap,
+                decoder: Some(Arc::new(move || Ok(formats.decoder()))),
+            };
+            Ok(Arc::new(KafkaSource::new(source.kafka.clone(), schema, source.time_unit, rules, options)?))
+        }
     }
 }
 
 /// Where a source's dead letters go besides the quarantine dataset.
 pub(crate) fn dead_letters(source: &SourceSettings) -> Result<Option<Arc<dyn DeadLetterSink>>> {
     match &source.kafka.dead_letter_topic {
-        Some(_) => Err(Error::invalid("dead_letter_topic: this build has no Kafka source")),
+        Some(topic) => Ok(Some(Arc::new(KafkaDeadLetters::new(&source.kafka, topic)?))),
         None => Ok(None),
     }
 }
@@ -88,9 +107,7 @@ impl SourceSink {
                 Arc::new(LogSink::new(log.clone(), SystemClock::default()))
             }
             SourceKind::File => return Err(files(name)),
-            SourceKind::Kafka => {
-                return Err(Error::invalid(format!("source `{name}`: this build has no Kafka source")));
-            }
+            SourceKind::Kafka => Arc::new(KafkaSink::new(&source.kafka, SEND_PATIENCE)?),
         };
         Ok(Self { sink, source: name.to_owned(), settings: source.clone() })
     }
@@ -121,11 +138,17 @@ impl Sinks {
         Self { settings, logs, open: Mutex::default() }
     }
 
-    /// Whether there is a source of this name, with a log or topic that records can be put in.
+    /// Refuses a source that there is none of, or that no JSON record can be put in.
     pub fn has(&self, source: &str) -> Result<()> {
-        match self.settings.source(source)?.kind {
-            SourceKind::Log | SourceKind::Kafka => Ok(()),
+        let of_source = self.settings.source(source)?;
+        let format = of_source.format.format;
+        match of_source.kind {
             SourceKind::File => Err(files(source)),
+            SourceKind::Kafka if format != RecordFormat::Json => Err(Error::invalid(format!(
+                "source `{source}` takes {} records, which only their own producers can write",
+                format.name()
+            ))),
+            SourceKind::Log | SourceKind::Kafka => Ok(()),
         }
     }
 

@@ -168,6 +168,13 @@ pub(crate) struct Run {
     /// Take a component whose name and version are known with another digest.
     #[arg(long)]
     pub(crate) replace: bool,
+    /// Where partitions begin that were never processed: earliest, latest, an offset, offsets by partition (0=12,1=34),
+    /// a position token, or the instant (RFC 3339) of the first record.
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) from: Option<String>,
+    /// Go on after records that a topic no longer has; the manifest keeps which.
+    #[arg(long)]
+    pub(crate) accept_gap: bool,
 }
 
 /// Arguments of `plumb serve`.

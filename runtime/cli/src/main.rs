@@ -5,6 +5,7 @@ mod client;
 mod commands;
 mod context;
 mod exit;
+mod start;
 mod values;
 
 use args::{Cli, Command};

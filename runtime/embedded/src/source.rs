@@ -5,13 +5,16 @@ use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_pipeline::accept::AcceptRules;
 use plumb_pipeline::decode::json::{JsonDecoder, Record};
 use plumb_pipeline::decode::time::TimeUnit;
-use plumb_pipeline::port::{EventLog, PartitionReader, Polled, Source, SourceBatch};
+use plumb_pipeline::port::{EventLog, PartitionReader, Polled, Source, SourceBatch, StartFrom};
 use plumb_pipeline::{Error, Result};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a poll waits for new records.
 const WAIT: Duration = Duration::from_millis(50);
+
+/// Records looked at in one go for an instant.
+const SEARCH_RECORDS: usize = 10_000;
 
 /// Reads a log.
 #[derive(Debug)]
@@ -22,13 +25,39 @@ pub struct LogSource {
     rules: AcceptRules,
     /// Where each partition is to end; `None` = never.
     ends: Option<Vec<u64>>,
+    /// Where a partition begins that was never processed.
+    from: StartFrom,
 }
 
 impl LogSource {
     /// A source that follows the log. Integer instants are of `unit`; `rules` are checked while a record's own
     /// bytes are at hand.
     pub fn new(log: Arc<EmbeddedLog>, schema: Arc<SourceSchema>, unit: TimeUnit, rules: AcceptRules) -> Self {
-        Self { log, schema, unit, rules, ends: None }
+        Self { log, schema, unit, rules, ends: None, from: StartFrom::Earliest }
+    }
+
+    /// Says where a partition begins that was never processed, if not at its oldest record.
+    pub fn starting(mut self, from: StartFrom) -> Self {
+        self.from = from;
+        self
+    }
+
+    /// The first record stamped at or after an instant; the end if there is none.
+    fn offset_at(&self, partition: u32, time_us: i64) -> Result<u64> {
+        let mut offset = 0;
+        loop {
+            let mut found = None;
+            let next = self.log.visit(partition, offset, SEARCH_RECORDS, |offset, stamp_us, _| {
+                if stamp_us >= time_us && found.is_none() {
+                    found = Some(offset);
+                }
+            })?;
+            match found {
+                Some(found) => return Ok(found),
+                None if next == offset => return Ok(next),
+                None => offset = next,
+            }
+        }
     }
 
     /// Makes it stop where the log ends now.
@@ -45,6 +74,24 @@ impl Source for LogSource {
 
     fn partitions(&self) -> Result<Vec<u32>> {
         Ok((0..self.log.partitions()).collect())
+    }
+
+    fn start(&self, partition: u32) -> Result<u64> {
+        let end = self.log.end(partition)?;
+        let at = |offset: u64| match offset <= end {
+            true => Ok(offset),
+            false => Err(Error::invalid(format!(
+                "log `{}` partition {partition} has the offsets 0 to {end}, not {offset}",
+                self.log.source()
+            ))),
+        };
+        match &self.from {
+            StartFrom::Earliest => Ok(0),
+            StartFrom::Latest => Ok(end),
+            StartFrom::Offset(offset) => at(*offset),
+            StartFrom::Offsets(offsets) => offsets.get(&partition).map_or(Ok(0), |&offset| at(offset)),
+            StartFrom::Time(time_us) => self.offset_at(partition, *time_us),
+        }
     }
 
     fn end(&self, partition: u32) -> Result<Option<u64>> {
@@ -169,6 +216,31 @@ mod tests {
         let mut empty = source.open(1, 0, None).unwrap();
         assert!(matches!(empty.poll(10).unwrap(), Polled::End));
         assert!(source.open(1, 1, None).is_err());
+    }
+
+    #[test]
+    fn a_partition_begins_where_it_is_told_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_owned, log) = log(&dir);
+        for second in [3, 1, 2] {
+            log.append(STAMP_US + second * 1_000_000, &[(0, event("a"))]).unwrap();
+        }
+        let start = |from: StartFrom, partition| source(&log).starting(from).start(partition);
+        let at = |seconds: i64| StartFrom::Time(STAMP_US + seconds * 1_000_000);
+        for (from, first, second) in [
+            (StartFrom::Earliest, 0, 0),
+            (StartFrom::Latest, 3, 0),
+            (StartFrom::Offsets([(0, 2)].into()), 2, 0),
+            (at(0), 0, 0),
+            (at(3), 0, 0),
+            (at(4), 3, 0),
+        ] {
+            assert_eq!(start(from.clone(), 0).unwrap(), first, "{from:?}");
+            assert_eq!(start(from, 1).unwrap(), second);
+        }
+        assert_eq!(source(&log).end(0).unwrap(), Some(3));
+        let error = start(StartFrom::Offset(4), 0).unwrap_err().to_string();
+        assert_eq!(error, "log `default` partition 0 has the offsets 0 to 3, not 4");
     }
 
     #[test]

@@ -73,6 +73,21 @@ pub trait Source: Send + Sync {
     }
 }
 
+/// Where reading begins in partitions that were never processed, if not where the settings say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartFrom {
+    /// At the oldest record.
+    Earliest,
+    /// After the newest record.
+    Latest,
+    /// At an offset, in every partition.
+    Offset(u64),
+    /// At an offset of its own in each of these partitions, in others where the settings say.
+    Offsets(BTreeMap<u32, u64>),
+    /// At the first record whose own timestamp is this or later, µs.
+    Time(i64),
+}
+
 /// This process's place among those that share a source's partitions (Kafka's consumer group).
 pub trait Membership: Send {
     /// The next change of what this process works on; `None` if there was none within `timeout`. To be called

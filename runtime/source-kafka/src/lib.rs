@@ -20,5 +20,5 @@ pub use membership::KafkaMembership;
 pub use reader::TOMBSTONE;
 pub use settings::{KafkaSasl, KafkaSecurity, KafkaSettings, KafkaStart, KafkaTls};
 pub use sink::{KafkaDeadLetters, KafkaSink, PATIENCE, Sending};
-pub use source::{DecoderFactory, KafkaOptions, KafkaSource, StartFrom};
+pub use source::{DecoderFactory, KafkaOptions, KafkaSource};
 pub use topic::create_topic;

@@ -8,7 +8,7 @@ use crate::settings::{KafkaSettings, KafkaStart};
 use plumb_core::event::SourceSchema;
 use plumb_pipeline::accept::AcceptRules;
 use plumb_pipeline::decode::{JsonDecoder, RecordDecoder, TimeUnit, format_rfc3339};
-use plumb_pipeline::port::{Gap, Membership, PartitionReader, Source};
+use plumb_pipeline::port::{Gap, Membership, PartitionReader, Source, StartFrom};
 use plumb_pipeline::{Error, Result};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
@@ -21,19 +21,6 @@ const BEHIND: Duration = Duration::from_secs(5);
 
 /// Makes the decoder of a partition.
 pub type DecoderFactory = Arc<dyn Fn() -> Result<Box<dyn RecordDecoder>> + Send + Sync>;
-
-/// Where reading begins in partitions that were never processed, if not where the settings say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartFrom {
-    /// At the oldest record.
-    Earliest,
-    /// After the newest record.
-    Latest,
-    /// At an offset, in every partition.
-    Offset(u64),
-    /// At the first record whose own timestamp is this or later, µs.
-    Time(i64),
-}
 
 /// How a source is read.
 #[derive(Clone, Default)]
@@ -187,20 +174,27 @@ impl Source for KafkaSource {
     }
 
     fn start(&self, partition: u32) -> Result<u64> {
-        let from = self.options.from.unwrap_or(match self.settings.start {
-            KafkaStart::Earliest => StartFrom::Earliest,
-            KafkaStart::Latest => StartFrom::Latest,
-        });
         let (low, high) = self.watermarks(partition)?;
-        match from {
-            StartFrom::Earliest => Ok(low),
-            StartFrom::Latest => Ok(high),
-            StartFrom::Offset(offset) if (low..=high).contains(&offset) => Ok(offset),
-            StartFrom::Offset(offset) => Err(Error::invalid(format!(
+        let at = |offset: u64| match (low..=high).contains(&offset) {
+            true => Ok(offset),
+            false => Err(Error::invalid(format!(
                 "topic `{}` partition {partition} has the offsets {low} to {high}, not {offset}",
                 self.settings.topic
             ))),
-            StartFrom::Time(time_us) => Ok(self.offset_at(partition, time_us, high)?.clamp(low, high)),
+        };
+        let as_configured = match self.settings.start {
+            KafkaStart::Earliest => low,
+            KafkaStart::Latest => high,
+        };
+        match &self.options.from {
+            None => Ok(as_configured),
+            Some(StartFrom::Earliest) => Ok(low),
+            Some(StartFrom::Latest) => Ok(high),
+            Some(StartFrom::Offset(offset)) => at(*offset),
+            Some(StartFrom::Offsets(offsets)) => {
+                offsets.get(&partition).map_or(Ok(as_configured), |&offset| at(offset))
+            }
+            Some(StartFrom::Time(time_us)) => Ok(self.offset_at(partition, *time_us, high)?.clamp(low, high)),
         }
     }
 

@@ -26,7 +26,13 @@ pub(crate) fn run(arguments: &Run, output: Output) -> Result<Done> {
         return Ok(Done::Ok);
     }
     let now_us = arguments.now.as_deref().map(|text| instant("--now", text)).transpose()?;
-    let options = RunOptions { until_end: arguments.until_end, now_us, replace: arguments.replace };
+    let options = RunOptions {
+        until_end: arguments.until_end,
+        now_us,
+        replace: arguments.replace,
+        from: crate::start::from(arguments, &settings)?,
+        accept_gap: arguments.accept_gap,
+    };
     if arguments.until_end {
         return until_end(settings, options, output);
     }
