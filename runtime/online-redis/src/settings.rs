@@ -2,6 +2,7 @@
 
 use plumb_pipeline::Secret;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A Redis server or Cluster, as checked by the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,14 @@ pub struct RedisSettings {
     pub namespace: String,
     /// The most open connections of this process (to each node, in a Cluster).
     pub connections: u32,
+    /// How long connecting may take, the greeting included.
+    pub connect_timeout: Duration,
+    /// How long a read may take, waiting for a connection included.
+    pub read_timeout: Duration,
+    /// How long a write may take, likewise.
+    pub write_timeout: Duration,
+    /// The number of parts an entity's keys are spread over in a Cluster. All processes of a namespace have the same.
+    pub buckets: u32,
 }
 
 /// The port where none is given.
@@ -79,6 +88,10 @@ impl RedisSettings {
             database,
             namespace: "default".into(),
             connections: 16,
+            connect_timeout: Duration::from_secs(2),
+            read_timeout: Duration::from_secs(1),
+            write_timeout: Duration::from_secs(5),
+            buckets: 256,
         })
     }
 }

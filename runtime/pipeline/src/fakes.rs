@@ -4,6 +4,9 @@
 //! end together at the call that the [`Fuse`] names.
 
 mod online;
+#[expect(unreachable_pub, reason = "made for tests outside this crate too")]
+#[path = "../../testing/src/online_suite.rs"]
+mod online_suite;
 mod store;
 mod views;
 

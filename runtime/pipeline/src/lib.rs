@@ -24,5 +24,8 @@ pub mod worker;
 pub use error::{Error, Result};
 pub use secret::Secret;
 
+// Under this name too, for the suite that tests share.
+#[cfg(test)]
+extern crate self as plumb_pipeline;
 #[cfg(test)]
 mod fakes;

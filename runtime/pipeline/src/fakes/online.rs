@@ -143,3 +143,14 @@ impl OnlineStore for FakeOnline {
         })
     }
 }
+
+#[test]
+fn the_fake_is_an_online_store() {
+    let store = FakeOnline { contents: Arc::default(), fuse: Fuse::never() };
+    super::online_suite::conforms(&store, "s");
+    let cases = std::cell::Cell::new(0);
+    super::online_suite::equals_a_model(&store, 200, || {
+        cases.set(cases.get() + 1);
+        format!("case{}", cases.get())
+    });
+}

@@ -110,7 +110,11 @@ pub fn open(
     let shown = claim(edges, source, number, &mut committer)?;
     clear_others(edges, source, number, &committer, views)?;
     // A store that is behind what is committed has lost something.
-    let mut shown = shown.filter(|&position| position >= committer.latest().next_offset);
+    let committed = committer.latest().next_offset;
+    let mut shown = shown.filter(|&position| position >= committed);
+    if shown.is_some() && !holds(edges, source, number, committed)? {
+        shown = None;
+    }
     let held = match shown {
         Some(_) => held(edges.online.as_ref(), source, number, views)?,
         None => Vec::new(),
@@ -182,6 +186,13 @@ pub fn open(
     }
     let (committer, snapshot) = (Box::new(committer), fell_back || other_views);
     Ok(Opened { partition, reader, committer, publisher, snapshot, unpublished })
+}
+
+/// Whether all of a partition in the online store is at least of a position. `claim` says how far any of it is, which
+/// in a store of several parts may be further: a publish was under way when its owner ended.
+fn holds(edges: &Edges, source: &str, number: u32, position: u64) -> Result<bool> {
+    let whole = edges.online.read(source, &[number], &[])?.positions.remove(&number).flatten();
+    Ok(whole.is_some_and(|whole| whole >= position))
 }
 
 /// Claims the online store and returns the position it shows, if that belongs to this chain.
