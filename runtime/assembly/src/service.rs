@@ -99,6 +99,8 @@ impl Service {
             publish_interval: settings.run.publish_interval,
             commit_interval: settings.run.commit_interval,
             commit_bytes: settings.run.commit_size_bytes,
+            max_state_bytes: settings.run.max_state_bytes,
+            hot_key: settings.run.hot_key.into(),
             bounded: options.until_end,
             ..WorkerOptions::default()
         };

@@ -48,6 +48,10 @@ pub struct WorkerOptions {
     pub commit_bytes: u64,
     /// The most records per poll.
     pub batch_records: usize,
+    /// At so many bytes of live state in this process no more is read.
+    pub max_state_bytes: u64,
+    /// A key with more raw contributions than this is hot.
+    pub hot_key: u64,
     /// Whether the input ends.
     pub bounded: bool,
     /// How long a partition that is let go of, or the end of the job, may take to be published and committed.
@@ -64,6 +68,8 @@ impl Default for WorkerOptions {
             commit_interval: Duration::from_secs(30),
             commit_bytes: 128 << 20,
             batch_records: 1024,
+            max_state_bytes: u64::MAX,
+            hot_key: 10_000,
             bounded: false,
             leave_within: Duration::from_secs(8),
             commit_aside: true,

@@ -81,6 +81,17 @@ impl ApplyReport {
     }
 }
 
+/// What [`ViewState::hottest`] finds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hottest {
+    /// How many keys have more contributions than asked for.
+    pub above: usize,
+    /// The key that has most; of several the one met first. `None` if no key has any.
+    pub key: Option<EntityKey>,
+    /// How many it has.
+    pub contributions: u64,
+}
+
 /// Who is told of changes: each drain has a mark of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mark {
@@ -268,6 +279,23 @@ impl ViewState {
             + self.entries.iter().map(entry).sum::<usize>()
             + self.strings.memory_bytes()
             + self.globals.iter().map(GlobalState::memory_bytes).sum::<usize>()
+    }
+
+    /// The keys with most raw contributions: those that windows may still have to look at one by one. Costs time in
+    /// proportion to the number of keys.
+    pub fn hottest(&self, above: u64) -> Hottest {
+        let mut hottest = Hottest::default();
+        let mut most = None;
+        for entry in &self.entries {
+            let contributions = entry.state.tiles.iter().map(|tile| u64::from(tile.count)).sum();
+            hottest.above += usize::from(contributions > above);
+            if contributions > hottest.contributions {
+                hottest.contributions = contributions;
+                most = Some(entry);
+            }
+        }
+        hottest.key = most.map(|entry| EntityKey::from_bytes(entry.key.as_bytes()));
+        hottest
     }
 
     /// The index of a key, a new entry if need be. `hint` is the entry most likely meant.

@@ -81,6 +81,16 @@ struct Progress {
     created: bool,
 }
 
+impl Progress {
+    /// What was written for the commit, whose own files of state and ids begin with `own`.
+    fn bytes(&self, own: &str) -> u64 {
+        let rows = self.rows.iter().chain(&self.dead_letters).flatten().map(|file| file.bytes);
+        let state = self.state.iter().flatten().map(|file| file.bytes);
+        let ids = self.ids.iter().flatten().filter(|file| file.path.starts_with(own)).map(|file| file.bytes);
+        rows.chain(state).chain(ids).sum()
+    }
+}
+
 /// Commits one partition.
 pub struct Committer {
     chain: Chain,
@@ -89,6 +99,7 @@ pub struct Committer {
     letters: Option<Arc<dyn DeadLetterSink>>,
     latest: Manifest,
     progress: Progress,
+    written: u64,
 }
 
 impl std::fmt::Debug for Committer {
@@ -112,12 +123,17 @@ impl Committer {
         let (chain, latest) = Chain::take_over(store.clone(), source, partition, owner, start)?;
         move_rows(store.as_ref(), latest.rows.iter().chain(&latest.dead_letters))?;
         collect::orphans(store.as_ref(), &latest)?;
-        Ok(Self { chain, store, archive, letters, latest, progress: Progress::default() })
+        Ok(Self { chain, store, archive, letters, latest, progress: Progress::default(), written: 0 })
     }
 
     /// The last manifest.
     pub fn latest(&self) -> &Manifest {
         &self.latest
+    }
+
+    /// The bytes of rows, dead letters, state and ids of the last commit.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// The owner's generation.
@@ -147,7 +163,10 @@ impl Committer {
         }
         let fresh = self.progress.rows.iter().chain(&self.progress.dead_letters).flatten();
         move_rows(self.store.as_ref(), fresh)?;
-        self.progress = Progress::default();
+        let latest = &self.latest;
+        let own =
+            format!("{}/{}-{}.", state_folder(&latest.source, latest.partition), self.chain.generation(), latest.seq);
+        self.written = std::mem::take(&mut self.progress).bytes(&own);
         if self.latest.seq.is_multiple_of(collect::EVERY)
             && let Err(error) = collect::unreferenced(self.store.as_ref(), &self.chain, &self.latest)
         {

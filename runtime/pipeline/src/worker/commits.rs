@@ -3,11 +3,14 @@
 use super::backoff;
 use super::partition::Partition;
 use crate::commit::{CommitPlan, Committer, Manifest};
+use crate::meter::SourceMeters;
 use crate::port::PartitionReader;
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use plumb_core::ErrorKind;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// How commits are carried out.
 #[derive(Debug, Clone, Copy)]
@@ -37,11 +40,17 @@ pub(super) struct Commits {
     options: CommitOptions,
     snapshot: bool,
     failures: u32,
+    meters: Arc<SourceMeters>,
 }
 
 impl Commits {
-    pub(super) fn new(committer: Box<Committer>, snapshot: bool, options: CommitOptions) -> Self {
-        Self { stage: Stage::Idle(committer), options, snapshot, failures: 0 }
+    pub(super) fn new(
+        committer: Box<Committer>,
+        snapshot: bool,
+        options: CommitOptions,
+        meters: Arc<SourceMeters>,
+    ) -> Self {
+        Self { stage: Stage::Idle(committer), options, snapshot, failures: 0, meters }
     }
 
     /// Whether one is under way.
@@ -86,8 +95,9 @@ impl Commits {
     fn carry_out(&mut self, mut committer: Box<Committer>, mut plan: Box<CommitPlan>, now: Duration) -> Result<()> {
         if self.options.aside {
             let (sender, receiver) = bounded(1);
+            let meters = self.meters.clone();
             let run = move || {
-                let result = committer.commit(&mut plan);
+                let result = metered(&mut committer, &mut plan, &meters);
                 // Nobody waits for it any more if the partition was let go of meanwhile.
                 let _gone = sender.send((committer, plan, result));
             };
@@ -96,7 +106,7 @@ impl Commits {
             self.stage = Stage::Running(receiver);
             return Ok(());
         }
-        let result = committer.commit(&mut plan);
+        let result = metered(&mut committer, &mut plan, &self.meters);
         self.done((committer, plan, result), now)
     }
 
@@ -172,6 +182,22 @@ impl Commits {
             _ => Err(Error::unavailable("commit", "the offline store cannot be reached")),
         }
     }
+}
+
+/// Carries a commit out and counts it.
+fn metered(committer: &mut Committer, plan: &mut CommitPlan, meters: &SourceMeters) -> Result<()> {
+    let started = Instant::now();
+    let result = committer.commit(plan);
+    match &result {
+        Ok(()) => {
+            meters.commits.add_duration(started.elapsed());
+            meters.commit_bytes.fetch_add(committer.written(), Ordering::Relaxed);
+        }
+        Err(_) => {
+            meters.commit_failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    result
 }
 
 fn panicked() -> Error {

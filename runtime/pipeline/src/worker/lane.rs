@@ -5,9 +5,10 @@ use super::commits::{CommitOptions, Commits};
 use super::open::{Opening, SourceSetup, open};
 use super::partition::{Partition, PartitionView};
 use super::publish::{Published, Publisher};
-use super::status::{self, Phase};
+use super::status::{self, Pause, Phase};
 use super::{WorkerSetup, backoff};
 use crate::commit::{Manifest, load};
+use crate::meter::{SourceMeters, Unread};
 use crate::port::{PartitionReader, Polled};
 use crate::{Error, Result};
 use crossbeam_channel::Sender;
@@ -16,6 +17,7 @@ use plumb_core::plan::StateId;
 use plumb_core::state::ViewState;
 use plumb_transform::Transform;
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A partition in a worker's hands.
@@ -45,6 +47,10 @@ pub struct Lane {
     told: Option<u64>,
     leaving: Option<Leaving>,
     ties: Ties,
+    meters: Arc<SourceMeters>,
+    unread: Unread,
+    /// The bound that keeps it from being read, and when that was last said.
+    paused: Option<(Pause, Duration)>,
 }
 
 /// What ties a lane to whoever gave it to the worker.
@@ -106,7 +112,9 @@ impl Lane {
                 readable();
             }
         };
-        let mut opening = Opening { batch_records: setup.options.batch_records, readable: &mut readable, go_on };
+        let meters = setup.board.meters().of(&source.source.schema().source);
+        let batch_records = setup.options.batch_records;
+        let mut opening = Opening { batch_records, meters: meters.clone(), readable: &mut readable, go_on };
         let opened = open(&setup.edges, source, number, views, &mut opening)?;
         let now = setup.clock.elapsed();
         let options = CommitOptions { aside: setup.options.commit_aside };
@@ -115,7 +123,7 @@ impl Lane {
             number,
             partition: opened.partition,
             reader: opened.reader,
-            commits: Commits::new(opened.committer, opened.snapshot, options),
+            commits: Commits::new(opened.committer, opened.snapshot, options, meters.clone()),
             publisher: opened.publisher,
             published_at: now,
             committed_at: now,
@@ -130,6 +138,9 @@ impl Lane {
             told: None,
             leaving: None,
             ties: Ties::default(),
+            meters,
+            unread: Unread::default(),
+            paused: None,
         };
         Ok(lane)
     }
@@ -170,7 +181,7 @@ impl Lane {
 
     /// Reads and applies one batch; whether there was one.
     pub(super) fn poll(&mut self, setup: &WorkerSetup) -> Result<bool> {
-        if self.ended || self.leaving.is_some() || self.is_full(setup) || setup.clock.elapsed() < self.retry_at {
+        if self.ended || self.leaving.is_some() || self.is_paused(setup)? || setup.clock.elapsed() < self.retry_at {
             return Ok(false);
         }
         let polled = match self.reader.poll(setup.options.batch_records) {
@@ -187,6 +198,7 @@ impl Lane {
         match polled {
             Polled::Batch(batch) => {
                 self.behind = batch.events.len() + batch.rejected.len() >= setup.options.batch_records;
+                self.unread.note(&batch.events.record_times_us);
                 self.partition.step(batch, true);
                 self.unpublished = true;
                 Ok(true)
@@ -200,6 +212,39 @@ impl Lane {
                 Ok(false)
             }
         }
+    }
+
+    /// Whether a bound keeps the partition from being read. Nothing is dropped at a bound: what is not read yet stays
+    /// in the source.
+    fn is_paused(&mut self, setup: &WorkerSetup) -> Result<bool> {
+        let bound = match () {
+            () if self.is_full(setup) => Some(Pause::Uncommitted),
+            () if setup.board.state_bytes() >= setup.options.max_state_bytes => Some(Pause::State),
+            () => None,
+        };
+        if bound.is_none() && self.paused.is_none() {
+            return Ok(false);
+        }
+        let before = self.paused.map(|(pause, _)| pause);
+        let now = setup.clock.elapsed();
+        let said = self.paused.filter(|_| before == bound).map(|(_, said)| said);
+        let say = said.is_none_or(|said| now.saturating_sub(said) >= status::SAY_AGAIN);
+        self.paused = bound.map(|pause| (pause, said.filter(|_| !say).unwrap_or(now)));
+        if before != bound {
+            setup.board.update(self.source(), self.number, |status| status.paused = bound);
+        }
+        if bound == Some(Pause::State) && say {
+            let why = setup.board.state_words(setup.options.max_state_bytes);
+            if setup.options.bounded {
+                // Nobody would be there to make room.
+                return Err(Error::invalid(why));
+            }
+            tracing::warn!(source = self.source(), partition = self.number, "paused: {why}");
+        }
+        if before == Some(Pause::State) && bound != before {
+            tracing::info!(source = self.source(), partition = self.number, "there is room for state again");
+        }
+        Ok(bound.is_some())
     }
 
     /// Whether the partition has to wait for a commit.
@@ -247,7 +292,7 @@ impl Lane {
         self.deferred = false;
         if !self.lost {
             match self.publisher.publish(&mut self.partition)? {
-                Published::Yes => self.unpublished = false,
+                Published::Yes => self.now_readable(setup),
                 Published::Deferred => self.deferred = true,
                 Published::Lost => self.lost = true,
             }
@@ -258,7 +303,7 @@ impl Lane {
             match self.publisher.rebuild(&mut self.partition) {
                 Ok(()) => {
                     self.lost = false;
-                    self.unpublished = false;
+                    self.now_readable(setup);
                 }
                 Err(error) if error.kind() == ErrorKind::Unavailable && !matches!(error, Error::Fenced { .. }) => {
                     tracing::warn!(%error, "cannot rebuild the online store, trying again");
@@ -268,6 +313,11 @@ impl Lane {
             }
         }
         Ok(())
+    }
+
+    fn now_readable(&mut self, setup: &WorkerSetup) {
+        self.unpublished = false;
+        self.unread.readable(setup.clock.now_us(), &self.meters);
     }
 
     /// Commits what there is and waits for it.
@@ -386,6 +436,7 @@ impl Lane {
             status.accounting = *self.partition.accounting();
             status.newest_event_time_us = self.partition.newest_us();
             status.uncommitted_bytes = self.partition.uncommitted_bytes();
+            status.dead_letters.clone_from(self.partition.letter_counts());
             if let Some(manifest) = self.commits.latest() {
                 if status.commit_seq != manifest.seq {
                     status.committed_at_us = Some(now_us);
@@ -393,8 +444,13 @@ impl Lane {
                 status.commit_seq = manifest.seq;
                 status.generation = manifest.generation;
                 status.committed = manifest.next_offset;
+                status.gap_records = manifest.gaps.iter().map(|gap| gap.to - gap.from).sum();
             }
-            status::update_views(&mut status.views, self.partition.views(), state);
+            let hot_key = setup.options.hot_key;
+            status::update_views(&mut status.views, self.partition.views(), state.then_some(hot_key));
         });
+        if state {
+            setup.board.measured(setup.clock.elapsed(), setup.options.hot_key);
+        }
     }
 }

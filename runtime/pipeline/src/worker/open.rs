@@ -9,6 +9,7 @@ use super::partition::{Partition, PartitionView, split, take_state};
 use super::publish::{Published, Publisher, held};
 use crate::accept::AcceptRules;
 use crate::commit::{Committer, Manifest, Recovered, load, recover};
+use crate::meter::SourceMeters;
 use crate::port::{
     Archive, DeadLetterSink, Gap, ObjectStore, OnlineStore, PartitionReader, Polled, Source, SourceBatch,
 };
@@ -82,6 +83,8 @@ impl std::fmt::Debug for Opened {
 pub struct Opening<'a> {
     /// The most records per poll.
     pub batch_records: usize,
+    /// Where it is counted.
+    pub meters: Arc<SourceMeters>,
     /// Called as soon as readers can be answered from what the online store already holds.
     pub readable: &'a mut dyn FnMut(),
     /// Whether to go on; `false` ends the opening with an error.
@@ -159,7 +162,8 @@ pub fn open(
         // What the store shows may hold some of them.
         shown = None;
     }
-    let mut publisher = Publisher::new(edges.online.clone(), source, number, committer.generation(), shown);
+    let meters = opening.meters.clone();
+    let mut publisher = Publisher::new(edges.online.clone(), source, number, committer.generation(), shown, meters);
     let mut caught_up = shown.is_some();
     if let Some(target) = shown {
         match replay(&mut partition, setup, number, reader.as_mut(), target, true, rest.take(), opening)? {

@@ -4,12 +4,14 @@ use crate::accept::{AcceptRules, Accepted, Acceptor, Accounting};
 use crate::commit::state_file::{Contents, IdBytes};
 use crate::commit::{CommitPlan, Manifest, ViewRef, ViewWrites};
 use crate::decode::json::encode;
+use crate::metrics::reason_class;
 use crate::port::{DeadLetter, Gap, OnlineField, OnlineWrite, SourceBatch};
 use plumb_core::column::{Column, Values};
 use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_core::plan::StateId;
 use plumb_core::state::{ApplyReport, Field, FieldWrite, ViewState};
 use plumb_transform::Transform;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The longest record kept in a dead letter, in bytes.
@@ -90,6 +92,8 @@ pub struct Partition {
     events: Vec<EventBatch>,
     event_bytes: u64,
     dead_letters: Vec<DeadLetter>,
+    /// How many dead letters there were since the partition was taken over, by the class of their reason.
+    letter_counts: BTreeMap<&'static str, u64>,
     /// Found missing since the last commit.
     gaps: Vec<Gap>,
 }
@@ -112,6 +116,7 @@ impl Partition {
             events: Vec::new(),
             event_bytes: 0,
             dead_letters: Vec::new(),
+            letter_counts: BTreeMap::new(),
             gaps: Vec::new(),
         }
     }
@@ -135,6 +140,9 @@ impl Partition {
             view.report.add(&view.state.apply(&events, key_columns, &extracted.contributions));
             view.faults += extracted.faults.len() as u64;
             if keep && !extracted.faults.is_empty() {
+                for fault in &extracted.faults {
+                    *self.letter_counts.entry(reason_class(&fault.reason, true)).or_default() += 1;
+                }
                 let label = format!("{}@{}", view.transform.def().name, view.transform.version_label());
                 self.dead_letters.extend(extracted.faults.into_iter().map(|fault| {
                     let mut bytes = Vec::new();
@@ -146,6 +154,9 @@ impl Partition {
         self.position = next_offset;
         if !keep {
             return;
+        }
+        for rejected in &rejected {
+            *self.letter_counts.entry(reason_class(&rejected.reason, false)).or_default() += 1;
         }
         self.dead_letters.extend(rejected.into_iter().map(|rejected| DeadLetter {
             offset: rejected.offset,
@@ -173,6 +184,11 @@ impl Partition {
     /// The newest time of an accepted event, µs.
     pub fn newest_us(&self) -> Option<i64> {
         self.acceptor.newest_us()
+    }
+
+    /// How many dead letters there were since the partition was taken over, by the class of their reason.
+    pub fn letter_counts(&self) -> &BTreeMap<&'static str, u64> {
+        &self.letter_counts
     }
 
     /// The views.

@@ -1,6 +1,7 @@
 //! Publishing a partition to the online store: what it holds, what is on its way, and rebuilding it.
 
 use super::partition::{Partition, PartitionView};
+use crate::meter::SourceMeters;
 use crate::port::{OnlineEntity, OnlineField, OnlineRead, OnlineStore, OnlineWrite, PublishOutcome};
 use crate::{Error, Result};
 use plumb_core::ErrorKind;
@@ -9,6 +10,8 @@ use plumb_core::plan::StateId;
 use plumb_transform::Transform;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// Fields written at a time while nothing reads them.
 const REBUILD_WRITES: usize = 20_000;
@@ -60,6 +63,7 @@ pub struct Publisher {
     uncertain: Vec<u64>,
     /// Writes that have not arrived for sure.
     kept: Vec<OnlineWrite>,
+    meters: Arc<SourceMeters>,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -81,9 +85,10 @@ impl Publisher {
         partition: u32,
         generation: u64,
         position: Option<u64>,
+        meters: Arc<SourceMeters>,
     ) -> Self {
         let source = source.to_owned();
-        Self { online, source, partition, generation, position, uncertain: Vec::new(), kept: Vec::new() }
+        Self { online, source, partition, generation, position, uncertain: Vec::new(), kept: Vec::new(), meters }
     }
 
     /// The position the store holds.
@@ -104,10 +109,12 @@ impl Publisher {
 
     fn send(&mut self, position: u64, writes: Vec<OnlineWrite>) -> Result<Published> {
         loop {
+            let started = Instant::now();
             let outcome =
                 self.online.publish(&self.source, self.partition, self.generation, self.position, position, &writes);
             match outcome {
                 Ok(PublishOutcome::Published) => {
+                    self.meters.publishes.add_duration(started.elapsed());
                     self.position = Some(position);
                     self.uncertain.clear();
                     return Ok(Published::Yes);
@@ -129,6 +136,7 @@ impl Publisher {
                     return Ok(Published::Lost);
                 }
                 Err(error) if error.kind() == ErrorKind::Unavailable && !matches!(error, Error::Fenced { .. }) => {
+                    self.meters.publish_failures.fetch_add(1, Ordering::Relaxed);
                     if self.uncertain.is_empty() {
                         tracing::warn!(%error, "cannot publish, trying again");
                     }
@@ -146,20 +154,38 @@ impl Publisher {
     /// Empties the partition in the store and writes everything again. Readers are told that it is being rebuilt
     /// until the last write.
     pub fn rebuild(&mut self, partition: &mut Partition) -> Result<()> {
+        let meters = self.meters.clone();
+        meters.rebuilding(self.partition, 0, 1);
+        let rebuilt = self.write_all(partition, &meters);
+        // A rebuild that failed is begun again from nothing.
+        match rebuilt {
+            Ok(()) => meters.rebuilt(self.partition),
+            Err(_) => meters.rebuilding(self.partition, 0, 1),
+        }
+        rebuilt
+    }
+
+    fn write_all(&mut self, partition: &mut Partition, meters: &SourceMeters) -> Result<()> {
         self.online.clear(&self.source, self.partition, self.generation, None)?;
         self.position = None;
         self.uncertain.clear();
         self.kept.clear();
         let mut marks = Vec::new();
+        let keys: u64 = partition.views().iter().map(|view| view.state.keys() as u64).sum();
+        let mut done = 0;
         for view in partition.views_mut() {
+            let of_view = view.state.keys() as u64;
             let writes = everything(view);
-            for part in writes.chunks(REBUILD_WRITES) {
+            for (index, part) in writes.chunks(REBUILD_WRITES).enumerate() {
+                let so_far = of_view.saturating_mul((index * REBUILD_WRITES) as u64) / writes.len() as u64;
+                meters.rebuilding(self.partition, done + so_far, keys);
                 match self.online.rebuild(&self.source, self.partition, self.generation, part)? {
                     PublishOutcome::Published => {}
                     PublishOutcome::Fenced { current } => return Err(self.fenced(current)),
                     PublishOutcome::Mismatch { stored } => return Err(self.moved(stored)),
                 }
             }
+            done += of_view;
             marks.push(complete_mark(view.entity.clone(), view.transform.state_id()));
         }
         match self.send(partition.position(), marks)? {

@@ -5,8 +5,13 @@ use crate::accept::Accounting;
 use crate::meter::Meters;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// How often a warning that still holds is said again.
+pub(super) const SAY_AGAIN: Duration = Duration::from_secs(600);
 
 /// What a partition is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -67,6 +72,8 @@ pub struct ViewStatus {
     pub hot_keys: u64,
     /// The raw contributions of the key that has most; as of the last commit.
     pub hottest: u64,
+    /// A hash of that key, for messages: keys may be people.
+    pub hottest_key: String,
 }
 
 /// A partition.
@@ -112,11 +119,15 @@ pub struct Board {
     notes: Mutex<Notes>,
     changed: Condvar,
     meters: Meters,
+    /// The live state of all views, as of the last measures.
+    state_bytes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Notes {
     partitions: BTreeMap<(String, u32), PartitionStatus>,
+    /// When a hot key of a view was last named.
+    named: BTreeMap<String, Duration>,
     /// Sources that have not said yet which partitions this process works on.
     joining: BTreeSet<String>,
     /// Why a worker stopped, in words, and as an error until somebody takes it.
@@ -125,6 +136,61 @@ struct Notes {
 }
 
 impl Board {
+    /// The live state of all views in this process, in bytes, as of the last measures.
+    pub fn state_bytes(&self) -> u64 {
+        self.state_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes notice of new measures of state: sums it up, and names hot keys, each view's at most once in
+    /// [`SAY_AGAIN`].
+    pub(crate) fn measured(&self, now: Duration, hot_key: u64) {
+        let mut notes = self.lock();
+        self.sum_state(&notes);
+        let mut hottest: BTreeMap<String, (u64, String)> = BTreeMap::new();
+        for view in notes.partitions.values().flat_map(|status| &status.views) {
+            let known = hottest.entry(view.view.clone()).or_default();
+            if view.hottest > known.0 {
+                *known = (view.hottest, view.hottest_key.clone());
+            }
+        }
+        for (view, (contributions, key)) in hottest.into_iter().filter(|(_, (count, _))| *count > hot_key) {
+            if notes.named.get(&view).is_some_and(|&named| now.saturating_sub(named) < SAY_AGAIN) {
+                continue;
+            }
+            tracing::warn!(
+                view,
+                key,
+                contributions,
+                hot_key,
+                "hot key: its contributions in reach of a window are many, and reading and publishing it takes long; \
+                 give the view's windows a hop, or filter what should not be counted"
+            );
+            notes.named.insert(view, now);
+        }
+    }
+
+    fn sum_state(&self, notes: &Notes) {
+        let views = notes.partitions.values().flat_map(|status| &status.views);
+        self.state_bytes.store(views.map(|view| view.state_bytes).sum(), Ordering::Relaxed);
+    }
+
+    /// That the state has reached its bound, naming the view that has most of it.
+    pub(crate) fn state_words(&self, max_state_bytes: u64) -> String {
+        let mut views: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for view in self.lock().partitions.values().flat_map(|status| &status.views) {
+            let sum = views.entry(view.view.clone()).or_default();
+            *sum = (sum.0 + view.state_bytes, sum.1 + view.keys);
+        }
+        let total: u64 = views.values().map(|(bytes, _)| bytes).sum();
+        let largest = views.iter().max_by_key(|(_, (bytes, _))| *bytes);
+        let largest = largest.map(|(view, (bytes, keys))| format!("view `{view}` has {bytes} of it for {keys} keys"));
+        format!(
+            "live state takes {total} bytes, run.max_state is {max_state_bytes}; {}; nothing is lost, and reading goes on \
+             with a larger run.max_state, with more processes, or without the view",
+            largest.unwrap_or_default()
+        )
+    }
+
     /// What the workers count.
     pub fn meters(&self) -> &Meters {
         &self.meters
@@ -207,7 +273,10 @@ impl Board {
 
     /// This process no longer works on a partition.
     pub(crate) fn remove(&self, source: &str, partition: u32) {
-        self.lock().partitions.remove(&(source.to_owned(), partition));
+        let mut notes = self.lock();
+        notes.partitions.remove(&(source.to_owned(), partition));
+        self.sum_state(&notes);
+        drop(notes);
         self.changed.notify_all();
     }
 
@@ -237,24 +306,33 @@ impl Board {
     }
 }
 
-pub(super) fn update_views(statuses: &mut Vec<ViewStatus>, views: &[PartitionView], with_bytes: bool) {
+/// Takes over how the views are; with `measure`, from which number of contributions on a key is hot, also what costs
+/// time in proportion to the keys.
+pub(super) fn update_views(statuses: &mut Vec<ViewStatus>, views: &[PartitionView], measure: Option<u64>) {
     let fresh = views.iter().map(|view| {
         let version = view.transform.version_label();
         let name = &view.transform.def().name;
         let before = statuses.iter().find(|status| status.view == *name && status.version == version);
-        let state_bytes = match before {
-            Some(before) if !with_bytes => before.state_bytes,
-            _ => view.state.state_bytes() as u64,
+        let measured = match (before, measure) {
+            (Some(before), None) => before.clone(),
+            (_, measure) => {
+                let hottest = view.state.hottest(measure.unwrap_or(u64::MAX));
+                ViewStatus {
+                    state_bytes: view.state.state_bytes() as u64,
+                    hot_keys: hottest.above as u64,
+                    hottest: hottest.contributions,
+                    hottest_key: hottest.key.map(|key| format!("{:016x}", xxh3_64(key.as_bytes()))).unwrap_or_default(),
+                    ..ViewStatus::default()
+                }
+            }
         };
         ViewStatus {
             view: name.clone(),
             version,
             keys: view.state.keys() as u64,
-            state_bytes,
             faults: view.faults,
             non_finite: view.report.non_finite,
-            hot_keys: 0,
-            hottest: 0,
+            ..measured
         }
     });
     *statuses = fresh.collect();

@@ -24,6 +24,8 @@ fn options() -> WorkerOptions {
         commit_interval: Duration::from_millis(11),
         commit_bytes: 1 << 20,
         batch_records: 16,
+        max_state_bytes: u64::MAX,
+        hot_key: 10_000,
         bounded: true,
         leave_within: Duration::from_millis(300),
         commit_aside: false,
@@ -444,4 +446,77 @@ fn old_manifests_and_state_files_go_and_what_is_needed_stays() {
     assert!(files < 120, "{files} state files");
     assert!(store.list("_staging").unwrap().is_empty());
     check(&world, &log, "collected");
+}
+
+#[test]
+fn at_the_bound_of_state_nothing_more_is_read_and_nothing_is_lost() {
+    let (world, log, fuse) = (World::default(), log(400), Arc::<Fuse>::default());
+    let source = FakeSource::setup(&log, false);
+    let partitions = [(source.clone(), 0), (source, 1)];
+    let bounded = WorkerOptions { max_state_bytes: 1, bounded: false, ..options() };
+    let mut setup = setup(&world, &fuse, bounded);
+    let views = [user_view(), item_view()];
+    let mut worker = Worker::open(setup.clone(), &partitions, &views, &|_, _| {}).unwrap();
+    let board = setup.board.clone();
+    // State is measured with the first commit.
+    let paused = |status: &PartitionStatus| status.paused == Some(Pause::State);
+    for round in 0.. {
+        assert!(round < 10_000, "{:?}", board.partitions());
+        worker.round().unwrap();
+        if board.partitions().iter().all(paused) {
+            break;
+        }
+    }
+    let read = |board: &Board| board.partitions().iter().map(|status| status.accounting.read).sum::<u64>();
+    let before = read(&board);
+    assert!(before < 600, "stopped before the end");
+    for _ in 0..100 {
+        worker.round().unwrap();
+    }
+    assert_eq!(read(&board), before);
+    let words = board.state_words(1);
+    assert!(words.contains("view `") && words.contains("run.max_state is 1;"), "{words}");
+    worker.finish().unwrap();
+    // The next process has room.
+    setup.options.max_state_bytes = u64::MAX;
+    setup.board = Arc::default();
+    let mut worker = Worker::open(setup.clone(), &partitions, &views, &|_, _| {}).unwrap();
+    while setup.board.partitions().iter().map(|status| status.position).sum::<u64>() < 600 {
+        worker.round().unwrap();
+    }
+    assert!(setup.board.partitions().iter().all(|status| status.paused.is_none()));
+    worker.finish().unwrap();
+    assert_eq!(outcome(&world), expected(&log));
+    // A job that ends by itself says so instead of waiting for ever.
+    let world = World::default();
+    let options = WorkerOptions { max_state_bytes: 1, ..options() };
+    let mut worker = worker_with(&world, &log, &fuse, options).unwrap();
+    let error = (0..10_000).find_map(|_| worker.round().err()).expect("it fails");
+    assert!(error.to_string().contains("run.max_state is 1;") && error.kind() == ErrorKind::Invalid, "{error}");
+}
+
+#[test]
+fn what_a_worker_does_is_counted() {
+    let (world, log, fuse) = (World::default(), log(400), Arc::<Fuse>::default());
+    let source = FakeSource::setup(&log, true);
+    let partitions = [(source.clone(), 0), (source, 1)];
+    let setup = setup(&world, &fuse, WorkerOptions { hot_key: 3, ..options() });
+    let mut worker = Worker::open(setup.clone(), &partitions, &[user_view(), item_view()], &|_, _| {}).unwrap();
+    while worker.round().unwrap() != Round::Ended {}
+    worker.finish().unwrap();
+    let meters = setup.board.meters().of("default");
+    let partitions = setup.board.partitions();
+    let sum = |of: fn(&PartitionStatus) -> u64| partitions.iter().map(of).sum::<u64>();
+    let decoded = sum(|status| status.accounting.applied + status.accounting.duplicate);
+    assert!(meters.freshness.figures().count >= decoded);
+    let letters = sum(|status| status.dead_letters.values().sum());
+    let faults = sum(|status| status.views.iter().map(|view| view.faults).sum());
+    assert_eq!(letters, sum(|status| status.accounting.rejected) + faults);
+    assert!(partitions[0].dead_letters.contains_key("view_error"), "{:?}", partitions[0].dead_letters);
+    assert!(meters.commits.figures().count >= 2 && meters.publishes.figures().count >= 2);
+    assert!(meters.commit_bytes.load(Ordering::Relaxed) > 1_000);
+    assert_eq!(meters.rebuild_progress(0), 1.0);
+    assert!(setup.board.state_bytes() > 0);
+    let view = &partitions[0].views[0];
+    assert!(view.hot_keys > 0 && view.hottest > 3 && view.hottest_key.len() == 16, "{view:?}");
 }
