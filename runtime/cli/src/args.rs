@@ -145,6 +145,18 @@ pub(crate) struct Produce {
     /// Settings [default: plumb.toml if there is one].
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Publish at most so many events per second, such as 5000/s.
+    #[arg(long, value_name = "N/s")]
+    pub(crate) rate: Option<String>,
+    /// Publish in the rhythm of the event times, so many times as fast: 1 as it was, 60 a minute per second.
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) speed: Option<f64>,
+    /// Create the topic of a Kafka source first if there is none.
+    #[arg(long, requires = "partitions")]
+    pub(crate) create_topic: bool,
+    /// How many partitions a created topic gets.
+    #[arg(long, value_name = "N", requires = "create_topic")]
+    pub(crate) partitions: Option<u32>,
 }
 
 /// Arguments of `plumb run`.

@@ -20,6 +20,8 @@ pub struct RawRecord {
     /// What decides its partition: the source's key field, its id where that is null; `None` if both are,
     /// or the record cannot be decoded (it is published all the same, and rejected where it is read).
     pub key: Option<Vec<u8>>,
+    /// The event's time in µs; `None` if the record cannot be decoded.
+    pub time_us: Option<i64>,
     /// One JSON object. A line of a JSON Lines file is unchanged, byte for byte.
     pub bytes: Vec<u8>,
 }
@@ -120,8 +122,13 @@ fn read_lines(lines: &mut Lines, decoder: &mut JsonDecoder, batch: &mut RawBatch
                 bytes_read += bytes.len();
                 let record = Record { offset, record_time_us: 0, bytes };
                 decoded.truncate(0);
-                let key = decoder.decode(&mut decoded, record).ok().and_then(|()| key(&decoded, 0));
-                batch.records.push(RawRecord { key, bytes: bytes.to_vec() });
+                let is_event = decoder.decode(&mut decoded, record).is_ok();
+                let key = if is_event { key(&decoded, 0) } else { None };
+                batch.records.push(RawRecord {
+                    key,
+                    time_us: decoded.times_us.first().copied(),
+                    bytes: bytes.to_vec(),
+                });
             }
             Some(Line::TooLong(bytes)) => {
                 let (bytes, reason) = (bytes.to_vec(), too_long());
@@ -137,7 +144,8 @@ fn read_decoded(reader: &mut FileReader, batch: &mut RawBatch) -> Result<bool> {
     for row in 0..rows.events.len() {
         let mut bytes = Vec::new();
         encode(&rows.events, row, &mut bytes);
-        batch.records.push(RawRecord { key: key(&rows.events, row), bytes });
+        let time_us = Some(rows.events.times_us[row]);
+        batch.records.push(RawRecord { key: key(&rows.events, row), time_us, bytes });
     }
     batch.rejected = rows.rejected;
     Ok(true)
