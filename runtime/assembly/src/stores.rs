@@ -1,7 +1,8 @@
 //! The stores that settings name.
 
+use crate::Result;
 use crate::settings::Settings;
-use crate::{Error, Result};
+use plumb_online_redis::RedisOnline;
 use plumb_pipeline::port::{ObjectStore, OnlineStore};
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ pub fn offline(settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
 /// The online store that several processes share; `None` if it is the embedded one.
 pub fn shared_online(settings: &Settings) -> Result<Option<Arc<dyn OnlineStore>>> {
     match &settings.online.redis {
-        Some(_) => Err(Error::invalid("online.url: this build has no online store in Redis")),
+        Some(redis) => Ok(Some(RedisOnline::open(redis.clone())?)),
         None => Ok(None),
     }
 }

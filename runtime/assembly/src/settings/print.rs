@@ -90,12 +90,13 @@ fn secret(value: Option<&Secret>) -> Value {
 fn online(online: &OnlineSettings) -> Value {
     let redis = online.redis.as_ref();
     let defaults = RedisSettings::parse("redis://localhost");
-    let connections = redis.or(defaults.as_ref().ok()).map_or(0, |redis| redis.connections);
+    let sizes = redis.or(defaults.as_ref().ok());
     section([
         ("url", text(&mask_url(online.url.reveal()))),
         ("namespace", text(redis.map_or("default", |redis| &redis.namespace))),
         ("tls_ca", path(redis.and_then(|redis| redis.tls_ca.as_ref()))),
-        ("connections", Value::Integer(connections.into())),
+        ("connections", Value::Integer(sizes.map_or(0, |redis| redis.connections).into())),
+        ("buckets", Value::Integer(sizes.map_or(0, |redis| redis.buckets).into())),
     ])
 }
 

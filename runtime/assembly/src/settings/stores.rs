@@ -8,6 +8,9 @@ use plumb_online_redis::RedisSettings;
 use plumb_pipeline::Secret;
 use plumb_store_object::S3Settings;
 
+/// The most buckets of an entity's keys: as many as a Cluster has slots.
+const MAX_BUCKETS: u32 = 16_384;
+
 /// The most connections to a Redis.
 const MAX_CONNECTIONS: u32 = 1_024;
 
@@ -23,11 +26,13 @@ pub(super) fn online(mut raw: RawTable) -> Result<OnlineSettings> {
     let namespace = raw.text("namespace", defaults.namespace.clone(), namespace)?;
     let tls_ca = raw.optional_path("tls_ca")?;
     let connections = raw.integer("connections", defaults.connections, (1, MAX_CONNECTIONS))?;
+    let buckets = raw.integer("buckets", defaults.buckets, (1, MAX_BUCKETS))?;
     let Some((url, redis)) = parsed else {
         let set = [
             ("namespace", namespace != defaults.namespace),
             ("tls_ca", tls_ca.is_some()),
             ("connections", connections != defaults.connections),
+            ("buckets", buckets != defaults.buckets),
         ];
         raw.refuse_set(&set, || {
             format!("is a key of an online store in Redis, but {} = \"embedded\"", raw.path("url"))
@@ -42,7 +47,10 @@ pub(super) fn online(mut raw: RawTable) -> Result<OnlineSettings> {
         ));
     }
     raw.finish()?;
-    Ok(OnlineSettings { url: Secret::new(url), redis: Some(RedisSettings { namespace, tls_ca, connections, ..redis }) })
+    Ok(OnlineSettings {
+        url: Secret::new(url),
+        redis: Some(RedisSettings { namespace, tls_ca, connections, buckets, ..redis }),
+    })
 }
 
 fn namespace(text: &str) -> Result<String, &'static str> {

@@ -285,6 +285,7 @@ const SERVICES: &str = r#"
     namespace = "shop"
     tls_ca = "redis.pem"
     connections = 4
+    buckets = 16
     [offline]
     url = "s3://bucket/a/b/"
     endpoint = "http://127.0.0.1:9000"
@@ -323,7 +324,7 @@ fn services_are_settings() {
     assert_eq!(registry.credentials.as_ref().unwrap().1.reveal(), "hunter3");
     let redis = settings.online.redis.as_ref().unwrap();
     assert_eq!((redis.nodes.as_slice(), redis.database), (&[("redis".to_owned(), 6380)][..], 3));
-    assert_eq!((redis.namespace.as_str(), redis.connections), ("shop", 4));
+    assert_eq!((redis.namespace.as_str(), redis.connections, redis.buckets), ("shop", 4, 16));
     assert_eq!(redis.password.as_ref().unwrap().reveal(), "hunter4");
     let s3 = settings.offline.s3.as_ref().unwrap();
     assert_eq!((s3.bucket.as_str(), s3.prefix.as_str(), s3.region.as_deref()), ("bucket", "a/b", Some("eu-central-1")));
