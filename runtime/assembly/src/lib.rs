@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod components;
+pub mod dead_letters;
 pub mod history;
 pub mod server;
 pub mod service;
