@@ -63,9 +63,13 @@ impl Read {
     /// Polls once; whether the end has come.
     fn poll(&mut self, reader: &mut dyn PartitionReader, max: usize) -> plumb_pipeline::Result<bool> {
         let begin = Instant::now();
-        let polled = reader.poll(max);
+        let polled = match reader.poll(max) {
+            // A busy machine, or a broker that is away: to be asked again.
+            Err(error) if error.kind() == ErrorKind::Unavailable => Polled::Idle,
+            polled => polled?,
+        };
         self.longest_poll = self.longest_poll.max(begin.elapsed());
-        match polled? {
+        match polled {
             Polled::Batch(batch) => {
                 assert!(batch.events.len() + batch.rejected.len() <= max, "more records than asked for");
                 assert!(batch.next_offset > self.next || self.next == 0, "a batch moves on");
@@ -396,7 +400,7 @@ fn kafka_broker_that_goes_away_is_waited_for() {
         kafka.kill();
         let begin = Instant::now();
         eventually("the loss to be noticed", || {
-            assert!(!read.poll(reader.as_mut(), 100).unwrap_or_default());
+            assert!(!read.poll(reader.as_mut(), 100).unwrap());
             (!follower.is_reachable()).then_some(())
         });
         assert!(read.longest_poll < Duration::from_secs(3), "a poll took {:?}", read.longest_poll);

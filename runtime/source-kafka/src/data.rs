@@ -11,6 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use serde::Deserialize;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -65,7 +66,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct DataContext {
     topic: String,
     events: Events,
-    /// The offset after the newest readable record per partition that is being read.
+    /// The offset after the newest readable record of each partition that has a reader, as far as is known.
     ends: Mutex<BTreeMap<u32, u64>>,
 }
 
@@ -151,8 +152,6 @@ pub(crate) struct DataConsumer {
     topic: String,
     shared: Arc<Shared>,
     arrivals: Arc<Arrivals>,
-    /// The partitions that have a reader.
-    open: Mutex<BTreeSet<u32>>,
     pump: Option<JoinHandle<()>>,
 }
 
@@ -189,14 +188,7 @@ impl DataConsumer {
                 .spawn(move || pump(&consumer, &topic, &shared))
                 .map_err(|error| Error::unavailable("start a thread", error))?
         };
-        Ok(Self {
-            consumer,
-            topic: settings.topic.clone(),
-            shared,
-            arrivals: Arc::default(),
-            open: Mutex::default(),
-            pump: Some(pump),
-        })
+        Ok(Self { consumer, topic: settings.topic.clone(), shared, arrivals: Arc::default(), pump: Some(pump) })
     }
 
     pub(crate) fn client(&self) -> &Client<DataContext> {
@@ -211,7 +203,8 @@ impl DataConsumer {
         &self.arrivals
     }
 
-    /// The offset after the newest readable record of a partition that is being read, at most about a second old.
+    /// The offset after the newest readable record of a partition that has a reader, about a second old while a broker
+    /// answers.
     pub(crate) fn end(&self, partition: u32) -> Option<u64> {
         lock(&self.client().context().ends).get(&partition).copied()
     }
@@ -247,19 +240,21 @@ impl DataConsumer {
         Error::invalid(format!("topic `{}` does not exist any more: it was deleted", self.topic))
     }
 
-    /// Takes a partition for a reader; there is one at a time.
-    pub(crate) fn take(&self, partition: u32) -> Result<()> {
-        match lock(&self.open).insert(partition) {
-            true => Ok(()),
-            false => {
-                Err(Error::internal(format!("topic `{}` partition {partition} is being read already", self.topic)))
+    /// Takes a partition, which ends at `end` now, for a reader; there is one at a time.
+    pub(crate) fn take(&self, partition: u32, end: u64) -> Result<()> {
+        match lock(&self.client().context().ends).entry(partition) {
+            Entry::Vacant(place) => drop(place.insert(end)),
+            Entry::Occupied(_) => {
+                let what = format!("topic `{}` partition {partition} is being read already", self.topic);
+                return Err(Error::internal(what));
             }
         }
+        Ok(())
     }
 
     /// Gives it back.
     pub(crate) fn give_back(&self, partition: u32) {
-        lock(&self.open).remove(&partition);
+        lock(&self.client().context().ends).remove(&partition);
     }
 
     /// Begins to read a partition at an offset.

@@ -11,10 +11,13 @@ use rdkafka::message::{BorrowedMessage, OwnedMessage};
 use rdkafka::{Message, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a poll waits for records.
 const WAIT: Duration = Duration::from_millis(50);
+
+/// How long records that are known to be there may take before that is said.
+const SILENCE: Duration = Duration::from_millis(1500);
 
 /// A batch ends when its records have so many bytes: a thousand records may be a thousand large ones.
 const BATCH_BYTES: usize = 4 << 20;
@@ -46,7 +49,10 @@ pub(crate) struct ReaderSetup {
     pub(crate) memo: Memo,
     pub(crate) partition: u32,
     pub(crate) offset: u64,
+    /// Where it is to end; `None` = never.
     pub(crate) end: Option<u64>,
+    /// The partition's end when it was opened.
+    pub(crate) high: u64,
     pub(crate) gap: Option<Gap>,
     pub(crate) max_message_bytes: usize,
 }
@@ -61,6 +67,8 @@ pub(crate) struct KafkaReader {
     failed: Option<KafkaError>,
     /// How many arrivals there had been when this reader last found nothing.
     seen: u64,
+    /// Since when nothing came although something is there.
+    silent: Option<Instant>,
 }
 
 /// What came of one try to take a record.
@@ -76,8 +84,8 @@ enum Taken {
 impl KafkaReader {
     /// A reader that begins at the setup's offset with its first poll.
     pub(crate) fn new(setup: ReaderSetup) -> Result<Self> {
-        setup.data.take(setup.partition)?;
-        Ok(Self { setup, queue: None, waiting: None, failed: None, seen: 0 })
+        setup.data.take(setup.partition, setup.high)?;
+        Ok(Self { setup, queue: None, waiting: None, failed: None, seen: 0, silent: None })
     }
 
     /// Reads what is there; `None` if that is nothing.
@@ -123,8 +131,9 @@ impl KafkaReader {
                 Some(Err(KafkaError::PartitionEOF(_))) => {
                     self.setup.data.events().answered();
                     let read = self.setup.data.position(self.setup.partition).unwrap_or(0);
-                    // Where there is an end, it was fixed before this queue began: everything before it has come.
-                    self.setup.offset = self.setup.offset.max(read).max(self.setup.end.unwrap_or(0));
+                    // The ends were asked for before this queue began: everything before them has come.
+                    let ends = self.setup.end.unwrap_or(0).max(self.setup.high);
+                    self.setup.offset = self.setup.offset.max(read).max(ends);
                 }
                 Some(Err(error)) => {
                     self.failed = Some(error);
@@ -225,20 +234,21 @@ impl PartitionReader for KafkaReader {
         }
         // Counted before reading, so that what arrives between reading and waiting ends the wait.
         let arrivals = self.setup.data.arrivals().count();
-        if let Some(batch) = self.read(max_records)? {
+        let mut batch = self.read(max_records)?;
+        if batch.is_none() && arrivals == self.seen && self.failed.is_none() {
+            self.setup.data.arrivals().wait(arrivals, WAIT);
+            batch = self.read(max_records)?;
+        }
+        if let Some(batch) = batch {
+            self.silent = None;
             return Ok(Polled::Batch(batch));
         }
-        if arrivals == self.seen && self.failed.is_none() {
-            self.setup.data.arrivals().wait(arrivals, WAIT);
-            if let Some(batch) = self.read(max_records)? {
-                return Ok(Polled::Batch(batch));
-            }
-        }
         self.seen = arrivals;
-        match self.failed.take() {
-            Some(error) => Err(self.explain(error)),
-            None => Ok(Polled::Idle),
+        if let Some(error) = self.failed.take() {
+            return Err(self.explain(error));
         }
+        self.check_silence()?;
+        Ok(Polled::Idle)
     }
 
     fn memo(&self) -> Option<serde_json::Value> {
@@ -251,6 +261,18 @@ impl PartitionReader for KafkaReader {
 }
 
 impl KafkaReader {
+    /// Fails once in a while as long as nothing comes of what was there when the partition was opened: to be idle would
+    /// mean that there is nothing more to read.
+    fn check_silence(&mut self) -> Result<()> {
+        let ReaderSetup { memo, partition, offset, high, .. } = &self.setup;
+        if offset >= high || self.silent.get_or_insert_with(Instant::now).elapsed() < SILENCE {
+            return Ok(());
+        }
+        self.silent = None;
+        let what = format!("read topic `{}` partition {partition} at offset {offset}", memo.topic);
+        Err(Error::unavailable(what, format!("nothing came for {} ms, and it goes on to {high}", SILENCE.as_millis())))
+    }
+
     /// Begins to read at the position, anew if that was begun before.
     fn restart(&mut self) -> Result<()> {
         let ReaderSetup { data, partition, offset, .. } = &self.setup;

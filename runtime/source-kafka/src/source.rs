@@ -123,8 +123,8 @@ impl KafkaSource {
         }
     }
 
-    /// Checks that what comes next is there. Returns where to begin, and what is missing before that.
-    fn place(&self, partition: u32, offset: u64) -> Result<(u64, Option<Gap>)> {
+    /// Checks that what comes next is there.
+    fn place(&self, partition: u32, offset: u64) -> Result<Place> {
         let topic = &self.settings.topic;
         let begin = Instant::now();
         let (low, high) = loop {
@@ -138,14 +138,23 @@ impl KafkaSource {
             return Err(truncated(topic, partition, offset, high));
         }
         if offset >= low {
-            return Ok((offset, None));
+            return Ok(Place { offset, gap: None, high });
         }
         if !self.options.accept_gap {
             return Err(gone(topic, partition, offset, low));
         }
         tracing::warn!(topic, partition, from = offset, to = low, "going on after records that are gone");
-        Ok((low, Some(Gap { from: offset, to: low })))
+        Ok(Place { offset: low, gap: Some(Gap { from: offset, to: low }), high })
     }
+}
+
+/// Where to begin in a partition.
+struct Place {
+    offset: u64,
+    /// What is missing before that.
+    gap: Option<Gap>,
+    /// The offset after the partition's newest readable record.
+    high: u64,
 }
 
 /// Where every partition ends now.
@@ -202,10 +211,11 @@ impl Source for KafkaSource {
         if let Some(end) = self.data.end(partition) {
             return Ok(Some(end));
         }
-        if !self.is_reachable() {
-            return Ok(None);
+        // A partition that is read elsewhere: worth a question only while there is somebody to answer it.
+        match self.is_reachable() {
+            true => self.watermarks(partition).map(|(_, high)| Some(high)),
+            false => Ok(None),
         }
-        self.watermarks(partition).map(|(_, high)| Some(high))
     }
 
     fn open(&self, partition: u32, offset: u64, memo: Option<&serde_json::Value>) -> Result<Box<dyn PartitionReader>> {
@@ -230,7 +240,7 @@ impl Source for KafkaSource {
                 return Err(recreated(topic, partition, &before.topic_id, &now.topic_id));
             }
         }
-        let (offset, gap) = self.place(partition, offset)?;
+        let Place { offset, gap, high } = self.place(partition, offset)?;
         let reader = KafkaReader::new(ReaderSetup {
             data: self.data.clone(),
             schema: self.schema.clone(),
@@ -239,6 +249,7 @@ impl Source for KafkaSource {
             partition,
             offset,
             end: self.ends.as_ref().map(|ends| ends.get(&partition).copied().unwrap_or(0)),
+            high,
             gap,
             max_message_bytes: self.settings.max_message_bytes as usize,
         })?;
