@@ -39,9 +39,7 @@ impl ServiceBackend {
     pub fn new(service: &Service) -> Result<Self> {
         let clock = Arc::new(SystemClock::default());
         let runtime = service.runtime();
-        let partitions = |source: &String| Some((source.clone(), runtime.partitions(source)?.to_vec()));
-        let partitions = service.sources.keys().filter_map(partitions).collect();
-        let views = RuntimeViews::new(runtime.active_handle(), partitions);
+        let views = RuntimeViews::new(runtime.active_handle(), runtime.roster());
         let evaluator = Evaluator::new(Arc::new(views), service.online(), Arc::new(service.history()), clock.clone());
         let max_state_bytes = service.settings().run.max_state_bytes;
         Ok(Self {

@@ -3,6 +3,7 @@
 //! What a process leaves behind is [`World`]; [`World::edges`] are its ports for one life of a process, which
 //! end together at the call that the [`Fuse`] names.
 
+mod group;
 mod online;
 #[expect(unreachable_pub, reason = "made for tests outside this crate too")]
 #[path = "../../testing/src/online_suite.rs"]
@@ -10,6 +11,7 @@ mod online_suite;
 mod store;
 mod views;
 
+pub(crate) use group::{FakeMembership, Seat, seat};
 pub(crate) use online::{FakeOnline, Fields};
 pub(crate) use store::{FakeArchive, FakeStore};
 pub(crate) use views::{FakeLoader, component, events, item_view, user_view};
@@ -18,7 +20,7 @@ use crate::accept::AcceptRules;
 use crate::clock::Clock;
 use crate::decode::json::{JsonDecoder, Record};
 use crate::decode::time::TimeUnit;
-use crate::port::{PartitionReader, Polled, Source, SourceBatch};
+use crate::port::{Gap, Membership, PartitionReader, Polled, Source, SourceBatch};
 use crate::worker::{Edges, SourceSetup};
 use crate::{Error, Result};
 use plumb_core::event::{EventBatch, SourceSchema};
@@ -123,13 +125,18 @@ impl World {
     }
 }
 
-/// A log in memory.
-#[derive(Debug)]
+/// A log in memory. A record without bytes is none: an offset that the log has used for itself.
 pub(crate) struct FakeSource {
     pub(crate) schema: Arc<SourceSchema>,
     pub(crate) partitions: Arc<Mutex<Vec<Vec<Vec<u8>>>>>,
     /// Whether it ends where it ends now.
     pub(crate) bounded: bool,
+    /// Where a partition that was never processed begins.
+    pub(crate) start: u64,
+    /// Records before it are gone, and may be done without.
+    pub(crate) oldest: u64,
+    /// A place in a group, to be taken once.
+    pub(crate) membership: Mutex<Option<FakeMembership>>,
 }
 
 /// The record timestamp of every fake record.
@@ -137,9 +144,17 @@ pub(crate) const STAMP_US: i64 = 1_700_000_000_000_000;
 
 impl FakeSource {
     pub(crate) fn setup(partitions: &Arc<Mutex<Vec<Vec<Vec<u8>>>>>, bounded: bool) -> SourceSetup {
+        Self::of(partitions, bounded).setup_with()
+    }
+
+    pub(crate) fn of(partitions: &Arc<Mutex<Vec<Vec<Vec<u8>>>>>, bounded: bool) -> Self {
         let schema = Arc::new(SourceSchema::default_schema());
-        let source = Self { schema, partitions: partitions.clone(), bounded };
-        SourceSetup { source: Arc::new(source), rules: AcceptRules::default(), dead_letters: None }
+        let membership = Mutex::default();
+        Self { schema, partitions: partitions.clone(), bounded, start: 0, oldest: 0, membership }
+    }
+
+    pub(crate) fn setup_with(self) -> SourceSetup {
+        SourceSetup { source: Arc::new(self), rules: AcceptRules::default(), dead_letters: None }
     }
 }
 
@@ -152,13 +167,24 @@ impl Source for FakeSource {
         Ok((0..self.partitions.lock().unwrap().len() as u32).collect())
     }
 
+    fn start(&self, _: u32) -> Result<u64> {
+        Ok(self.start)
+    }
+
+    fn join(&self) -> Result<Option<Box<dyn Membership>>> {
+        Ok(self.membership.lock().unwrap().take().map(|membership| Box::new(membership) as Box<dyn Membership>))
+    }
+
     fn open(&self, partition: u32, offset: u64, _: Option<&serde_json::Value>) -> Result<Box<dyn PartitionReader>> {
+        let gap = (offset < self.oldest).then_some(Gap { from: offset, to: self.oldest });
+        let offset = offset.max(self.oldest);
         Ok(Box::new(FakeReader {
             decoder: JsonDecoder::new(self.schema.clone(), TimeUnit::Ms).with_rules(AcceptRules::default()),
             partitions: self.partitions.clone(),
             partition: partition as usize,
             offset: offset as usize,
             bounded: self.bounded,
+            gap,
         }))
     }
 }
@@ -169,6 +195,7 @@ struct FakeReader {
     partition: usize,
     offset: usize,
     bounded: bool,
+    gap: Option<Gap>,
 }
 
 impl PartitionReader for FakeReader {
@@ -181,6 +208,10 @@ impl PartitionReader for FakeReader {
             next_offset: self.offset as u64,
         };
         for bytes in records {
+            if bytes.is_empty() {
+                batch.next_offset += 1;
+                continue;
+            }
             let record = Record { offset: batch.next_offset, record_time_us: STAMP_US, bytes };
             self.decoder.decode_into(&mut batch, record);
         }
@@ -196,6 +227,10 @@ impl PartitionReader for FakeReader {
 
     fn memo(&self) -> Option<serde_json::Value> {
         Some(serde_json::json!({ "read": self.offset }))
+    }
+
+    fn gap(&self) -> Option<Gap> {
+        self.gap
     }
 }
 

@@ -7,13 +7,16 @@
 
 mod member;
 mod owners;
+mod roster;
 mod views;
+mod watch;
 
+pub use roster::Roster;
 pub use views::{ActiveView, Deployed, Deployment, Loader, Readiness};
 
 use crate::clock::Clock;
 use crate::commit::{ActiveRef, JobChain, JobManifest, latest, load, put_component, read_component};
-use crate::port::{Archive, Membership, ObjectStore, OnlineStore};
+use crate::port::{Archive, Membership, ObjectStore, OnlineStore, Source};
 use crate::worker::build::apply_archive;
 use crate::worker::{
     Board, Command, Edges, PartitionStatus, Phase, SourceSetup, Worker, WorkerOptions, WorkerSetup, view_ref,
@@ -33,6 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use watch::Watch;
 
 /// How often and how long a deployment waits for requests that still answer from the set of views before: far
 /// longer than a request may take. One that holds it even longer finds that its view is not ready any more.
@@ -97,8 +101,7 @@ pub struct RuntimeStatus {
 pub struct Runtime {
     parts: RuntimeParts,
     threads: usize,
-    /// The partitions of each source.
-    partitions: BTreeMap<String, Vec<u32>>,
+    roster: Arc<Roster>,
     owners: Arc<Owners>,
     commands: Vec<Sender<Command>>,
     workers: Vec<JoinHandle<()>>,
@@ -117,7 +120,7 @@ pub struct Runtime {
 
 impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runtime").field("partitions", &self.partitions).finish_non_exhaustive()
+        f.debug_struct("Runtime").field("roster", &self.roster).finish_non_exhaustive()
     }
 }
 
@@ -135,25 +138,32 @@ impl Runtime {
         }
         let mut job = JobChain::open(parts.store.clone())?;
         let views = views::reconcile(&parts, &mut job, components, &partitions, options.replace)?;
-        let waiting = |view: &Transform| partitions.get(&view.def().source).map_or(0, Vec::len);
-        let active: Vec<ActiveView> = views
-            .iter()
-            .map(|view| ActiveView { transform: view.clone(), ready: Arc::new(Readiness::waiting_for(waiting(view))) })
-            .collect();
-        let active = Arc::new(ArcSwap::from_pointee(active));
         let board = Arc::new(Board::default());
         let stop = Arc::new(AtomicBool::new(false));
         let mut memberships = Vec::new();
+        let mut shared: BTreeMap<String, Arc<dyn Source>> = BTreeMap::new();
         for source in &parts.sources {
             let name = &source.source.schema().source;
             match source.source.join()? {
                 Some(membership) => {
                     board.joining(name);
                     memberships.push((source.clone(), membership));
+                    shared.insert(name.clone(), source.source.clone());
                 }
                 None => partitions[name].iter().for_each(|&number| board.phase(name, number, Phase::Starting)),
             }
         }
+        // A view is ready when each partition's state of it is in the online store: as this process has put it there, or,
+        // of a source that is shared, as the store itself says.
+        let waiting = |view: &Transform| match shared.contains_key(&view.def().source) {
+            true => 1,
+            false => partitions.get(&view.def().source).map_or(0, Vec::len),
+        };
+        let of = |view: &Transform| ActiveView {
+            transform: view.clone(),
+            ready: Arc::new(Readiness::waiting_for(waiting(view))),
+        };
+        let active = Arc::new(ArcSwap::from_pointee(views.iter().map(of).collect::<Vec<_>>()));
         let setup = WorkerSetup {
             edges: Edges {
                 store: parts.store.clone(),
@@ -174,18 +184,25 @@ impl Runtime {
             workers.push(spawn_worker(index, setup.clone(), receiver)?);
         }
         let readable = {
-            let active = active.clone();
+            let (active, shared) = (active.clone(), shared.keys().cloned().collect::<Vec<_>>());
             move |source: &str, _: u32| {
                 let active = active.load();
                 let of_source = active.iter().filter(|view: &&ActiveView| view.transform.def().source == source);
-                of_source.for_each(|view| view.ready.one_less());
+                of_source.filter(|_| !shared.iter().any(|name| name == source)).for_each(|view| view.ready.one_less());
             }
         };
+        // Of a shared source the stores say which partitions count.
+        let fixed = |name: &String| if shared.contains_key(name) { Vec::new() } else { partitions[name].clone() };
+        let roster = Arc::new(Roster::new(partitions.keys().map(|name| (name.clone(), fixed(name))).collect()));
+        let watch = (!shared.is_empty()).then(|| {
+            let shared = shared.values().cloned().collect();
+            Watch::new(parts.clone(), shared, job.clone(), active.clone(), roster.clone(), stop.clone())
+        });
         let (owners, helpers) = Owners::start(setup, commands.clone(), threads, views, Box::new(readable))?;
         let mut runtime = Self {
             threads: options.threads.max(1),
             end_within: options.worker.leave_within + END_SLACK,
-            partitions,
+            roster,
             owners,
             commands,
             workers,
@@ -197,21 +214,36 @@ impl Runtime {
             job: Mutex::new(job),
             parts,
         };
-        runtime.begin(memberships)?;
+        runtime.begin(memberships, &partitions, watch)?;
         Ok(runtime)
     }
 
     /// Opens the partitions that are this process's alone, and follows the sources that say which are.
-    fn begin(&mut self, memberships: Vec<(SourceSetup, Box<dyn Membership>)>) -> Result<()> {
+    fn begin(
+        &mut self,
+        memberships: Vec<(SourceSetup, Box<dyn Membership>)>,
+        partitions: &BTreeMap<String, Vec<u32>>,
+        watch: Option<Watch>,
+    ) -> Result<()> {
         let shared: Vec<String> = memberships.iter().map(|(source, _)| source.source.schema().source.clone()).collect();
         for source in &self.parts.sources {
             let name = &source.source.schema().source;
             if !shared.contains(name) {
-                self.partitions[name].iter().for_each(|&number| self.owners.open(source, number, None, false));
+                partitions[name].iter().for_each(|&number| self.owners.open(source, number, None, false));
             }
         }
         if memberships.is_empty() {
             self.owners.close();
+        }
+        if let Some(watch) = watch {
+            let board = self.board.clone();
+            let run = move || {
+                if catch_unwind(AssertUnwindSafe(|| watch.run())).is_err() {
+                    board.fail(Error::internal("watching the stores has panicked"));
+                }
+            };
+            let thread = std::thread::Builder::new().name("plumb-watch".into()).spawn(run);
+            self.helpers.push(thread.map_err(|error| Error::unavailable("start a thread", error))?);
         }
         for (source, membership) in memberships {
             let (board, stop) = (self.board.clone(), self.stop.clone());
@@ -236,9 +268,9 @@ impl Runtime {
         Ok(())
     }
 
-    /// The partitions of a source; `None` for an unknown one.
-    pub fn partitions(&self, source: &str) -> Option<&[u32]> {
-        self.partitions.get(source).map(Vec::as_slice)
+    /// The partitions that answers are made of.
+    pub fn roster(&self) -> Arc<Roster> {
+        self.roster.clone()
     }
 
     /// The views that answer, in order of name.

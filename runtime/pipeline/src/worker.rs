@@ -241,6 +241,15 @@ impl Worker {
                 None => {}
             }
         }
+        for command in commands.try_iter() {
+            match command {
+                Command::Abandon => return Ok(()),
+                // Something of it may be applied already.
+                Command::Take(lane) => self.lanes.push(*lane),
+                // Whoever asked finds that the job has ended.
+                _ => {}
+            }
+        }
         self.finish()
     }
 

@@ -50,6 +50,7 @@ impl Default for JobManifest {
 }
 
 /// The chain of job manifests.
+#[derive(Clone)]
 pub struct JobChain {
     store: Arc<dyn ObjectStore>,
     latest: JobManifest,
@@ -82,6 +83,16 @@ impl JobChain {
             return Err(damaged(&path, "it is the manifest of another place"));
         }
         Ok(Self { store, latest, sha256: sha256_hex(&bytes) })
+    }
+
+    /// Reads what others have added since; whether there was something.
+    pub fn refresh(&mut self) -> Result<bool> {
+        let last = self.store.list(FOLDER)?.into_iter().map(|(path, _)| path).max();
+        if last.is_none_or(|path| path == job_path(self.latest.seq)) {
+            return Ok(false);
+        }
+        *self = Self::open(self.store.clone())?;
+        Ok(true)
     }
 
     /// The last job manifest.

@@ -2,7 +2,7 @@
 
 use super::Status;
 use crate::offline::{Labels, ViewColumns};
-use crate::runtime::ActiveView;
+use crate::runtime::{ActiveView, Roster};
 use crate::{Error, Result};
 use arc_swap::ArcSwap;
 use plumb_core::column::{Column, DataType};
@@ -35,28 +35,30 @@ impl std::fmt::Debug for Current {
 #[derive(Debug)]
 pub struct RuntimeViews {
     active: Arc<ArcSwap<Vec<ActiveView>>>,
-    partitions: BTreeMap<String, Vec<u32>>,
+    roster: Arc<Roster>,
     /// What was made of the set last seen. Weak, because the job waits until nobody holds a set it has replaced;
     /// a set at the same place is the same set all the same, as its memory is not given away while this is held.
     last: Mutex<Option<Made>>,
 }
 
 /// A set, and what it was made of.
-type Made = (Weak<Vec<ActiveView>>, Arc<ServingSet>);
+type Made = (Weak<Vec<ActiveView>>, Arc<BTreeMap<String, Vec<u32>>>, Arc<ServingSet>);
 
 impl RuntimeViews {
-    /// Follows a job's active views; `partitions` are those of each source.
-    pub fn new(active: Arc<ArcSwap<Vec<ActiveView>>>, partitions: BTreeMap<String, Vec<u32>>) -> Self {
-        Self { active, partitions, last: Mutex::new(None) }
+    /// Follows a job's active views and the partitions that answers are made of.
+    pub fn new(active: Arc<ArcSwap<Vec<ActiveView>>>, roster: Arc<Roster>) -> Self {
+        Self { active, roster, last: Mutex::new(None) }
     }
 }
 
 impl Views for RuntimeViews {
     fn current(&self) -> Current {
         let active = self.active.load_full();
+        let partitions = self.roster.current();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, set)) = last.as_ref()
+        if let Some((of, over, set)) = last.as_ref()
             && std::ptr::eq(of.as_ptr(), Arc::as_ptr(&active))
+            && Arc::ptr_eq(over, &partitions)
         {
             return Current { set: set.clone(), guard: Some(active) };
         }
@@ -66,10 +68,10 @@ impl Views for RuntimeViews {
         };
         let mut views: Vec<ServingView> = active.iter().map(view).collect();
         // A job has no view of a source it does not run.
-        views.retain(|view| self.partitions.contains_key(&view.transform.def().source));
+        views.retain(|view| partitions.contains_key(&view.transform.def().source));
         views.sort_by(|a, b| a.name.cmp(&b.name));
-        let set = Arc::new(ServingSet { views, partitions: self.partitions.clone() });
-        *last = Some((Arc::downgrade(&active), set.clone()));
+        let set = Arc::new(ServingSet { views, partitions: BTreeMap::clone(&partitions) });
+        *last = Some((Arc::downgrade(&active), partitions, set.clone()));
         Current { set, guard: Some(active) }
     }
 }

@@ -4,7 +4,7 @@ use super::request::Named;
 use super::*;
 use crate::clock::Clock;
 use crate::port::{OnlineAnswer, OnlineField, OnlinePartial, OnlineRead, OnlineStore, OnlineWrite, PublishOutcome};
-use crate::runtime::{ActiveView, Readiness};
+use crate::runtime::{ActiveView, Readiness, Roster};
 use crate::{Error, Result};
 use arc_swap::ArcSwap;
 use plumb_core::column::{Column, DataType};
@@ -538,7 +538,8 @@ fn views_of_a_job_follow_its_swaps_and_hold_no_set() {
         vec![ActiveView { transform: world.transforms[0].clone(), ready }]
     };
     let active = Arc::new(ArcSwap::from_pointee(set(1)));
-    let views = RuntimeViews::new(active.clone(), BTreeMap::from([("default".to_owned(), vec![0])]));
+    let roster = Arc::new(Roster::new(BTreeMap::from([("default".to_owned(), vec![0])])));
+    let views = RuntimeViews::new(active.clone(), roster);
     let first = views.current();
     assert!(!first.set.views[0].is_ready());
     assert!(Arc::ptr_eq(&first.set, &views.current().set), "an unchanged set is made once");
@@ -547,6 +548,6 @@ fn views_of_a_job_follow_its_swaps_and_hold_no_set() {
     drop(first);
     assert_eq!(Arc::strong_count(&before), 1);
     assert!(views.current().set.views[0].is_ready());
-    let of_another = RuntimeViews::new(active, BTreeMap::new());
+    let of_another = RuntimeViews::new(active, Arc::new(Roster::new(BTreeMap::new())));
     assert!(of_another.current().set.views.is_empty());
 }

@@ -1,5 +1,7 @@
 //! A running job over fakes: views come and go while events do.
 
+mod shared;
+
 use super::*;
 use crate::fakes::{FakeLoader, FakeSource, Fuse, StepClock, World, component, events};
 use crate::port::OnlineField;
@@ -50,7 +52,8 @@ fn computed(log: &Log, bytes: &[u8]) -> Fields {
     let schema = source.source.schema().clone();
     let transform = Transform::new(FakeLoader.load(bytes).unwrap(), &schema, source.rules.allowed_lateness_us).unwrap();
     let mut fields = BTreeMap::new();
-    for number in 0..2 {
+    let partitions = log.lock().unwrap().len() as u32;
+    for number in 0..partitions {
         let view = PartitionView::new(transform.clone(), ViewState::new(transform.plan().clone()), false);
         let base = crate::commit::Manifest::start("default", number);
         let mut partition = Partition::new(&schema, source.rules, &base, Vec::new(), vec![view]);

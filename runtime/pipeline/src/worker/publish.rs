@@ -28,6 +28,16 @@ fn complete_mark(entity: Arc<str>, state_id: StateId) -> OnlineWrite {
 
 /// Whether the store holds all of the states of these views of a partition, of each.
 pub fn held(online: &dyn OnlineStore, source: &str, partition: u32, views: &[Transform]) -> Result<Vec<bool>> {
+    Ok(held_everywhere(online, source, &[partition], views)?.iter().map(Vec::is_empty).collect())
+}
+
+/// The partitions whose state of a view the store does not hold all of, of each of these views.
+pub fn held_everywhere(
+    online: &dyn OnlineStore,
+    source: &str,
+    partitions: &[u32],
+    views: &[Transform],
+) -> Result<Vec<Vec<u32>>> {
     let read = |view: &Transform| OnlineRead {
         entity: view.def().entity.name.as_str().into(),
         state_id: view.state_id(),
@@ -35,9 +45,15 @@ pub fn held(online: &dyn OnlineStore, source: &str, partition: u32, views: &[Tra
         tiles: Vec::new(),
     };
     let reads: Vec<OnlineRead> = views.iter().map(read).collect();
-    let answer = online.read(source, &[partition], &reads)?;
-    let there = |entity: Option<&OnlineEntity>| entity.is_some_and(|one| !one.lost && !one.partials.is_empty());
-    Ok((0..views.len()).map(|index| there(answer.entities.get(index))).collect())
+    let answer = online.read(source, partitions, &reads)?;
+    let missing = |entity: Option<&OnlineEntity>| -> Vec<u32> {
+        let there = |partition: u32| {
+            let whole = entity.filter(|entity| !entity.lost);
+            whole.is_some_and(|entity| entity.partials.iter().any(|partial| partial.partition == partition))
+        };
+        partitions.iter().copied().filter(|&partition| !there(partition)).collect()
+    };
+    Ok((0..views.len()).map(|index| missing(answer.entities.get(index))).collect())
 }
 
 /// How a publish went.

@@ -1,0 +1,326 @@
+//! Several processes share a log: whatever becomes of them, the archive has each event once and the online store is
+//! what one process alone would have made of it.
+
+use super::*;
+use crate::commit::{committed_files, latest};
+use crate::fakes::{Seat, seat};
+use crate::port::ObjectStore as _;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// Far more than anything here takes; a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Process {
+    runtime: Option<Runtime>,
+    seat: Seat,
+}
+
+/// A job of several processes, and who works on what.
+struct Shared {
+    world: World,
+    log: Log,
+    components: Vec<Vec<u8>>,
+    start: u64,
+    oldest: u64,
+    processes: Vec<Process>,
+    owners: BTreeMap<u32, usize>,
+}
+
+fn wait(what: &str, mut until: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !until() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
+impl Shared {
+    fn new(processes: usize, partitions: u32) -> Self {
+        let log = (0..partitions).map(|number| events(u64::from(number) * 10_000, 60)).collect();
+        let mut job = Self {
+            world: World::default(),
+            log: Arc::new(Mutex::new(log)),
+            components: vec![users("1.0.0", 2), items()],
+            start: 0,
+            oldest: 0,
+            processes: Vec::new(),
+            owners: BTreeMap::new(),
+        };
+        for _ in 0..processes {
+            let process = job.process();
+            job.processes.push(process);
+        }
+        (0..partitions).for_each(|number| job.give(number, number as usize % processes));
+        job
+    }
+
+    fn process(&self) -> Process {
+        let (seat, membership) = seat();
+        let mut source = FakeSource::of(&self.log, false);
+        (source.start, source.oldest) = (self.start, self.oldest);
+        source.membership = Mutex::new(Some(membership));
+        let mut parts = parts(&self.world, &self.log, &Fuse::never(), false);
+        parts.sources = vec![source.setup_with()];
+        let runtime = Runtime::start(parts, options(false), &self.components).unwrap();
+        Process { runtime: Some(runtime), seat }
+    }
+
+    fn give(&mut self, partition: u32, to: usize) {
+        self.processes[to].seat.assign(&[partition]);
+        self.owners.insert(partition, to);
+    }
+
+    /// As a group does when all members are well.
+    fn move_to(&mut self, partition: u32, to: usize) {
+        let from = self.owners[&partition];
+        let released = self.processes[from].seat.revoke(&[partition]);
+        wait("a release", || released.try_recv().is_ok() || self.failed(from));
+        self.give(partition, to);
+        self.mend();
+    }
+
+    /// As a group does when it takes a member for dead that is not.
+    fn steal(&mut self, partition: u32, to: usize) {
+        let from = self.owners[&partition];
+        self.give(partition, to);
+        if from != to {
+            self.processes[from].seat.lose(&[partition]);
+        }
+        self.mend();
+    }
+
+    fn crash(&mut self, index: usize, heir: usize) {
+        self.processes[index].runtime.take().unwrap().abandon();
+        self.restart(index, heir);
+    }
+
+    fn leave(&mut self, index: usize, heir: usize) {
+        let stopped = self.processes[index].runtime.take().unwrap().stop();
+        assert!(stopped.is_err() || self.processes[index].seat.left.load(Ordering::SeqCst));
+        self.restart(index, heir);
+    }
+
+    fn restart(&mut self, index: usize, heir: usize) {
+        let owned = self.owned(index);
+        self.processes[index] = self.process();
+        owned.into_iter().for_each(|partition| self.give(partition, heir));
+    }
+
+    fn owned(&self, index: usize) -> Vec<u32> {
+        self.owners.iter().filter(|(_, owner)| **owner == index).map(|(&partition, _)| partition).collect()
+    }
+
+    fn failed(&self, index: usize) -> bool {
+        self.processes[index].runtime.as_ref().is_none_or(|runtime| runtime.status().failure.is_some())
+    }
+
+    /// Starts processes again that were fenced; any other failure is the test's.
+    fn mend(&mut self) {
+        for index in 0..self.processes.len() {
+            if self.failed(index) {
+                let error = self.processes[index].runtime.take().unwrap().stop().unwrap_err();
+                assert!(matches!(error, Error::Fenced { .. }), "{error}");
+                self.restart(index, index);
+            }
+        }
+    }
+
+    fn append(&self, partition: u32, records: u64) {
+        let mut log = self.log.lock().unwrap();
+        let log = &mut log[partition as usize];
+        let first = u64::from(partition) * 10_000 + log.len() as u64;
+        log.extend(events(first, records));
+        // The log uses an offset for itself.
+        log.push(Vec::new());
+    }
+
+    /// Waits until all is published by whoever works on it, ends all processes and looks at what is there.
+    fn check(&mut self) {
+        let ends: Vec<u64> = self.log.lock().unwrap().iter().map(|log| log.len() as u64).collect();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.mend();
+            let fences = self.world.online.lock().unwrap().fences.clone();
+            let shown = |number: usize| fences.get(&("default".to_owned(), number as u32)).and_then(|fence| fence.1);
+            let live = |(&partition, &owner): (&u32, &usize)| {
+                let status = self.processes[owner].runtime.as_ref().unwrap().status();
+                status.partitions.iter().any(|one| one.partition == partition && one.phase == Phase::Live)
+            };
+            if (0..ends.len()).all(|number| shown(number) == Some(ends[number])) && self.owners.iter().all(live) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "shown {fences:?} of {ends:?}");
+            std::thread::yield_now();
+        }
+        for process in &self.processes {
+            let runtime = process.runtime.as_ref().unwrap();
+            wait("readiness", || runtime.active_views().iter().all(|view| view.ready.is_ready()));
+            wait("the roster", || runtime.roster().of("default").len() == ends.len());
+            assert_shown(&self.world, runtime, &self.log, &self.components);
+        }
+        for process in &mut self.processes {
+            process.runtime.take().unwrap().stop().unwrap();
+        }
+        let (found, accepted) = (self.world.globbed_ids("default"), accepted_ids(&self.log.lock().unwrap()));
+        let without = |a: &[String], b: &[String]| a.iter().filter(|id| !b.contains(id)).cloned().collect::<Vec<_>>();
+        let (missing, more) = (without(&accepted, &found), without(&found, &accepted));
+        assert!(missing.is_empty() && more.is_empty(), "missing {missing:?}, not accepted {more:?}");
+        assert_eq!(found, accepted);
+        let store = self.world.store();
+        let named: BTreeSet<String> =
+            committed_files(&store, "default").unwrap().into_iter().map(|(_, file)| file.path).collect();
+        let globbed: BTreeSet<String> =
+            store.list("events/default").unwrap().into_iter().map(|(path, _)| path).collect();
+        assert_eq!(named, globbed);
+        for (number, &end) in ends.iter().enumerate() {
+            let manifest = latest(&store, "default", number as u32).unwrap().unwrap();
+            assert_eq!(manifest.next_offset, end);
+        }
+    }
+}
+
+/// The accepted set by the plainest rule there is: per partition the first of each id that is an event in bounds.
+fn accepted_ids(log: &[Vec<Vec<u8>>]) -> Vec<String> {
+    let mut ids = Vec::new();
+    for records in log {
+        let mut seen = BTreeSet::new();
+        for (offset, record) in records.iter().enumerate() {
+            let Ok(event) = serde_json::from_slice::<serde_json::Value>(record) else { continue };
+            if event["event_time"] == 1 {
+                continue;
+            }
+            match event["event_id"].as_str() {
+                Some(id) if !seen.insert(id.to_owned()) => {}
+                Some(id) => ids.push(id.to_owned()),
+                None => ids.push(format!("without an id at {offset}")),
+            }
+        }
+    }
+    ids.sort();
+    ids
+}
+
+#[test]
+fn partitions_move_between_processes_with_everything_committed() {
+    let mut job = Shared::new(2, 3);
+    for round in 0..6u32 {
+        job.append(round % 3, 40);
+        job.move_to(round % 3, (round as usize + 1) % 2);
+    }
+    // A release says how far it has come, to whoever shows lag.
+    wait("a commit to be noted", || {
+        job.processes.iter().any(|process| !process.seat.committed.lock().unwrap().is_empty())
+    });
+    job.check();
+}
+
+#[test]
+fn a_stolen_partition_is_not_written_by_its_old_owner() {
+    let mut job = Shared::new(2, 2);
+    for round in 0..6u32 {
+        job.append(round % 2, 40);
+        job.steal(round % 2, (round as usize + 1) % 2);
+    }
+    job.check();
+}
+
+#[test]
+fn a_new_partition_counts_as_soon_as_it_shows_something() {
+    let mut job = Shared::new(2, 2);
+    let runtime = |job: &Shared| job.processes[0].runtime.as_ref().unwrap().roster();
+    wait("the first two", || runtime(&job).of("default") == [0, 1]);
+    wait("readiness", || {
+        let active = job.processes[0].runtime.as_ref().unwrap().active_views();
+        active.iter().all(|view| view.ready.is_ready())
+    });
+    job.log.lock().unwrap().push(events(20_000, 50));
+    job.give(2, 1);
+    // Nobody has been told that there is a third one; the process that has it is told by the group.
+    wait("the third", || runtime(&job).of("default") == [0, 1, 2]);
+    job.check();
+}
+
+#[test]
+fn a_job_begins_where_its_source_says_and_stays_there() {
+    let mut job = Shared::new(1, 1);
+    job.processes[0].runtime.take().unwrap().abandon();
+    (job.world, job.start) = (World::default(), 25);
+    job.restart(0, 0);
+    wait("all to be shown", || {
+        job.world.online.lock().unwrap().fences.get(&("default".to_owned(), 0)).is_some_and(|fence| fence.1 == Some(60))
+    });
+    let manifest = |job: &Shared| latest(&job.world.store(), "default", 0).unwrap().unwrap();
+    assert_eq!(manifest(&job).start_offset, 25);
+    // The next process may be told otherwise; the job has begun.
+    job.start = 0;
+    job.leave(0, 0);
+    wait("the partition to be open", || {
+        job.processes[0].runtime.as_ref().unwrap().status().partitions.iter().any(|status| status.phase == Phase::Live)
+    });
+    job.processes[0].runtime.take().unwrap().stop().unwrap();
+    let manifest = manifest(&job);
+    assert_eq!((manifest.start_offset, manifest.next_offset, manifest.accounting.read), (25, 60, 35));
+    let log = vec![vec![Vec::new(); 25].into_iter().chain(events(25, 35)).collect()];
+    assert_eq!(job.world.globbed_ids("default"), accepted_ids(&log));
+}
+
+#[test]
+fn records_that_are_gone_are_passed_over_and_written_down() {
+    let mut job = Shared::new(1, 1);
+    wait("all to be shown", || {
+        job.world.online.lock().unwrap().fences.get(&("default".to_owned(), 0)).is_some_and(|fence| fence.1 == Some(60))
+    });
+    job.processes[0].runtime.take().unwrap().stop().unwrap();
+    job.append(0, 50);
+    job.oldest = 80;
+    job.restart(0, 0);
+    // What the log no longer has can be told from it as records that are none.
+    job.log.lock().unwrap()[0][60..80].iter_mut().for_each(Vec::clear);
+    job.check();
+    let manifest = latest(&job.world.store(), "default", 0).unwrap().unwrap();
+    assert_eq!(manifest.gaps, [crate::port::Gap { from: 60, to: 80 }]);
+    assert_eq!(manifest.accounting.read, 60 + 30);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u32, u64),
+    Move(u32, usize),
+    Steal(u32, usize),
+    Crash(usize, usize),
+    Leave(usize, usize),
+}
+
+const PROCESSES: usize = 3;
+const PARTITIONS: u32 = 4;
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (0..PARTITIONS, 1u64..60).prop_map(|(partition, records)| Step::Append(partition, records)),
+        3 => (0..PARTITIONS, 0..PROCESSES).prop_map(|(partition, to)| Step::Move(partition, to)),
+        2 => (0..PARTITIONS, 0..PROCESSES).prop_map(|(partition, to)| Step::Steal(partition, to)),
+        1 => (0..PROCESSES, 0..PROCESSES).prop_map(|(index, heir)| Step::Crash(index, heir)),
+        1 => (0..PROCESSES, 0..PROCESSES).prop_map(|(index, heir)| Step::Leave(index, heir)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn any_schedule_leaves_what_one_process_would(steps in prop::collection::vec(step(), 1..14)) {
+        let mut job = Shared::new(PROCESSES, PARTITIONS);
+        for step in steps {
+            job.mend();
+            match step {
+                Step::Append(partition, records) => job.append(partition, records),
+                Step::Move(partition, to) => job.move_to(partition, to),
+                Step::Steal(partition, to) => job.steal(partition, to),
+                Step::Crash(index, heir) => job.crash(index, heir),
+                Step::Leave(index, heir) => job.leave(index, heir),
+            }
+        }
+        job.check();
+    }
+}
