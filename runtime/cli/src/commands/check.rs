@@ -23,6 +23,7 @@ use plumb_transform::Transform;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 /// Entities asked for in one request.
 const ENTITIES_PER_REQUEST: usize = 200;
@@ -213,6 +214,20 @@ struct Asked<'a> {
     at_us: i64,
 }
 
+/// How often a batch is asked again that was answered from several positions, and how long to wait in between.
+const POSITION_TRIES: usize = 100;
+const POSITION_PAUSE: Duration = Duration::from_millis(20);
+
+/// The position of all results of a batch; `None` if they have several.
+fn one_position(answer: &Value) -> Result<Option<Position>> {
+    let results = answer["results"].as_array().context("the answer has no results")?;
+    let token = |result: &Value| result["position"].as_str().map(str::to_owned);
+    let token = results.first().and_then(token).context("a result has no position")?;
+    let position = Position::parse(&token)?;
+    let one = position.views.is_empty() && results.iter().all(|result| result["position"] == token.as_str());
+    Ok(one.then_some(position))
+}
+
 impl Asked<'_> {
     fn compare(
         &self,
@@ -238,7 +253,18 @@ impl Asked<'_> {
                 "as_of": format_rfc3339(self.at_us),
             }));
         }
-        let answer = client.post("/features/batch", &json!({"requests": requests}))?;
+        let body = json!({"requests": requests});
+        let mut tries = 0;
+        let (answer, position) = loop {
+            let answer = client.post("/features/batch", &body)?;
+            match one_position(&answer)? {
+                Some(position) => break (answer, position),
+                // A publish was under way in a store that shows it part by part: soon it is all there.
+                None if tries < POSITION_TRIES => std::thread::sleep(POSITION_PAUSE),
+                None => anyhow::bail!("the online store is never at one position; is a part of it out of reach?"),
+            }
+            tries += 1;
+        };
         let results = answer["results"].as_array().context("the answer has no results")?;
         let mut online: Vec<Column> = self.types().iter().map(Column::new).collect();
         let mut from_state = 0;
@@ -249,12 +275,7 @@ impl Asked<'_> {
             let views = result["views"].as_object().context("a result has no views")?;
             from_state += u64::from(views.values().all(|view| view["source"] == "online"));
         }
-        let token =
-            results.first().and_then(|result| result["position"].as_str()).context("a result has no position")?;
-        if results.iter().any(|result| result["position"] != token) {
-            anyhow::bail!("the results of one batch name several positions");
-        }
-        let offline = self.offline(admin, archive, store, &Position::parse(token)?, key_columns)?;
+        let offline = self.offline(admin, archive, store, &position, key_columns)?;
         Ok(Sampled { online, offline, from_state })
     }
 

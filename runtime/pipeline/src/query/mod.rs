@@ -16,6 +16,7 @@ mod select;
 pub mod serving;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub use answer::{Answer, EntityAnswer, ReadSource, Status, Value, ViewAnswer};
 pub use evaluate::Evaluator;

@@ -3,7 +3,9 @@
 use super::request::Named;
 use super::*;
 use crate::clock::Clock;
-use crate::port::{OnlineAnswer, OnlineField, OnlinePartial, OnlineRead, OnlineStore, OnlineWrite, PublishOutcome};
+use crate::port::{
+    OnlineAnswer, OnlineEntity, OnlineField, OnlinePartial, OnlineRead, OnlineStore, OnlineWrite, PublishOutcome,
+};
 use crate::runtime::{ActiveView, Readiness, Roster};
 use crate::{Error, Result};
 use arc_swap::ArcSwap;
@@ -11,6 +13,7 @@ use plumb_core::column::{Column, DataType};
 use plumb_core::contribution::Contributions;
 use plumb_core::entity::{EntityDef, EntityKey};
 use plumb_core::event::{EventBatch, SourceSchema};
+use plumb_core::global::global_key;
 use plumb_core::plan::StateId;
 use plumb_core::state::{Field, ViewState};
 use plumb_core::time::{DAY_US, HOUR_US, MINUTE_US};
@@ -102,6 +105,10 @@ struct MemoryStore {
     fields: Mutex<Fields>,
     positions: Mutex<BTreeMap<u32, Option<u64>>>,
     reads: AtomicUsize,
+    /// Keys that are further than the positions, and by how much; those by nothing are lost.
+    parts: Mutex<BTreeMap<EntityKey, BTreeMap<u32, u64>>>,
+    /// After so many reads all parts are as the whole.
+    whole_after: AtomicUsize,
 }
 
 impl OnlineStore for MemoryStore {
@@ -130,8 +137,15 @@ impl OnlineStore for MemoryStore {
                 read.tiles.iter().filter_map(|&start| Some((start, fields.get(&OnlineField::Tile(start))?.clone())));
             Some(OnlinePartial { partition, header: fields.get(&OnlineField::Header)?.clone(), tiles: tiles.collect() })
         };
+        let mut parts = self.parts.lock().unwrap();
+        if self.whole_after.load(Ordering::SeqCst) == self.reads.load(Ordering::SeqCst) {
+            parts.clear();
+        }
         let entity = |read: &OnlineRead| {
-            partitions.iter().filter_map(|&partition| partial(partition, read)).collect::<Vec<_>>().into()
+            let partials = partitions.iter().filter_map(|&partition| partial(partition, read)).collect();
+            let ahead = parts.get(&read.key).cloned();
+            let lost = ahead.as_ref().is_some_and(BTreeMap::is_empty);
+            OnlineEntity { partials, ahead: ahead.unwrap_or_default(), lost }
         };
         Ok(OnlineAnswer {
             positions: self.positions.lock().unwrap().clone(),
@@ -255,6 +269,11 @@ impl World {
         self
     }
 
+    /// Says how far the store's part with a key is.
+    fn part(&self, key: EntityKey, ahead: &[(u32, u64)]) {
+        self.store.parts.lock().unwrap().insert(key, ahead.iter().copied().collect());
+    }
+
     fn ask(&self, request: Request) -> Result<Answer, QueryError> {
         self.evaluator
             .query(&Query { requests: vec![request], defaults: Vec::new() })
@@ -349,6 +368,108 @@ fn distributions_are_used_again_at_their_positions_only() {
     // The kept one is of older positions: it is seen, dropped and made again.
     assert_eq!(ask(&world, "i"), (Value::F64(1.0), 2));
     assert_eq!(ask(&world, "j"), (Value::F64(0.0), 1));
+}
+
+fn key(text: &str) -> EntityKey {
+    EntityKey::from_parts(&[text])
+}
+
+#[test]
+fn an_answer_from_a_part_that_is_further_says_so_and_is_computed_again_from_there() {
+    let mut world = World::new();
+    world.events(0, &[(Some("u"), Some("i"), 60), (Some("v"), None, 50)]);
+    world.part(key("u"), &[(0, 5)]);
+    let both =
+        || features(&["user_view:count", "pair_view:count"], short(&[("user_id", Some("u")), ("item_id", Some("i"))]));
+    let answer = world.ask(both()).unwrap();
+    assert_eq!(answer.position.to_string(), "default:0=2,1=0~user_view!default:0=5");
+    assert_eq!((status(&answer, "user_view"), status(&answer, "pair_view")), (Status::Found, Status::Found));
+    // Each answer of a batch has the token of its own keys.
+    let requests = ["v", "u"].map(|user| features(&["user_view:count"], short(&[("user_id", Some(user))]))).into();
+    let answers = world.evaluator.query(&Query { requests, defaults: Vec::new() }).unwrap();
+    let tokens: Vec<String> = answers.iter().map(|answer| answer.position.to_string()).collect();
+    assert_eq!(tokens, ["default:0=2,1=0", "default:0=2,1=0~user_view!default:0=5"]);
+    // The archive is asked where each view was, and answers with the same token.
+    let again = world.evaluator.history(&both(), Some(&answer.position)).unwrap();
+    assert_eq!(again.position, answer.position);
+    let asked = |view: &str| {
+        let asked = world.history.asked.lock().unwrap();
+        asked.iter().rev().find(|(name, ..)| name == view).and_then(|(.., position)| position.clone()).unwrap()
+    };
+    assert_eq!(asked("user_view"), BTreeMap::from([(0, 5), (1, 0)]));
+    assert_eq!(asked("pair_view"), BTreeMap::from([(0, 2), (1, 0)]));
+}
+
+#[test]
+fn what_only_the_archive_can_answer_is_asked_where_the_part_was() {
+    let mut world = World::new();
+    for before_s in [30 * 86_400, 1] {
+        world.events(0, &[(Some("u"), None, before_s), (Some("v"), None, before_s)]);
+    }
+    world.part(key("u"), &[(1, 3)]);
+    let old = |user| {
+        let as_of_us = Some(NOW_US - 30 * DAY_US + 1_000_000);
+        features(&["user_view:*"], Request { as_of_us, ..short(&[("user_id", Some(user))]) })
+    };
+    let requests = vec![old("u"), old("v")];
+    let answers = world.evaluator.query(&Query { requests, defaults: Vec::new() }).unwrap();
+    assert!(answers.iter().all(|answer| answer.views[0].source == ReadSource::Offline));
+    let mut asked: Vec<_> = world.history.asked.lock().unwrap().iter().map(|(.., position)| position.clone()).collect();
+    asked.sort();
+    assert_eq!(asked, [Some(BTreeMap::from([(0, 4), (1, 0)])), Some(BTreeMap::from([(0, 4), (1, 3)]))]);
+}
+
+#[test]
+fn a_lost_part_is_rebuilding_and_the_others_answer() {
+    let mut world = World::new();
+    world.events(0, &[(Some("u"), Some("i"), 60), (Some("v"), None, 50)]);
+    world.part(key("u"), &[]);
+    let defaults = vec![("user_view:count".to_owned(), json!(0))];
+    let requests = vec![short(&[("user_id", Some("u"))]), short(&[("user_id", Some("v"))])];
+    let answers = world.evaluator.query(&Query { requests: requests.clone(), defaults }).unwrap();
+    assert_eq!(status(&answers[0], "user_view"), Status::Rebuilding);
+    assert_eq!(value(&answers[0], "user_view:count_1h"), Value::Null);
+    assert_eq!(
+        (status(&answers[1], "user_view"), value(&answers[1], "user_view:count")),
+        (Status::Found, Value::I64(1))
+    );
+    assert!(matches!(world.ask(requests[0].clone()), Err(QueryError::Rebuilding)));
+    // A view whose ranks are lost cannot answer for any key.
+    world.part(global_key(0), &[]);
+    let before = world.store.reads.load(Ordering::SeqCst);
+    assert!(matches!(world.ask(short(&[("item_id", Some("i"))])), Err(QueryError::Rebuilding)));
+    assert_eq!(world.store.reads.load(Ordering::SeqCst) - before, 1, "there is nothing to wait for");
+}
+
+#[test]
+fn a_key_and_its_ranks_are_of_one_position() {
+    let mut world = World::new();
+    world.events(0, &[(None, Some("i"), 300), (None, Some("j"), 200), (None, Some("j"), 100)]);
+    let ask = |world: &World| world.ask(features(&["item_view:rank"], short(&[("item_id", Some("j"))])));
+    let rank = |answer: &Answer| (value(answer, "item_view:rank"), answer.position.to_string());
+    // Both are further by the same.
+    world.part(key("j"), &[(0, 4)]);
+    world.part(global_key(0), &[(0, 4)]);
+    assert_eq!(rank(&ask(&world).unwrap()), (Value::F64(1.0), "default:0=3,1=0~item_view!default:0=4".into()));
+    // The ranks kept from there are not those of the position itself.
+    world.store.parts.lock().unwrap().clear();
+    world.events(0, &[(None, Some("i"), 90), (None, Some("i"), 80)]);
+    assert_eq!(rank(&ask(&world).unwrap()), (Value::F64(0.0), "default:0=5,1=0".into()));
+    // One is further than the other until the publish is over: the third read.
+    world.part(key("j"), &[(0, 6)]);
+    let before = world.store.reads.load(Ordering::SeqCst);
+    world.store.whole_after.store(before + 3, Ordering::SeqCst);
+    assert_eq!(rank(&ask(&world).unwrap()), (Value::F64(0.0), "default:0=5,1=0".into()));
+    assert!(world.store.reads.load(Ordering::SeqCst) >= before + 3);
+    // The ranks alone are further: those that are kept are of the position.
+    world.part(global_key(0), &[(0, 6)]);
+    assert_eq!(rank(&ask(&world).unwrap()), (Value::F64(0.0), "default:0=5,1=0".into()));
+    // Of two positions for ever: nothing is said rather than something of both.
+    world.part(key("j"), &[(0, 7)]);
+    assert!(matches!(ask(&world), Err(QueryError::Rebuilding)));
+    // A view without ranks does not wait for it.
+    let answer = world.ask(short(&[("item_id", Some("j")), ("user_id", Some("u"))])).unwrap();
+    assert_eq!((status(&answer, "item_view"), status(&answer, "pair_view")), (Status::Rebuilding, Status::NotFound));
 }
 
 #[test]
