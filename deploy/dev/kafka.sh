@@ -3,9 +3,10 @@
 #   kafka.sh start DIR [--port N] [--topic NAME:PARTITIONS]...  prints the address once the broker answers
 #   kafka.sh topic DIR NAME:PARTITIONS                          creates a topic
 #   kafka.sh stop DIR                                           ends it; the data stay until DIR is removed
-#   kafka.sh run DIR --port N [--controller-port N] [--proxied LISTEN:ADVERTISED]   in the foreground
+#   kafka.sh run DIR --port N [--controller-port N] [--proxied LISTEN:ADVERTISED] [--secured N]   in the foreground
 #   kafka.sh install                                            fetches the jars, once
 # --proxied adds a listener that tells its clients to come to another port, where a test's proxy stands.
+# --secured adds a listener with TLS and SASL/PLAIN: user plumb, password secret, the authority in DIR/ca.pem.
 # JVM options are in PLUMB_KAFKA_JVM, such as "-Xmx1g" for a benchmark.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -45,6 +46,16 @@ ready() {
     [ "${answer:16}" = 00000001 ]
 } 2>/dev/null
 
+# A certificate of our own for the secured listener, once.
+make_certificate() {
+    [ -f "$dir/ca.pem" ] && return
+    local key=(-alias broker -storetype PKCS12 -keystore "$dir/keystore.p12" -storepass plumb-test)
+    keytool -genkeypair "${key[@]}" -keyalg EC -groupname secp256r1 -validity 30 -dname CN=plumb-test \
+        -ext san=ip:127.0.0.1 2>/dev/null || fail "keytool could not make a certificate"
+    keytool -exportcert -rfc "${key[@]}" 2>/dev/null >"$dir/ca.pem.new"
+    mv "$dir/ca.pem.new" "$dir/ca.pem"
+}
+
 # Writes the settings and becomes the broker.
 run() {
     mkdir -p "$dir/data"
@@ -57,6 +68,11 @@ run() {
         listeners+=,PROXIED://127.0.0.1:${proxied%:*}
         advertised+=,PROXIED://127.0.0.1:${proxied#*:}
     fi
+    if [ -n "$secured" ]; then
+        make_certificate
+        listeners+=,SECURED://127.0.0.1:$secured
+        advertised+=,SECURED://127.0.0.1:$secured
+    fi
     cat >"$dir/server.properties" <<EOF
 process.roles=broker,controller
 node.id=1
@@ -64,8 +80,14 @@ controller.quorum.voters=1@127.0.0.1:$controller_port
 controller.listener.names=CONTROLLER
 listeners=$listeners,CONTROLLER://127.0.0.1:$controller_port
 advertised.listeners=$advertised
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURED:SASL_SSL
 inter.broker.listener.name=PLAINTEXT
+listener.name.secured.ssl.keystore.type=PKCS12
+listener.name.secured.ssl.keystore.location=$dir/keystore.p12
+listener.name.secured.ssl.keystore.password=plumb-test
+listener.name.secured.ssl.key.password=plumb-test
+listener.name.secured.sasl.enabled.mechanisms=PLAIN
+listener.name.secured.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_plumb="secret";
 log.dirs=$dir/data
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
@@ -105,13 +127,14 @@ command=$1
 [ "$command" = install ] && { install; exit; }
 dir=${2:?a folder}
 shift 2
-port='' controller_port='' proxied='' topics=()
+port='' controller_port='' proxied='' secured='' topics=()
 [ "$command" = topic ] && { topics=("$@"); set --; }
 while [ $# -gt 0 ]; do
     case $1 in
         --port) port=$2 ;;
         --controller-port) controller_port=$2 ;;
         --proxied) proxied=$2 ;;
+        --secured) secured=$2 ;;
         --topic) topics+=("$2") ;;
         *) fail "what is $1?" ;;
     esac
@@ -132,7 +155,7 @@ case $command in
     start)
         install
         : "${port:=$(free_port)}"
-        start_in_background ${proxied:+--proxied "$proxied"} ${controller_port:+--controller-port "$controller_port"}
+        start_in_background ${proxied:+--proxied "$proxied"} ${secured:+--secured "$secured"} ${controller_port:+--controller-port "$controller_port"}
         for each in "${topics[@]}"; do topic "127.0.0.1:$port" "$each"; done
         ;;
     topic) for each in "${topics[@]}"; do topic "$(cat "$dir/address")" "$each"; done ;;

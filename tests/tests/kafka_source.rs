@@ -2,10 +2,15 @@
 
 use plumb_core::ErrorKind;
 use plumb_core::event::SourceSchema;
+use plumb_pipeline::Secret;
 use plumb_pipeline::accept::AcceptRules;
 use plumb_pipeline::decode::TimeUnit;
-use plumb_pipeline::port::{Change, Gap, Membership, PartitionReader, Polled, Rejected, Source, StartFrom};
-use plumb_source_kafka::{KafkaOptions, KafkaSettings, KafkaSource, KafkaStart, TOMBSTONE};
+use plumb_pipeline::port::{
+    Change, EventSink, Gap, Membership, PartitionReader, Polled, Rejected, SinkRecord, Source, StartFrom,
+};
+use plumb_source_kafka::{
+    KafkaOptions, KafkaSasl, KafkaSecurity, KafkaSettings, KafkaSink, KafkaSource, KafkaStart, KafkaTls, TOMBSTONE,
+};
 use plumb_testing::process::PATIENCE;
 use plumb_testing::service::kafka::{Kafka, Sent};
 use plumb_testing::service::{eventually, skipped};
@@ -433,6 +438,57 @@ fn kafka_settings_that_cannot_work_are_the_callers_mistake() {
     let error = open(&nobody, KafkaOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+}
+
+#[test]
+fn kafka_is_reached_by_tls_with_a_password_and_a_wrong_one_is_said_at_once() {
+    if skipped("kafka_is_reached_by_tls_with_a_password_and_a_wrong_one_is_said_at_once") {
+        return;
+    }
+    let kafka = Kafka::start_secured();
+    kafka.create_topic("secured", 1, &[]);
+    kafka.produce("secured", events(0, 0..10));
+    let good = KafkaSettings {
+        brokers: kafka.secured_address(),
+        security: KafkaSecurity::SaslSsl,
+        sasl: Some(KafkaSasl { mechanism: "PLAIN".into(), username: "plumb".into(), password: Secret::new("secret") }),
+        tls: KafkaTls { ca: Some(kafka.authority()), ..KafkaTls::default() },
+        ..settings(&kafka, "secured")
+    };
+    assert_eq!(Read::to_end(&open(&good, until_end()).unwrap(), 0).ids, numbers(0..10));
+    let mut member = Member::join(&good);
+    settle(&mut [&mut member], 1);
+    member.membership.leave().unwrap();
+    let sink = KafkaSink::new(&good, PATIENCE).unwrap();
+    assert_eq!(sink.append(&[SinkRecord { key: None, bytes: b"{}" }]).unwrap(), [(0, 11)].into());
+
+    let password = |password: &str| good.sasl.clone().map(|sasl| KafkaSasl { password: Secret::new(password), ..sasl });
+    let wrong = KafkaSettings { sasl: password("wrong-password"), ..good.clone() };
+    let untrusted = KafkaSettings { tls: KafkaTls::default(), ..good.clone() };
+    let missing =
+        KafkaSettings { tls: KafkaTls { ca: Some("no-such.pem".into()), ..KafkaTls::default() }, ..good.clone() };
+    for (settings, parts) in [
+        (wrong, &["as `plumb` by PLAIN", "uthentication"][..]),
+        (untrusted, &["certificate verify failed"]),
+        (missing, &["no-such.pem"]),
+    ] {
+        let reading = |settings: &KafkaSettings| open(settings, KafkaOptions::default()).err();
+        let writing = |settings: &KafkaSettings| KafkaSink::new(settings, PATIENCE).err();
+        for try_it in [&reading as &dyn Fn(&KafkaSettings) -> Option<plumb_pipeline::Error>, &writing] {
+            let begin = Instant::now();
+            let error = try_it(&settings).unwrap();
+            let text = error.to_string();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{text}");
+            assert!(begin.elapsed() < Duration::from_secs(8), "it took {:?}", begin.elapsed());
+            assert!(parts.iter().all(|part| text.contains(part)), "{text} lacks one of {parts:?}");
+            assert!(!text.contains("wrong-password") && !text.contains("secret"), "{text}");
+        }
+    }
+    // Without TLS the listener only closes the connection, which says little; the address and the setting are named.
+    let plain =
+        KafkaSettings { security: KafkaSecurity::Plaintext, sasl: None, tls: KafkaTls::default(), ..good.clone() };
+    let text = open(&plain, KafkaOptions::default()).unwrap_err().to_string();
+    assert!(text.contains(&kafka.secured_address()) && text.contains("security"), "{text}");
 }
 
 /// A member that takes what it is given at once and lets go of it when it is told to.

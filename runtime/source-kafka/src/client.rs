@@ -20,7 +20,7 @@ const TOPIC_KNOWN: Duration = Duration::from_secs(2);
 pub(crate) const REQUEST: Duration = Duration::from_secs(5);
 
 /// The settings of a connection.
-pub(crate) fn config(settings: &KafkaSettings) -> ClientConfig {
+pub(crate) fn config(settings: &KafkaSettings) -> Result<ClientConfig> {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &settings.brokers)
@@ -39,21 +39,24 @@ pub(crate) fn config(settings: &KafkaSettings) -> ClientConfig {
             .set("sasl.password", sasl.password.reveal());
     }
     let files = [
-        ("ssl.ca.location", &settings.tls.ca),
-        ("ssl.certificate.location", &settings.tls.certificate),
-        ("ssl.key.location", &settings.tls.key),
+        ("ssl_ca", "ssl.ca.location", &settings.tls.ca),
+        ("ssl_certificate", "ssl.certificate.location", &settings.tls.certificate),
+        ("ssl_key", "ssl.key.location", &settings.tls.key),
     ];
-    for (name, file) in files {
+    for (key, name, file) in files {
         if let Some(file) = file {
+            // librdkafka would not say which file it was.
+            std::fs::File::open(file)
+                .map_err(|error| Error::invalid(format!("{key} = \"{}\" cannot be read: {error}", file.display())))?;
             config.set(name, file.to_string_lossy());
         }
     }
-    config
+    Ok(config)
 }
 
 /// [`config`] for reading, with the settings that lose nothing unseen.
-pub(crate) fn consumer_config(settings: &KafkaSettings) -> ClientConfig {
-    let mut config = config(settings);
+pub(crate) fn consumer_config(settings: &KafkaSettings) -> Result<ClientConfig> {
+    let mut config = config(settings)?;
     config
         .set("group.id", &settings.group)
         .set("enable.auto.commit", "false")
@@ -63,7 +66,7 @@ pub(crate) fn consumer_config(settings: &KafkaSettings) -> ClientConfig {
         .set("isolation.level", "read_committed")
         .set("check.crcs", "true")
         .set("partition.assignment.strategy", "cooperative-sticky");
-    config
+    Ok(config)
 }
 
 /// Creates a client; a setting that librdkafka refuses is the caller's mistake.
@@ -239,7 +242,9 @@ pub(crate) fn find_topic<C: ClientContext + Heard>(
             }
         };
         if begin.elapsed() >= patience {
-            return Err(Error::unavailable(format!("ask Kafka at {} for topic `{topic}`", settings.brokers), last));
+            let (brokers, security) = (&settings.brokers, settings.security.name());
+            let what = format!("ask Kafka at {brokers} for topic `{topic}` (security = \"{security}\")");
+            return Err(Error::unavailable(what, last));
         }
         std::thread::sleep(Duration::from_millis(50));
     }

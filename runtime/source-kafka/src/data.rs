@@ -168,7 +168,7 @@ impl DataConsumer {
     /// A consumer that reads nothing yet. It connects in the background.
     pub(crate) fn new(settings: &KafkaSettings) -> Result<Self> {
         let context = DataContext { topic: settings.topic.clone(), ..DataContext::default() };
-        let mut config = consumer_config(settings);
+        let mut config = consumer_config(settings)?;
         config
             .set("enable.partition.eof", "true")
             .set("statistics.interval.ms", "1000")

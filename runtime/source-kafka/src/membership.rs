@@ -195,7 +195,7 @@ impl KafkaMembership {
             committed: Mutex::default(),
         });
         let session_ms = settings.session_timeout.as_millis();
-        let mut config = consumer_config(settings);
+        let mut config = consumer_config(settings)?;
         config
             .set("session.timeout.ms", session_ms.to_string())
             .set("heartbeat.interval.ms", (session_ms / 3).clamp(1, 3_000).to_string())

@@ -209,7 +209,7 @@ impl Writer {
 
 /// A producer; it has a thread of its own that serves its events.
 pub(crate) fn producer(settings: &KafkaSettings, patience: Duration) -> Result<KafkaProducer> {
-    let mut config = config(settings);
+    let mut config = config(settings)?;
     config
         .set("enable.idempotence", "true")
         .set("acks", "all")

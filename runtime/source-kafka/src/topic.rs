@@ -25,7 +25,7 @@ pub fn create_topic(settings: &KafkaSettings, partitions: u32) -> Result<bool> {
     if find_topic(client.client(), settings, topic, CONNECT)?.is_some() {
         return Ok(false);
     }
-    let admin: AdminClient<DefaultClientContext> = config(settings).create().map_err(refused)?;
+    let admin: AdminClient<DefaultClientContext> = config(settings)?.create().map_err(refused)?;
     let what = || format!("create topic `{topic}` at {}", settings.brokers);
     let new = NewTopic::new(topic, count, TopicReplication::Fixed(-1));
     let options = AdminOptions::new().operation_timeout(Some(CREATE)).request_timeout(Some(CREATE + REQUEST));

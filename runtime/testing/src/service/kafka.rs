@@ -11,6 +11,7 @@ use rdkafka::message::{DeliveryResult, Headers, Message};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -54,18 +55,24 @@ pub struct Kafka {
     server: Server,
     port: u16,
     proxy: Option<Proxy>,
+    secured: Option<u16>,
 }
 
 impl Kafka {
     /// Starts a broker on free ports.
     pub fn start() -> Self {
-        Self::launch(None)
+        Self::launch(None, None)
+    }
+
+    /// Starts a broker that can also be reached by TLS with a name and password: see [`Kafka::secured_address`].
+    pub fn start_secured() -> Self {
+        Self::launch(None, Some(free_port()))
     }
 
     /// Starts a broker that can also be reached through a proxy: see [`Kafka::proxy`].
     pub fn start_with_proxy() -> Self {
         let listen = free_port();
-        Self::launch(Some((listen, Proxy::start(format!("127.0.0.1:{listen}")))))
+        Self::launch(Some((listen, Proxy::start(format!("127.0.0.1:{listen}")))), None)
     }
 
     /// The broker that the tests of this process share; for those that do not harm it.
@@ -74,7 +81,7 @@ impl Kafka {
         &SHARED
     }
 
-    fn launch(proxy: Option<(u16, Proxy)>) -> Self {
+    fn launch(proxy: Option<(u16, Proxy)>, secured: Option<u16>) -> Self {
         let port = free_port();
         let mut arguments = vec!["--port".to_owned(), port.to_string()];
         arguments.extend(["--controller-port".to_owned(), free_port().to_string()]);
@@ -82,7 +89,10 @@ impl Kafka {
             arguments.extend(["--proxied".to_owned(), format!("{listen}:{}", proxy.port())]);
             proxy
         });
-        let kafka = Self { server: Server::new("kafka.sh", arguments), port, proxy };
+        if let Some(secured) = secured {
+            arguments.extend(["--secured".to_owned(), secured.to_string()]);
+        }
+        let kafka = Self { server: Server::new("kafka.sh", arguments), port, proxy, secured };
         kafka.restart();
         kafka
     }
@@ -90,6 +100,19 @@ impl Kafka {
     /// `host:port` for `brokers`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `host:port` of the listener with TLS and SASL/PLAIN (user `plumb`, password `secret`).
+    ///
+    /// # Panics
+    /// If the broker was started without one.
+    pub fn secured_address(&self) -> String {
+        format!("127.0.0.1:{}", self.secured.expect("Kafka::start_secured"))
+    }
+
+    /// The authority of that listener's certificate.
+    pub fn authority(&self) -> PathBuf {
+        self.server.folder.path().join("ca.pem")
     }
 
     /// The proxy before the broker: a client that is given its address has all of its connections through it.
