@@ -21,6 +21,7 @@ pub use partition::{Partition, PartitionView, view_ref};
 pub use status::{Board, PartitionStatus, Pause, Phase, ViewStatus};
 
 use crate::clock::Clock;
+use crate::commit::collect::KEEP;
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use lane::Left;
@@ -56,6 +57,8 @@ pub struct WorkerOptions {
     pub bounded: bool,
     /// How long a partition that is let go of, or the end of the job, may take to be published and committed.
     pub leave_within: Duration,
+    /// How long the offline store keeps what nothing refers to any more.
+    pub keep: Duration,
     /// Whether commits are carried out beside the loop. Without, a step of a commit that fails is the loop's failure.
     pub commit_aside: bool,
 }
@@ -72,6 +75,7 @@ impl Default for WorkerOptions {
             hot_key: 10_000,
             bounded: false,
             leave_within: Duration::from_secs(8),
+            keep: KEEP,
             commit_aside: true,
         }
     }

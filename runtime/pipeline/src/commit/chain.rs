@@ -1,7 +1,7 @@
 //! The chain of a partition's manifests: reading its end, taking it over, adding to it.
 
 use super::manifest::{FORMAT, Manifest, Parent, manifest_folder, manifest_path};
-use super::{collect, damaged, sha256_hex};
+use super::{collect, compact, damaged, sha256_hex};
 use crate::port::ObjectStore;
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -78,6 +78,7 @@ impl Chain {
             let last_seq = seqs.last().copied().unwrap_or(0);
             if last_seq > manifest.seq {
                 collect::trash_rows(store.as_ref(), source, partition, manifest.seq)?;
+                compact::put_back(store.as_ref(), &manifest)?;
             }
             let generation = manifest.generation + 1 + (last_seq - manifest.seq);
             let mut chain = Self {

@@ -5,14 +5,15 @@
 //! manifest, moves that the next owner makes.
 
 use super::chain::Chain;
-use super::collect;
-use super::load::{RowList, fetch, row_list};
+use super::collect::{self, Collector};
+use super::compact::{Pending, Small};
+use super::load::fetch;
 use super::manifest::{FileRef, Manifest, ViewRef, commit_name, state_folder};
-use super::sha256_hex;
 use super::state_file::{Contents, Encoder, IdBytes};
+use super::{place, rows, write_file};
+use crate::Result;
 use crate::accept::Accounting;
 use crate::port::{Archive, DeadLetter, DeadLetterSink, Gap, ObjectStore, RowFile};
-use crate::{Error, Result};
 use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_core::plan::StateId;
 use plumb_core::state::FieldWrite;
@@ -23,9 +24,6 @@ pub const MAX_DELTAS: usize = 32;
 
 /// Below this many bytes of deltas the size of the snapshot does not matter.
 const SMALL_DELTAS: u64 = 1 << 20;
-
-/// Row files named in the manifest itself; more are moved to a list of their own.
-const MAX_ROWS_IN_MANIFEST: usize = 256;
 
 /// The state of one view in a commit.
 #[derive(Debug, Clone)]
@@ -76,7 +74,6 @@ struct Progress {
     sent: bool,
     state: Option<Option<FileRef>>,
     ids: Option<Vec<FileRef>>,
-    listed: Option<FileRef>,
     /// Whether the manifest is there.
     created: bool,
 }
@@ -93,13 +90,18 @@ impl Progress {
 
 /// Commits one partition.
 pub struct Committer {
-    chain: Chain,
-    store: Arc<dyn ObjectStore>,
-    archive: Arc<dyn Archive>,
+    pub(super) chain: Chain,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) archive: Arc<dyn Archive>,
     letters: Option<Arc<dyn DeadLetterSink>>,
-    latest: Manifest,
+    pub(super) latest: Manifest,
     progress: Progress,
     written: u64,
+    /// A merge that is not finished; it is before the next commit.
+    pub(super) merge: Option<Pending>,
+    /// The small row files; `None` until they are asked for.
+    pub(super) small: Option<Small>,
+    collector: Collector,
 }
 
 impl std::fmt::Debug for Committer {
@@ -121,9 +123,21 @@ impl Committer {
         start: &dyn Fn() -> Result<u64>,
     ) -> Result<Self> {
         let (chain, latest) = Chain::take_over(store.clone(), source, partition, owner, start)?;
-        move_rows(store.as_ref(), latest.rows.iter().chain(&latest.dead_letters))?;
+        place(store.as_ref(), &latest)?;
         collect::orphans(store.as_ref(), &latest)?;
-        Ok(Self { chain, store, archive, letters, latest, progress: Progress::default(), written: 0 })
+        let collector = Collector::new(latest.seq);
+        Ok(Self {
+            chain,
+            store,
+            archive,
+            letters,
+            latest,
+            progress: Progress::default(),
+            merge: None,
+            small: None,
+            collector,
+            written: 0,
+        })
     }
 
     /// The last manifest.
@@ -154,10 +168,16 @@ impl Committer {
         deltas.len() >= MAX_DELTAS || bytes > snapshot.bytes.max(SMALL_DELTAS)
     }
 
+    /// Keeps what nothing refers to for another time than [`collect::KEEP`].
+    pub fn keep_for(&mut self, keep: std::time::Duration) {
+        self.collector.keep_for(keep);
+    }
+
     /// Carries out a commit. After an error of kind `Unavailable` it may be tried again with the same plan;
     /// after [`Error::Fenced`] the partition belongs to somebody else.
     pub fn commit(&mut self, plan: &mut CommitPlan) -> Result<()> {
         if !self.progress.created {
+            self.finish_merge()?;
             self.create(plan)?;
             self.progress.created = true;
         }
@@ -165,13 +185,15 @@ impl Committer {
         move_rows(self.store.as_ref(), fresh)?;
         let latest = &self.latest;
         let own =
-            format!("{}/{}-{}.", state_folder(&latest.source, latest.partition), self.chain.generation(), latest.seq);
-        self.written = std::mem::take(&mut self.progress).bytes(&own);
-        if self.latest.seq.is_multiple_of(collect::EVERY)
-            && let Err(error) = collect::unreferenced(self.store.as_ref(), &self.chain, &self.latest)
-        {
+            format!("{}/{}-{}-", state_folder(&latest.source, latest.partition), self.chain.generation(), latest.seq);
+        let progress = std::mem::take(&mut self.progress);
+        self.written = progress.bytes(&own);
+        if let Some(small) = &mut self.small {
+            small.add(progress.rows.into_iter().chain(progress.dead_letters).flatten());
+        }
+        if let Err(error) = self.collector.after_commit(self.store.as_ref(), &self.chain, &self.latest) {
             // What is left over is found again by the next collection.
-            tracing::warn!(%error, "cannot remove old state files");
+            tracing::warn!(%error, "cannot remove what no manifest refers to");
         }
         Ok(())
     }
@@ -188,7 +210,7 @@ impl Committer {
         let (generation, seq) = (self.chain.generation(), self.chain.next_seq());
         let name = commit_name(partition, generation, seq);
         let progress = &mut self.progress;
-        let rows = match &progress.rows {
+        let fresh = match &progress.rows {
             Some(rows) => rows,
             None if plan.events.is_empty() => progress.rows.insert(Vec::new()),
             None => progress.rows.insert(self.archive.stage(partition, &name, &plan.events)?),
@@ -232,15 +254,9 @@ impl Committer {
         }
         next.state.extend(state.clone());
         next.ids.clone_from(ids);
-        if next.rows.len() + next.dead_letters.len() > MAX_ROWS_IN_MANIFEST {
-            next.listed = Some(match &progress.listed {
-                Some(listed) => listed.clone(),
-                None => progress.listed.insert(write_list(store, &prefix, &next)?).clone(),
-            });
-            next.rows.clear();
-            next.dead_letters.clear();
-        }
-        next.rows.extend(rows.iter().cloned());
+        next.replaced.clear();
+        rows::shorten(store, &prefix, &mut next)?;
+        next.rows.extend(fresh.iter().cloned());
         next.dead_letters.extend(dead_letters.iter().cloned());
         self.latest = self.chain.commit(next)?;
         Ok(())
@@ -293,23 +309,4 @@ fn write_ids(store: &dyn ObjectStore, prefix: &str, files: &[FileRef], plan: &Co
     }
     files.push(write_file(store, prefix, "ids", encoder.finish())?);
     Ok(files)
-}
-
-/// Writes the list of the row files that `manifest` names, those of its own list included.
-fn write_list(store: &dyn ObjectStore, prefix: &str, manifest: &Manifest) -> Result<FileRef> {
-    let mut list: RowList = row_list(store, manifest)?;
-    list.rows.extend(manifest.rows.iter().cloned());
-    list.dead_letters.extend(manifest.dead_letters.iter().cloned());
-    let bytes = serde_json::to_vec(&list)
-        .map_err(|error| Error::internal(format!("cannot encode a list of row files: {error}")))?;
-    write_file(store, prefix, "files", bytes)
-}
-
-/// Writes a file under a name that no other content and no other commit has.
-fn write_file(store: &dyn ObjectStore, prefix: &str, kind: &str, bytes: Vec<u8>) -> Result<FileRef> {
-    let sha256 = sha256_hex(&bytes);
-    let path = format!("{prefix}-{kind}-{}", &sha256[..16]);
-    let file = FileRef { path, bytes: bytes.len() as u64, sha256 };
-    store.put(&file.path, bytes)?;
-    Ok(file)
 }

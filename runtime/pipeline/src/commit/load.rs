@@ -4,9 +4,10 @@ use super::chain::{read, seqs};
 use super::damaged;
 use super::manifest::{FileRef, Manifest};
 use super::state_file::Contents;
-use crate::port::{ObjectStore, RowFile};
+use crate::port::ObjectStore;
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
+
+pub use super::rows::{RowList, dead_letter_files, row_files, row_list};
 
 /// What the files of a manifest hold.
 #[derive(Debug, Default)]
@@ -70,35 +71,4 @@ pub(super) fn fetch(store: &dyn ObjectStore, file: &FileRef) -> Result<Vec<u8>> 
     let bytes = store.get(&file.path)?.ok_or_else(|| damaged(&file.path, "it is missing"))?;
     file.check(&bytes)?;
     Ok(bytes)
-}
-
-/// Row files committed so long ago that the manifest only refers to their list.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RowList {
-    /// 1.
-    pub format: u32,
-    /// Event files, in commit order.
-    pub rows: Vec<RowFile>,
-    /// Dead-letter files, in commit order.
-    pub dead_letters: Vec<RowFile>,
-}
-
-/// The list a manifest refers to; an empty one if none.
-pub fn row_list(store: &dyn ObjectStore, manifest: &Manifest) -> Result<RowList> {
-    let Some(file) = &manifest.listed else {
-        return Ok(RowList { format: 1, ..RowList::default() });
-    };
-    let list: RowList = serde_json::from_slice(&fetch(store, file)?).map_err(|error| damaged(&file.path, error))?;
-    match list.format {
-        1 => Ok(list),
-        format => Err(Error::invalid(format!("`{}` has format {format}, this version of plumb reads 1", file.path))),
-    }
-}
-
-/// Every event file a manifest commits, in commit order.
-pub fn row_files(store: &dyn ObjectStore, manifest: &Manifest) -> Result<Vec<RowFile>> {
-    let mut files = row_list(store, manifest)?.rows;
-    files.extend(manifest.rows.iter().cloned());
-    Ok(files)
 }

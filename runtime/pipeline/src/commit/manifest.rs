@@ -48,8 +48,17 @@ pub struct Manifest {
     pub state: Vec<FileRef>,
     /// Files of accepted ids; together they hold every one.
     pub ids: Vec<FileRef>,
-    /// A list of the row files committed before `rows` and `dead_letters`; `None` if there are none.
+    /// The first of `lists`, where an earlier version wrote it.
     pub listed: Option<FileRef>,
+    /// Lists of the row files committed before `rows` and `dead_letters`, in commit order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lists: Vec<FileRef>,
+    /// The paths of files in `lists` that have been replaced since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
+    /// The paths of files that this very manifest replaces by others: they leave the tree.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<String>,
     /// Event files, in commit order.
     pub rows: Vec<RowFile>,
     /// Dead-letter files, in commit order.
@@ -152,6 +161,9 @@ impl Manifest {
             state: Vec::new(),
             ids: Vec::new(),
             listed: None,
+            lists: Vec::new(),
+            removed: Vec::new(),
+            replaced: Vec::new(),
             rows: Vec::new(),
             dead_letters: Vec::new(),
         }

@@ -8,19 +8,22 @@
 //!
 //! [`manifest`] is the format, [`chain`] take-over and conditional create, [`state_file`] the bytes of
 //! state and ids, [`load`] reads them back and knows what to do when they are damaged, [`committer`] does
-//! the steps of one commit, [`collect`] removes what nothing refers to, [`job`] holds what is global:
-//! which views are active.
+//! the steps of one commit, [`rows`] says which row files are committed, [`compact`] merges small ones, [`collect`]
+//! removes what nothing refers to, [`job`] holds what is global: which views are active.
 
 pub mod chain;
 pub mod collect;
 pub mod committer;
+pub mod compact;
 pub mod job;
 pub mod load;
 pub mod manifest;
+pub mod rows;
 pub mod state_file;
 
 pub use chain::{Chain, latest};
 pub use committer::{CommitPlan, Committer, ViewWrites};
+pub use compact::Tidy;
 pub use job::{ActiveRef, JobChain, JobManifest, put_component, read_component};
 pub use load::{Loaded, Recovered, recover};
 pub use manifest::{FORMAT, FileRef, Manifest, Parent, ViewRef};
@@ -61,6 +64,27 @@ pub fn trashed(path: &str) -> String {
 
 /// What was taken out of the tree, until nobody reads it any more.
 pub const TRASH: &str = "_trash";
+
+/// Moves a manifest's row files to where readers look and those it replaces out of the tree; fine for those that
+/// are there.
+fn place(store: &dyn ObjectStore, manifest: &Manifest) -> Result<()> {
+    let fresh = manifest.rows.iter().chain(&manifest.dead_letters);
+    let appear: Vec<_> = fresh.map(|file| (file.staged.clone(), file.path.clone())).collect();
+    match (appear.is_empty(), manifest.replaced.is_empty()) {
+        (true, true) => Ok(()),
+        (false, true) => store.rename_all(&appear),
+        (_, false) => store.swap(&appear, &compact::vanishing(manifest)),
+    }
+}
+
+/// Writes a file under a name that no other content and no other commit has.
+fn write_file(store: &dyn ObjectStore, prefix: &str, kind: &str, bytes: Vec<u8>) -> Result<FileRef> {
+    let sha256 = sha256_hex(&bytes);
+    let path = format!("{prefix}-{kind}-{}", &sha256[..16]);
+    let file = FileRef { path, bytes: bytes.len() as u64, sha256 };
+    store.put(&file.path, bytes)?;
+    Ok(file)
+}
 
 /// SHA-256 as hex.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {

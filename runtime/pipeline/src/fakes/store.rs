@@ -2,7 +2,7 @@
 
 use super::{Fuse, STAMP_US};
 use crate::Result;
-use crate::commit::sha256_hex;
+use crate::commit::{sha256_hex, trashed};
 use crate::decode::json::{JsonDecoder, Record, encode};
 use crate::decode::time::TimeUnit;
 use crate::port::{Archive, ArchiveScan, DeadLetter, ObjectStore, RowFile};
@@ -197,7 +197,10 @@ impl Archive for FakeArchive {
         visit: &mut dyn FnMut(u32, EventBatch) -> Result<()>,
     ) -> Result<()> {
         for (partition, file) in &scan.files {
-            let bytes = self.store.get(&file.path)?.expect("a committed file is there");
+            let bytes = match self.store.get(&file.path)? {
+                Some(bytes) => bytes,
+                None => self.store.get(&trashed(&file.path))?.expect("a committed file is there"),
+            };
             let mut decoder = JsonDecoder::new(schema.clone(), TimeUnit::Ms);
             let mut events = EventBatch::new(schema.clone());
             let from = scan.from_offset.get(partition).copied().unwrap_or(0);

@@ -2,14 +2,14 @@
 
 use super::backoff;
 use super::partition::Partition;
-use crate::commit::{CommitPlan, Committer, Manifest};
+use crate::commit::{CommitPlan, Committer, Manifest, Tidy};
 use crate::meter::SourceMeters;
 use crate::port::PartitionReader;
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use plumb_core::ErrorKind;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How commits are carried out.
@@ -22,14 +22,14 @@ pub(super) struct CommitOptions {
 /// How often the last commit of a run is tried before its records are left to the next run.
 const LAST_TRIES: u32 = 5;
 
-type Done = (Box<Committer>, Box<CommitPlan>, Result<()>);
+type Done = (Box<Committer>, Option<Box<CommitPlan>>, Result<()>);
 
 enum Stage {
     Idle(Box<Committer>),
     /// The answer comes when it is done; none, if it has panicked.
     Running(Receiver<Done>),
     /// Failed for now; to be tried again.
-    Waiting(Box<Committer>, Box<CommitPlan>, Duration),
+    Waiting(Box<Committer>, Option<Box<CommitPlan>>, Duration),
     /// Between two of the others, or after a failure that ends the partition.
     Gone,
 }
@@ -41,6 +41,12 @@ pub(super) struct Commits {
     snapshot: bool,
     failures: u32,
     meters: Arc<SourceMeters>,
+    /// What is to be done about small files after the commit.
+    tidy: Tidy,
+    /// Somebody waits: the tidying ends as soon as it can.
+    hurry: Arc<AtomicBool>,
+    /// Everything was merged that there is to merge.
+    tidied: bool,
 }
 
 impl Commits {
@@ -50,7 +56,8 @@ impl Commits {
         options: CommitOptions,
         meters: Arc<SourceMeters>,
     ) -> Self {
-        Self { stage: Stage::Idle(committer), options, snapshot, failures: 0, meters }
+        let (tidy, hurry) = (Tidy::Nothing, Arc::default());
+        Self { stage: Stage::Idle(committer), options, snapshot, failures: 0, meters, tidy, hurry, tidied: false }
     }
 
     /// Whether one is under way.
@@ -71,33 +78,63 @@ impl Commits {
         }
     }
 
-    /// Begins a commit if there is anything to commit; one must not be under way.
+    /// Begins a commit if there is anything to commit; one must not be under way. Small files are merged after it
+    /// as `tidy` says, all of them also where there was nothing to commit.
     pub(super) fn begin(
         &mut self,
         partition: &mut Partition,
         reader: &dyn PartitionReader,
         now: Duration,
+        tidy: Tidy,
     ) -> Result<bool> {
         let Stage::Idle(committer) = &self.stage else {
             return Err(Error::internal("a commit is still under way"));
         };
-        if partition.position() == committer.latest().next_offset && !self.snapshot {
+        let nothing_new = partition.position() == committer.latest().next_offset && !self.snapshot;
+        if nothing_new && (tidy != Tidy::All || self.tidied) {
             return Ok(false);
         }
-        let snapshot = std::mem::take(&mut self.snapshot) || committer.wants_snapshot();
-        let plan = Box::new(partition.plan(reader.memo(), snapshot));
+        let plan = if nothing_new {
+            None
+        } else {
+            let snapshot = std::mem::take(&mut self.snapshot) || committer.wants_snapshot();
+            Some(Box::new(partition.plan(reader.memo(), snapshot)))
+        };
+        self.tidied = tidy == Tidy::All;
+        self.tidy = tidy;
+        self.hurry.store(tidy == Tidy::Nothing, Ordering::Relaxed);
         if let Stage::Idle(committer) = std::mem::replace(&mut self.stage, Stage::Gone) {
             self.carry_out(committer, plan, now)?;
         }
         Ok(true)
     }
 
-    fn carry_out(&mut self, mut committer: Box<Committer>, mut plan: Box<CommitPlan>, now: Duration) -> Result<()> {
+    /// Commits, if there is a plan, and merges small files.
+    fn carry_out(
+        &mut self,
+        mut committer: Box<Committer>,
+        mut plan: Option<Box<CommitPlan>>,
+        now: Duration,
+    ) -> Result<()> {
+        let (tidy, hurry) = (self.tidy, self.hurry.clone());
+        let go_on = move || !hurry.load(Ordering::Relaxed);
+        let meters = self.meters.clone();
+        let commit = move |committer: &mut Committer, plan: &mut Option<Box<CommitPlan>>| match plan {
+            Some(plan) => metered(committer, plan, &meters),
+            None => Ok(()),
+        };
         if self.options.aside {
             let (sender, receiver) = bounded(1);
-            let meters = self.meters.clone();
             let run = move || {
-                let result = metered(&mut committer, &mut plan, &meters);
+                let result = commit(&mut committer, &mut plan).and_then(|()| match committer.tidy(tidy, &go_on) {
+                    Err(error @ Error::Fenced { .. }) => Err(error),
+                    // The commit itself is done; what was begun is finished before the next.
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot merge small files");
+                        Ok(())
+                    }
+                    Ok(()) => Ok(()),
+                });
                 // Nobody waits for it any more if the partition was let go of meanwhile.
                 let _gone = sender.send((committer, plan, result));
             };
@@ -106,7 +143,7 @@ impl Commits {
             self.stage = Stage::Running(receiver);
             return Ok(());
         }
-        let result = metered(&mut committer, &mut plan, &self.meters);
+        let result = commit(&mut committer, &mut plan).and_then(|()| committer.tidy(tidy, &go_on));
         self.done((committer, plan, result), now)
     }
 
@@ -150,8 +187,14 @@ impl Commits {
         }
     }
 
+    /// Ends the tidying after a commit as soon as it can.
+    pub(super) fn hurry(&self) {
+        self.hurry.store(true, Ordering::Relaxed);
+    }
+
     /// Waits for the end of the one that is running.
     pub(super) fn wait(&mut self, now: Duration) -> Result<()> {
+        self.hurry();
         match std::mem::replace(&mut self.stage, Stage::Gone) {
             Stage::Running(receiver) => self.done(receiver.recv().map_err(|_| panicked())?, now),
             stage => {
@@ -163,6 +206,7 @@ impl Commits {
 
     /// Waits until none is under way, trying a failed one some more times.
     pub(super) fn finish(&mut self) -> Result<()> {
+        self.hurry();
         for _ in 0..LAST_TRIES {
             match std::mem::replace(&mut self.stage, Stage::Gone) {
                 Stage::Idle(committer) => {

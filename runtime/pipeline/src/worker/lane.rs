@@ -7,7 +7,7 @@ use super::partition::{Partition, PartitionView};
 use super::publish::{Published, Publisher};
 use super::status::{self, Pause, Phase};
 use super::{WorkerSetup, backoff};
-use crate::commit::{Manifest, load};
+use crate::commit::{Manifest, Tidy, load};
 use crate::meter::{SourceMeters, Unread};
 use crate::port::{PartitionReader, Polled};
 use crate::{Error, Result};
@@ -19,6 +19,9 @@ use plumb_transform::Transform;
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// So many commit intervals at most let rows of many dates gather.
+const GATHER_INTERVALS: u32 = 10;
 
 /// A partition in a worker's hands.
 pub struct Lane {
@@ -115,7 +118,8 @@ impl Lane {
         let meters = setup.board.meters().of(&source.source.schema().source);
         let batch_records = setup.options.batch_records;
         let mut opening = Opening { batch_records, meters: meters.clone(), readable: &mut readable, go_on };
-        let opened = open(&setup.edges, source, number, views, &mut opening)?;
+        let mut opened = open(&setup.edges, source, number, views, &mut opening)?;
+        opened.committer.keep_for(setup.options.keep);
         let now = setup.clock.elapsed();
         let options = CommitOptions { aside: setup.options.commit_aside };
         let lane = Self {
@@ -275,10 +279,15 @@ impl Lane {
         }
         self.commits.poll(now)?;
         self.tell();
-        let due = full || self.ended || now.saturating_sub(self.committed_at) >= options.commit_interval;
+        let since = now.saturating_sub(self.committed_at);
+        // Rows that are spread thinly over many dates make as many small files: while more is waiting to be read,
+        // they are let gather.
+        let gathers = self.behind && self.partition.is_thin() && since < options.commit_interval * GATHER_INTERVALS;
+        let due = full || self.ended || (since >= options.commit_interval && !gathers);
         if due && !self.commits.is_busy() {
             self.committed_at = now;
-            if self.commits.begin(&mut self.partition, self.reader.as_ref(), now)? {
+            let tidy = if self.ended { Tidy::All } else { Tidy::Some };
+            if self.commits.begin(&mut self.partition, self.reader.as_ref(), now, tidy)? {
                 self.report(setup, true);
             } else if self.ended && !self.unpublished && !self.lost {
                 self.finished = true;
@@ -323,7 +332,7 @@ impl Lane {
     /// Commits what there is and waits for it.
     pub(super) fn commit_now(&mut self) -> Result<()> {
         self.commits.finish()?;
-        self.commits.begin(&mut self.partition, self.reader.as_ref(), Duration::ZERO)?;
+        self.commits.begin(&mut self.partition, self.reader.as_ref(), Duration::ZERO, Tidy::Nothing)?;
         self.commits.finish()?;
         self.tell();
         Ok(())
@@ -340,7 +349,8 @@ impl Lane {
         let now = setup.clock.elapsed();
         self.commits.poll(now)?;
         let idle = !self.commits.is_busy();
-        let begun = idle && self.commits.begin(&mut self.partition, self.reader.as_ref(), now)?;
+        self.commits.hurry();
+        let begun = idle && self.commits.begin(&mut self.partition, self.reader.as_ref(), now, Tidy::Nothing)?;
         self.tell();
         match (idle && !begun, self.leaving.is_some_and(|leaving| now >= leaving.deadline)) {
             (true, _) => Ok(Left::Committed),

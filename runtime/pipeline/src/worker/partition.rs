@@ -10,12 +10,18 @@ use plumb_core::column::{Column, Values};
 use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_core::plan::StateId;
 use plumb_core::state::{ApplyReport, Field, FieldWrite, ViewState};
+use plumb_core::time::DAY_US;
 use plumb_transform::Transform;
+use rustc_hash::FxHashSet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The longest record kept in a dead letter, in bytes.
 const LETTER_BYTES_MAX: usize = 64 << 10;
+
+/// More dates than a stream of its time has in one commit, and fewer rows than a file is worth.
+const MANY_DATES: u64 = 64;
+const FEW_ROWS: u64 = 1000;
 
 /// A view over one partition.
 #[derive(Debug)]
@@ -91,6 +97,9 @@ pub struct Partition {
     /// Accepted since the last commit, as they came; the commit joins them.
     events: Vec<EventBatch>,
     event_bytes: u64,
+    /// The UTC dates of `events`, and how many events there are.
+    dates: FxHashSet<i64>,
+    rows: u64,
     dead_letters: Vec<DeadLetter>,
     /// How many dead letters there were since the partition was taken over, by the class of their reason.
     letter_counts: BTreeMap<&'static str, u64>,
@@ -115,6 +124,8 @@ impl Partition {
             schema: schema.clone(),
             events: Vec::new(),
             event_bytes: 0,
+            dates: FxHashSet::default(),
+            rows: 0,
             dead_letters: Vec::new(),
             letter_counts: BTreeMap::new(),
             gaps: Vec::new(),
@@ -166,6 +177,16 @@ impl Partition {
             view: None,
         }));
         self.event_bytes += batch_bytes(&events);
+        self.rows += events.len() as u64;
+        let mut day = i64::MIN..i64::MIN;
+        for &time_us in &events.times_us {
+            // Neighbours are mostly of one date.
+            if !day.contains(&time_us) {
+                let start_us = time_us.div_euclid(DAY_US).saturating_mul(DAY_US);
+                day = start_us..start_us.saturating_add(DAY_US);
+                self.dates.insert(start_us);
+            }
+        }
         if !events.is_empty() {
             self.events.push(events);
         }
@@ -223,6 +244,12 @@ impl Partition {
         self.event_bytes + self.dead_letters.iter().map(|letter| letter.bytes.len() as u64).sum::<u64>()
     }
 
+    /// Whether a commit now would write many files of few rows each, one per date.
+    pub fn is_thin(&self) -> bool {
+        let dates = self.dates.len() as u64;
+        dates > MANY_DATES && self.rows < dates * FEW_ROWS
+    }
+
     /// Makes the next commit keep every id: the ones committed before are damaged.
     pub fn keep_all_ids(&mut self) {
         self.all_ids = true;
@@ -233,6 +260,8 @@ impl Partition {
         let fresh = self.acceptor.drain_ids();
         let all_ids = std::mem::take(&mut self.all_ids);
         self.event_bytes = 0;
+        self.dates.clear();
+        self.rows = 0;
         CommitPlan {
             next_offset: self.position,
             newest_event_time_us: self.acceptor.newest_us(),

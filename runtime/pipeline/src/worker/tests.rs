@@ -11,6 +11,8 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
+mod files;
+
 type Log = Arc<Mutex<Vec<Vec<Vec<u8>>>>>;
 
 fn log(records: u64) -> Log {
@@ -28,6 +30,7 @@ fn options() -> WorkerOptions {
         hot_key: 10_000,
         bounded: true,
         leave_within: Duration::from_millis(300),
+        keep: Duration::from_secs(60),
         commit_aside: false,
     }
 }

@@ -1,0 +1,104 @@
+//! Row files over the life of a partition: merged, replaced, put away and removed.
+
+use super::*;
+use crate::commit::{sha256_hex, trashed};
+
+/// Commits so small and many that files are merged, replaced and merged again, and old ones removed.
+fn busy_options() -> WorkerOptions {
+    WorkerOptions { batch_records: 8, commit_interval: Duration::from_millis(5), ..options() }
+}
+
+fn live_busily(world: &World, log: &Log, fuse: &Arc<Fuse>) -> Result<()> {
+    let mut worker = worker_with(world, log, fuse, busy_options())?;
+    while worker.round()? != Round::Ended {
+        if fuse.is_dead() {
+            return Err(Error::internal("dead"));
+        }
+    }
+    worker.finish()
+}
+
+#[test]
+fn small_files_are_merged_whatever_call_is_the_last_and_each_row_is_in_the_tree_once() {
+    let log = log(900);
+    let calls = {
+        let (world, fuse) = (World::default(), Fuse::never());
+        live_busily(&world, &log, &fuse).unwrap();
+        check(&world, &log, "undisturbed");
+        let store = world.store();
+        let merged = store.list("events/default").unwrap();
+        assert!(merged.iter().all(|(path, _)| path.contains("-m")), "one file a date and partition: {merged:?}");
+        fuse.calls()
+    };
+    let mut between = 0;
+    for call in (0..calls).step_by((calls as usize / 200).max(1)) {
+        let (world, fuse) = (World::default(), Fuse::at(call, call % 2 == 0));
+        let _crashed = live_busily(&world, &log, &fuse);
+        assert!(fuse.is_dead());
+        let what = format!("crash at call {call}");
+        // Before anybody has taken over: what a reader finds by the manifest is what is committed, once each.
+        let store = world.store();
+        for (number, file) in committed_files(&store, "default").unwrap() {
+            let places = [&file.path, &file.staged, &trashed(&file.path)];
+            let found = places.iter().find_map(|place| store.get(place).unwrap());
+            let found = found.unwrap_or_else(|| panic!("{what}: {} of partition {number} is gone", file.path));
+            assert_eq!(sha256_hex(&found), file.sha256, "{what}");
+        }
+        between += u64::from(
+            latest_manifests(&world)
+                .iter()
+                .any(|manifest| manifest.replaced.iter().any(|path| store.get(path).unwrap().is_some())),
+        );
+        live_busily(&world, &log, &Fuse::never()).unwrap();
+        check(&world, &log, &what);
+    }
+    assert!(between > 3, "{between} crashes between the manifest of a merge and its moves");
+}
+
+fn latest_manifests(world: &World) -> Vec<Manifest> {
+    let store = world.store();
+    (0..2).filter_map(|number| crate::commit::latest(&store, "default", number).unwrap()).collect()
+}
+
+#[test]
+fn a_damaged_merge_is_undone() {
+    let (world, log) = (World::default(), log(900));
+    live_busily(&world, &log, &Fuse::never()).unwrap();
+    // Every life ends with merges; all manifests from the last of them on are damaged.
+    for number in 0..2 {
+        let seqs = chain::seqs(&world.store(), "default", number).unwrap();
+        let merge = seqs.iter().rev().find(|&&seq| {
+            let (manifest, _) = chain::read(&world.store(), "default", number, seq).unwrap();
+            manifest.replaced.iter().any(|path| world.store().get(path).unwrap().is_none())
+        });
+        for seq in seqs.iter().filter(|&seq| seq >= merge.unwrap()) {
+            let path = crate::commit::manifest::manifest_path("default", number, *seq);
+            damage(&world, &path, |bytes| bytes.truncate(bytes.len() / 2));
+        }
+    }
+    live_busily(&world, &log, &Fuse::never()).unwrap();
+    check(&world, &log, "damaged merge");
+}
+
+#[test]
+fn what_is_young_or_referred_to_is_not_collected() {
+    let (world, log) = (World::default(), log(900));
+    let options = WorkerOptions { keep: Duration::from_secs(24 * 3600), ..busy_options() };
+    let mut worker = worker_with(&world, &log, &Fuse::never(), options).unwrap();
+    while worker.round().unwrap() != Round::Ended {}
+    worker.finish().unwrap();
+    let store = world.store();
+    let young = store.list("_trash").unwrap().len();
+    assert!(young > 20, "{young} replaced files");
+    let state = store.list("state").unwrap().len();
+    assert!(state > 100, "{state} state files");
+    let features = "_staging/features/1-0/0.parquet".to_owned();
+    store.put(&features, vec![1]).unwrap();
+    // The same with a limit that everything has reached: what is referred to stays, which `check` sees.
+    log.lock().unwrap()[0].extend(events(20_000, 400));
+    live_busily(&world, &log, &Fuse::never()).unwrap();
+    check(&world, &log, "collected");
+    assert_eq!(store.get(&features).unwrap(), None);
+    let (trash, left) = (store.list("_trash").unwrap().len(), store.list("state").unwrap().len());
+    assert!(trash < young && left < state, "{trash} of {young} replaced files, {left} of {state} state files");
+}
