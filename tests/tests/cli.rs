@@ -311,6 +311,13 @@ fn a_component_that_misbehaves_on_one_record_loses_only_that() {
         assert!(text(&letter.bytes).contains(&format!("poison:{kind}")), "{letter:?}");
         assert!(!letter.reason.is_empty() && !letter.reason.contains('\n'), "{letter:?}");
     }
+    let listed = json(here, "dead-letters list --view hostile --limit 2");
+    assert_eq!((&listed["matched"], listed["dead_letters"].as_array().unwrap().len()), (&6.into(), 2));
+    assert_eq!(json(here, "dead-letters list --view user_activity")["matched"], 0);
+    // The events are in the archive: another copy would be a duplicate.
+    let why = "the fault of a view, whose event is in the archive: deploy a version that takes it";
+    let replayed = serde_json::json!({"replayed": 0, "positions": [], "skipped": {why: 6}});
+    assert_eq!(json(here, "dead-letters replay --all"), replayed);
     let mut service = process::Service::start(here, ["serve"]);
     let address = service.ready();
     let asked = serde_json::json!({"entities": {"user": "u"}, "features": ["hostile:*", "user_activity:*"],
@@ -472,6 +479,7 @@ fn help_names_every_command_and_no_service_is_said_so() {
         "join",
         "audit",
         "check",
+        "dead-letters",
         "transforms",
         "registry",
     ] {

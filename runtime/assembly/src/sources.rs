@@ -112,10 +112,19 @@ impl SourceSink {
         Ok(Self { sink, source: name.to_owned(), settings: source.clone() })
     }
 
-    /// Appends JSON records as they are, each under its key (the source's key field, the event's id where that is
-    /// null); durable when it returns. Returns the next offset of each partition written to.
+    /// Appends records as they are, each under its key (the source's key field, the event's id where that is null);
+    /// durable when it returns. Returns the next offset of each partition written to. After an error some may be there.
     pub fn append(&self, records: &[&[u8]]) -> Result<BTreeMap<u32, u64>> {
-        let mut keys = Keys::json(&Arc::new(self.settings.schema(&self.source)), self.settings.time_unit);
+        let (schema, unit) = (Arc::new(self.settings.schema(&self.source)), self.settings.time_unit);
+        let mut keys = match self.settings.format.format {
+            RecordFormat::Json => Keys::json(&schema, unit),
+            _ => {
+                // Whether the record is accepted is decided where it is read.
+                let rules = AcceptRules { min_time_us: i64::MIN, max_future_us: i64::MAX, ..AcceptRules::default() };
+                let formats = Formats::new(&self.settings.format, schema.clone(), unit, rules)?;
+                Keys::new(&schema, formats.decoder())
+            }
+        };
         let keys: Vec<Option<Vec<u8>>> = records.iter().map(|record| keys.key(record)).collect::<Result<_>>()?;
         let keyed = records.iter().zip(&keys);
         let records: Vec<SinkRecord<'_>> =

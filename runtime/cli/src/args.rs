@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Audit(Audit),
     /// Compare online values with offline ones, feature by feature
     Check(Check),
+    /// Records that could not be applied: look at them, publish them again
+    DeadLetters(DeadLetters),
     /// See and change the transforms of a running service
     Transforms(Transforms),
     /// Look at the catalogue of features
@@ -362,6 +364,73 @@ pub(crate) struct Check {
     /// Two values differ when they are further apart than this, relatively.
     #[arg(long, default_value_t = 0.05)]
     pub(crate) max_difference: f64,
+}
+
+/// Arguments of `plumb dead-letters`.
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetters {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) action: DeadLettersAction,
+    /// Settings: where the offline store is [default: plumb.toml if there is one].
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Which dead letters.
+#[derive(Debug, Args)]
+pub(crate) struct LetterFilter {
+    /// Of this source [default: all].
+    #[arg(long)]
+    pub(crate) source: Option<String>,
+    /// Whose reason holds this text.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Faults of this view: NAME or NAME@VERSION.
+    #[arg(long, value_name = "VIEW")]
+    pub(crate) view: Option<String>,
+    /// Of records stamped since an instant (RFC 3339), or since so long ago (24h).
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<String>,
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersAction {
+    /// The newest ones, and how many there are by reason
+    List {
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "documented on the type")]
+        filter: LetterFilter,
+        /// Show at most this many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// The bytes of one, exactly, on stdout (base64 on a terminal if they are not text); the rest on stderr
+    Show {
+        /// Its position, as listed: default:0=12.
+        position: String,
+    },
+    /// Publish rejected records to their source again, each once
+    Replay {
+        /// Their positions, as listed: default:0=12.
+        positions: Vec<String>,
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "documented on the type")]
+        filter: LetterFilter,
+        /// Publish at most this many.
+        #[arg(long)]
+        limit: Option<usize>,
+        /// All there are.
+        #[arg(long)]
+        all: bool,
+        /// Also those that were published again before.
+        #[arg(long)]
+        again: bool,
+        /// Only say which.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// Arguments of `plumb transforms`.

@@ -56,6 +56,7 @@ fn run(command: &Command, output: Output) -> anyhow::Result<Done> {
         Command::Join(arguments) => commands::join::run(arguments, output),
         Command::Audit(arguments) => commands::audit::run(arguments, output),
         Command::Check(arguments) => commands::check::run(arguments, output),
+        Command::DeadLetters(arguments) => commands::dead_letters::run(arguments, output),
         Command::Transforms(arguments) => commands::transforms::run(arguments, output),
         Command::Registry(arguments) => commands::registry::run(arguments, output),
     }

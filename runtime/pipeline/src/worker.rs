@@ -17,7 +17,7 @@ mod commits;
 
 pub use lane::{Lane, Ties};
 pub use open::{Edges, Opened, SourceSetup};
-pub use partition::{Partition, PartitionView, view_ref};
+pub use partition::{LETTER_BYTES_MAX, Partition, PartitionView, view_ref};
 pub use status::{Board, PartitionStatus, Pause, Phase, ViewStatus};
 
 use crate::clock::Clock;

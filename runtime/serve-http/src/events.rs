@@ -20,6 +20,8 @@ pub(crate) enum Shape {
     Lines,
     /// One record a line, whatever it holds: one that is no event ends in the dead letters, as from a file.
     AsIs,
+    /// The whole body is one record, whatever it holds.
+    One,
 }
 
 /// Cuts a body into records; the error names the line.
@@ -27,6 +29,7 @@ pub(crate) fn split(body: &[u8], shape: Shape) -> Result<Vec<Record<'_>>, Proble
     let records = match shape {
         Shape::Lines => lines(body, true)?,
         Shape::AsIs => lines(body, false)?,
+        Shape::One => vec![Record { line: 1, bytes: body }],
         Shape::Json => match body.trim_ascii_start().first() {
             Some(b'[') => array(body)?,
             _ => values(body)?,

@@ -124,11 +124,13 @@ impl Service {
                 let source = parameters.get("source").unwrap_or("default").to_owned();
                 let as_is = parameters.get("as_is") == Some("true");
                 let shape = match media_type(&head.headers).as_deref() {
+                    Some(BYTES) if as_is => events::Shape::One,
                     Some(kind) if LINES.contains(&kind) && as_is => events::Shape::AsIs,
                     Some(kind) if LINES.contains(&kind) => events::Shape::Lines,
                     _ => events::Shape::Json,
                 };
-                let body = call.body(&head.headers, body, EVENTS).await?;
+                let kind = if as_is { RECORDS } else { EVENTS };
+                let body = call.body(&head.headers, body, kind).await?;
                 call.events(source, shape, body).await
             }
             Route::Deploy => {
@@ -186,6 +188,13 @@ const EVENTS: BodyKind = BodyKind {
     media_types: &["application/json", LINES[0], LINES[1], LINES[2], LINES[3]],
     limit: |options| options.body_limit_bytes,
 };
+/// Records that need not be events, for `as_is`.
+const RECORDS: BodyKind = BodyKind {
+    wanted: "application/json, application/x-ndjson or, for one record, application/octet-stream",
+    media_types: &["application/json", LINES[0], LINES[1], LINES[2], LINES[3], BYTES],
+    limit: |options| options.body_limit_bytes,
+};
+const BYTES: &str = "application/octet-stream";
 const WASM: BodyKind = BodyKind {
     wanted: "application/wasm",
     media_types: &["application/wasm", "application/octet-stream"],

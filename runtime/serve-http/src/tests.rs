@@ -423,6 +423,11 @@ fn events_are_appended_or_their_line_is_named() {
     let (status, _) = post(address, "/events", "application/x-ndjson", &format!("{one}\n\n{one}\n"));
     assert_eq!(status, 200);
     assert_eq!(running.backend.appended.lock().unwrap().len(), 5);
+    let bytes = "application/octet-stream";
+    assert_eq!(post(address, "/events", bytes, one).0, 415, "a record as it is must be asked for");
+    let whole = " event_type\n of two lines ";
+    assert_eq!(post(address, "/events?as_is=true", bytes, whole).1["accepted"], json!(1));
+    assert_eq!(running.backend.appended.lock().unwrap().pop().as_deref(), Some(whole));
     let (status, problem) = post(address, "/events", "application/x-ndjson", &format!("{one}\n\n{{}}\n"));
     assert_eq!((status, &problem["line"]), (400, &json!(3)));
     assert_eq!(problem["detail"], json!("line 3: missing field `event_type`"));

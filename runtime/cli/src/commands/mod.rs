@@ -4,6 +4,7 @@ pub(crate) mod audit;
 pub(crate) mod backfill;
 pub(crate) mod build;
 pub(crate) mod check;
+pub(crate) mod dead_letters;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod join;

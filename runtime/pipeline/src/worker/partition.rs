@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The longest record kept in a dead letter, in bytes.
-const LETTER_BYTES_MAX: usize = 64 << 10;
+pub const LETTER_BYTES_MAX: usize = 64 << 10;
 
 /// More dates than a stream of its time has in one commit, and fewer rows than a file is worth.
 const MANY_DATES: u64 = 64;
