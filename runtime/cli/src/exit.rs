@@ -1,6 +1,7 @@
 //! Exit codes: 0 done, 1 the check or job failed, 2 the caller's mistake, 3 an outside system failed.
 
 use crate::client::ClientError;
+use crate::telemetry;
 use plumb_core::ErrorKind;
 use std::process::ExitCode;
 
@@ -68,6 +69,6 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
             line.push_str(&text);
         }
     }
-    eprintln!("plumb: {line}");
+    telemetry::say("ERROR", &line, &[]);
     ExitCode::from(code_of(error))
 }

@@ -6,13 +6,13 @@ mod commands;
 mod context;
 mod exit;
 mod start;
+mod telemetry;
 mod values;
 
 use args::{Cli, Command};
 use clap::Parser;
 use context::Output;
 use exit::Done;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -21,14 +21,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("PLUMB_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
-        )
-        .init();
+    // A service logs as its settings say, once they are read.
+    if !matches!(cli.command, Command::Run(_) | Command::Serve(_)) {
+        telemetry::plain();
+    }
     match run(&cli.command, Output { json: cli.json }) {
         Ok(Done::Ok) => ExitCode::SUCCESS,
         Ok(Done::Failed) => ExitCode::from(1),

@@ -22,6 +22,7 @@ pub mod secret;
 pub mod worker;
 
 pub use error::{Error, Result};
+pub use plumb_transform::TRACE;
 pub use secret::Secret;
 
 // Under this name too, for the suite that tests share.

@@ -12,12 +12,15 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
+use plumb_pipeline::TRACE;
 use plumb_pipeline::query::{self, KeyInput, Position, Query, QueryError, Status};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Instrument;
+use tracing::field::Empty;
 
 /// How long a deployment or a commit may take: it may read the whole archive.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(600);
@@ -51,7 +54,11 @@ impl Service {
         let (pattern, reply) = match find(listener, request.method(), request.uri().path()) {
             Ok(route) => {
                 let pattern = route.pattern();
-                (pattern, self.route(route, request, started).await.unwrap_or_else(Problem::into_response))
+                let span = tracing::info_span!(target: TRACE, "request", route = pattern, status = Empty);
+                let answer = self.route(route, request, started).instrument(span.clone()).await;
+                let reply = answer.unwrap_or_else(Problem::into_response);
+                span.record("status", reply.status().as_u16());
+                (pattern, reply)
             }
             Err(problem) => ("none", problem.into_response()),
         };
@@ -218,8 +225,9 @@ impl Call<'_> {
         let permit = timeout_at(self.deadline, self.service.calls.clone().acquire_owned()).await;
         let permit = permit.map_err(|_| late())?.map_err(|_| Problem::unavailable("stopping", "the service stops"))?;
         let backend = self.service.backend.clone();
+        let span = tracing::Span::current();
         let task = tokio::task::spawn_blocking(move || {
-            let done = work(backend.as_ref());
+            let done = span.in_scope(|| work(backend.as_ref()));
             // The permit goes with the work, not with the request, which may have given up before.
             drop(permit);
             done

@@ -27,4 +27,7 @@ pub use digest::Digest;
 pub use engine::{Engine, EngineOptions, INTERFACE};
 pub use error::{Error, Result};
 pub use guest::{Fault, Function, Guest, GuestOutput, RowError};
+/// The target of the spans that traces are made of. Nothing is done for them where nobody collects traces.
+pub const TRACE: &str = "plumb_trace";
+
 pub use transform::{Extracted, Finalized, LoadedComponent, RowFault, Transform, Usage};

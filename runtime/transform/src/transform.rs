@@ -3,7 +3,7 @@
 use crate::columns::{append, normalise, slice, with_nulls};
 use crate::describe::{state_text, to_json};
 use crate::guest::{Fault, Function, Guest, GuestOutput, RowError};
-use crate::{Digest, Error, Result};
+use crate::{Digest, Error, Result, TRACE};
 use plumb_core::column::{Column, DataType, Values};
 use plumb_core::contribution::{Contributions, check_column};
 use plumb_core::event::{EventBatch, SourceSchema};
@@ -247,6 +247,11 @@ impl Transform {
         rows: usize,
         run: impl FnOnce(&dyn Guest) -> Result<GuestOutput<T>, Fault>,
     ) -> Result<GuestOutput<T>, Fault> {
+        let _span = match function {
+            Function::Extract => tracing::info_span!(target: TRACE, "extract", view = self.0.def.name, rows),
+            Function::Finalize => tracing::info_span!(target: TRACE, "finalize", view = self.0.def.name, rows),
+        }
+        .entered();
         let started = Instant::now();
         let result = run(self.0.guest.as_ref());
         let used = &self.0.used[function as usize];

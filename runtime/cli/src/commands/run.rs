@@ -4,6 +4,7 @@ use crate::args::{Run, Serve};
 use crate::client::Client;
 use crate::context::{Output, instant, settings};
 use crate::exit::Done;
+use crate::telemetry;
 use anyhow::{Context, Result};
 use plumb_assembly::backend::ServiceBackend;
 use plumb_assembly::service::{RunOptions, Service};
@@ -25,6 +26,7 @@ pub(crate) fn run(arguments: &Run, output: Output) -> Result<Done> {
         output.print(&json!({"toml": text}), || text.clone());
         return Ok(Done::Ok);
     }
+    let _telemetry = telemetry::start(&settings.telemetry)?;
     let now_us = arguments.now.as_deref().map(|text| instant("--now", text)).transpose()?;
     let options = RunOptions {
         until_end: arguments.until_end,
@@ -43,17 +45,15 @@ pub(crate) fn run(arguments: &Run, output: Output) -> Result<Done> {
 /// Serves over HTTP: in this process, or through the one that owns the data folder.
 pub(crate) fn serve(arguments: &Serve) -> Result<Done> {
     let settings = settings(arguments.config.as_deref())?;
+    let _telemetry = telemetry::start(&settings.telemetry)?;
     if let Some(owner) = plumb_embedded::owner_of(&settings.data_dir)?
         && let (Some(listen), Some(admin)) = (&owner.listen, &owner.admin)
     {
         let stop = stop_signal()?;
         let forwarder = server::forward(&settings, listen, admin)?;
-        eprintln!(
-            "plumb: process {} owns `{}`; serving it on http://{}",
-            owner.pid,
-            settings.data_dir.display(),
-            forwarder.address()
-        );
+        let (folder, address) = (settings.data_dir.display(), forwarder.address());
+        let text = format!("process {} owns `{folder}`; serving it on http://{address}", owner.pid);
+        telemetry::say("INFO", &text, &[("listen", address.to_string())]);
         stop.recv().context("wait for a signal")?;
         return Ok(Done::Ok);
     }
@@ -145,12 +145,11 @@ fn follow(mut settings: Settings, options: RunOptions, public: bool) -> Result<D
     let server = Server::start(bound, backend.clone())?;
     service.announce(Some(server.admin_address().to_string()), Some(server.address().to_string()))?;
     if public {
-        eprintln!(
-            "plumb: http://{} (admin {}, metrics {})",
-            server.address(),
-            server.admin_address(),
-            server.metrics_address()
-        );
+        let (listen, admin, metrics) = (server.address(), server.admin_address(), server.metrics_address());
+        let text = format!("http://{listen} (admin {admin}, metrics {metrics})");
+        let named = |name, address: std::net::SocketAddr| (name, address.to_string());
+        let addresses = [named("listen", listen), named("admin_listen", admin), named("metrics_listen", metrics)];
+        telemetry::say("INFO", &text, &addresses);
     }
     let failure = loop {
         if stop.recv_timeout(LOOK).is_ok() {

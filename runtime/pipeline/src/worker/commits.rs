@@ -5,7 +5,7 @@ use super::partition::Partition;
 use crate::commit::{CommitPlan, Committer, Manifest, Tidy};
 use crate::meter::SourceMeters;
 use crate::port::PartitionReader;
-use crate::{Error, Result};
+use crate::{Error, Result, TRACE};
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use plumb_core::ErrorKind;
 use std::sync::Arc;
@@ -230,12 +230,16 @@ impl Commits {
 
 /// Carries a commit out and counts it.
 fn metered(committer: &mut Committer, plan: &mut CommitPlan, meters: &SourceMeters) -> Result<()> {
+    let (source, partition, offset) = (&plan.schema.source, committer.latest().partition, plan.next_offset);
+    let span = tracing::info_span!(target: TRACE, "commit", source, partition, offset, bytes = tracing::field::Empty);
+    let _entered = span.enter();
     let started = Instant::now();
     let result = committer.commit(plan);
     match &result {
         Ok(()) => {
             meters.commits.add_duration(started.elapsed());
             meters.commit_bytes.fetch_add(committer.written(), Ordering::Relaxed);
+            span.record("bytes", committer.written());
         }
         Err(_) => {
             meters.commit_failures.fetch_add(1, Ordering::Relaxed);

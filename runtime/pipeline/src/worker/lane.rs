@@ -10,7 +10,7 @@ use super::{WorkerSetup, backoff};
 use crate::commit::{Manifest, Tidy, load};
 use crate::meter::{SourceMeters, Unread};
 use crate::port::{PartitionReader, Polled};
-use crate::{Error, Result};
+use crate::{Error, Result, TRACE};
 use crossbeam_channel::Sender;
 use plumb_core::ErrorKind;
 use plumb_core::plan::StateId;
@@ -203,7 +203,10 @@ impl Lane {
             Polled::Batch(batch) => {
                 self.behind = batch.events.len() + batch.rejected.len() >= setup.options.batch_records;
                 self.unread.note(&batch.events.record_times_us);
-                self.partition.step(batch, true);
+                let (source, partition) = (&self.setup.source.schema().source, self.number);
+                let (offset, records) = (self.partition.position(), batch.events.len() + batch.rejected.len());
+                tracing::info_span!(target: TRACE, "batch", source, partition, offset, records)
+                    .in_scope(|| self.partition.step(batch, true));
                 self.unpublished = true;
                 Ok(true)
             }

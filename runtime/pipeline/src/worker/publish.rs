@@ -3,7 +3,7 @@
 use super::partition::{Partition, PartitionView};
 use crate::meter::SourceMeters;
 use crate::port::{OnlineEntity, OnlineField, OnlineRead, OnlineStore, OnlineWrite, PublishOutcome};
-use crate::{Error, Result};
+use crate::{Error, Result, TRACE};
 use plumb_core::ErrorKind;
 use plumb_core::entity::EntityKey;
 use plumb_core::plan::StateId;
@@ -125,6 +125,11 @@ impl Publisher {
 
     fn send(&mut self, position: u64, writes: Vec<OnlineWrite>) -> Result<Published> {
         loop {
+            let (source, partition) = (&self.source, self.partition);
+            let writes_sent = writes.len();
+            let _span =
+                tracing::info_span!(target: TRACE, "publish", source, partition, position, writes = writes_sent)
+                    .entered();
             let started = Instant::now();
             let outcome =
                 self.online.publish(&self.source, self.partition, self.generation, self.position, position, &writes);
