@@ -106,6 +106,10 @@ impl EmbeddedOnline {
 }
 
 impl OnlineStore for EmbeddedOnline {
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     fn claim(&self, source: &str, partition: u32, generation: u64) -> Result<Option<u64>> {
         let prefix = prefix_of(source, partition);
         let writer = self.writer(&prefix);

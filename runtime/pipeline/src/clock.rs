@@ -8,6 +8,10 @@ pub trait Clock: Send + Sync {
     fn now_us(&self) -> i64;
     /// A time that never goes back, from an arbitrary start.
     fn elapsed(&self) -> Duration;
+    /// The same, but going on while the machine sleeps.
+    fn boot_time(&self) -> Duration {
+        self.elapsed()
+    }
 }
 
 /// The machine's clock.
@@ -33,5 +37,12 @@ impl Clock for SystemClock {
 
     fn elapsed(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn boot_time(&self) -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let (seconds, nanos) = (u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0));
+        Duration::new(seconds, nanos)
     }
 }

@@ -20,7 +20,7 @@ use crate::accept::AcceptRules;
 use crate::clock::Clock;
 use crate::decode::json::{JsonDecoder, Record};
 use crate::decode::time::TimeUnit;
-use crate::port::{Gap, Membership, PartitionReader, Polled, Source, SourceBatch};
+use crate::port::{DeadLetter, DeadLetterSink, Gap, Membership, PartitionReader, Polled, Source, SourceBatch};
 use crate::worker::{Edges, SourceSetup};
 use crate::{Error, Result};
 use plumb_core::event::{EventBatch, SourceSchema};
@@ -38,6 +38,8 @@ pub(crate) struct Fuse {
     /// The call whose answer is lost; life goes on.
     lost_answer: Option<u64>,
     dead: AtomicBool,
+    /// Nothing can be reached for now.
+    away: AtomicBool,
 }
 
 impl Fuse {
@@ -53,6 +55,10 @@ impl Fuse {
         Arc::new(Self { lost_answer: Some(call), ..Self::default() })
     }
 
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::SeqCst)
     }
@@ -66,6 +72,9 @@ impl Fuse {
         let died = || Error::unavailable("call a store", "the process has died");
         if self.is_dead() {
             return Err(died());
+        }
+        if self.away.load(Ordering::SeqCst) {
+            return Err(Error::unavailable("call a store", "it is away"));
         }
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
         match self.last {
@@ -91,6 +100,15 @@ pub(crate) struct World {
     pub(crate) objects: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
     pub(crate) online: Arc<Mutex<online::Contents>>,
     owners: Arc<AtomicU64>,
+    /// The dead letters that were sent, with their partition, as often as they were.
+    pub(crate) sent: Arc<Mutex<Vec<(u32, DeadLetter)>>>,
+}
+
+impl DeadLetterSink for World {
+    fn send(&self, _: &str, partition: u32, letters: &[DeadLetter]) -> Result<()> {
+        self.sent.lock().unwrap().extend(letters.iter().map(|letter| (partition, letter.clone())));
+        Ok(())
+    }
 }
 
 impl World {
@@ -104,6 +122,12 @@ impl World {
             online: Arc::new(FakeOnline { contents: self.online.clone(), fuse: fuse.clone() }),
             owner: format!("owner-{owner}").into(),
         }
+    }
+
+    /// The stores for one life of a process that may lose sight of one and not of the other.
+    pub(crate) fn edges_apart(&self, fuse: &Arc<Fuse>, online: &Arc<Fuse>) -> Edges {
+        let online = Arc::new(FakeOnline { contents: self.online.clone(), fuse: online.clone() });
+        Edges { online, ..self.edges(fuse) }
     }
 
     pub(crate) fn store(&self) -> FakeStore {

@@ -100,7 +100,7 @@ metrics! {
     PARTITION_LIVE = Gauge "plumb_partition_live" ["source", "partition"]
         "1 for a partition that follows its source or has ended; 0 while it starts, is rebuilt or has failed";
     PARTITION_PAUSED = Gauge "plumb_partition_paused" ["source", "partition", "reason"]
-        "1 while a partition is not read because a bound is reached: uncommitted or state";
+        "1 while a partition is not read because a bound is reached: uncommitted, state or online";
     GENERATION = Gauge "plumb_generation" ["source", "partition"]
         "The generation under which this process owns the partition";
 

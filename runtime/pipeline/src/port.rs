@@ -232,6 +232,11 @@ pub struct OnlineAnswer {
 
 /// The online store: a fenced, positioned view that can always be rebuilt from state.
 pub trait OnlineStore: Send + Sync {
+    /// Whether it is a service of its own, which may be emptied, taken over or away while this process lives. Such a
+    /// one is looked at every second, and written in short pieces because others wait meanwhile.
+    fn is_remote(&self) -> bool {
+        true
+    }
     /// Claims a partition for a generation; returns the highest stored position, `None` if there is none or a part
     /// of the partition was lost. A higher stored generation is [`crate::Error::Fenced`].
     fn claim(&self, source: &str, partition: u32, generation: u64) -> Result<Option<u64>>;

@@ -19,7 +19,7 @@ use crate::commit::{ActiveRef, JobChain, JobManifest, latest, load, put_componen
 use crate::port::{Archive, Membership, ObjectStore, OnlineStore, Source};
 use crate::worker::build::apply_archive;
 use crate::worker::{
-    Board, Command, Edges, PartitionStatus, Phase, SourceSetup, Worker, WorkerOptions, WorkerSetup, view_ref,
+    Board, Command, Edges, PartitionStatus, Phase, SourceSetup, Ties, Worker, WorkerOptions, WorkerSetup, view_ref,
 };
 use crate::{Error, Result};
 use arc_swap::ArcSwap;
@@ -229,7 +229,7 @@ impl Runtime {
         for source in &self.parts.sources {
             let name = &source.source.schema().source;
             if !shared.contains(name) {
-                partitions[name].iter().for_each(|&number| self.owners.open(source, number, None, false));
+                partitions[name].iter().for_each(|&number| self.owners.open(source, number, Ties::default(), false));
             }
         }
         if memberships.is_empty() {
@@ -247,7 +247,14 @@ impl Runtime {
         }
         for (source, membership) in memberships {
             let (board, stop) = (self.board.clone(), self.stop.clone());
-            let member = Member::new(source, self.owners.clone(), board.clone(), stop.clone(), self.abandoned.clone());
+            let member = Member::new(
+                source,
+                self.owners.clone(),
+                board.clone(),
+                stop.clone(),
+                self.abandoned.clone(),
+                self.parts.clock.clone(),
+            );
             let run = move || {
                 let failure = match catch_unwind(AssertUnwindSafe(|| member.run(membership))) {
                     Ok(Ok(())) => return,

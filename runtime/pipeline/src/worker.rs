@@ -14,10 +14,12 @@ pub mod publish;
 pub mod status;
 
 mod commits;
+mod proof;
 
 pub use lane::{Lane, Ties};
 pub use open::{Edges, Opened, SourceSetup};
 pub use partition::{LETTER_BYTES_MAX, Partition, PartitionView, view_ref};
+pub use proof::Pulse;
 pub use status::{Board, PartitionStatus, Pause, Phase, ViewStatus};
 
 use crate::clock::Clock;
@@ -47,6 +49,9 @@ pub struct WorkerOptions {
     pub commit_interval: Duration,
     /// So much memory of accepted events makes a commit due at once.
     pub commit_bytes: u64,
+    /// So much memory of accepted events, of all partitions together, may wait for commits: then reading waits too. A
+    /// store that is away for longer than it takes to come to that costs no more memory.
+    pub max_uncommitted_bytes: u64,
     /// The most records per poll.
     pub batch_records: usize,
     /// At so many bytes of live state in this process no more is read.
@@ -70,6 +75,7 @@ impl Default for WorkerOptions {
             catch_up_publish_interval: Duration::from_secs(2),
             commit_interval: Duration::from_secs(30),
             commit_bytes: 128 << 20,
+            max_uncommitted_bytes: 1 << 30,
             batch_records: 1024,
             max_state_bytes: u64::MAX,
             hot_key: 10_000,
@@ -296,6 +302,9 @@ impl Worker {
                     false
                 }
                 Err(error) => {
+                    if matches!(error, Error::Fenced { .. }) {
+                        setup.board.meters().fence_rejections.fetch_add(1, Ordering::Relaxed);
+                    }
                     tracing::warn!(source, partition, %error, "partition released before everything was written");
                     false
                 }
@@ -366,7 +375,7 @@ impl Worker {
             }
             Command::Commit { done } => {
                 let committed = self.lanes.iter_mut().try_for_each(|lane| {
-                    lane.commit_now()?;
+                    lane.commit_now(setup)?;
                     lane.report(setup, true);
                     Ok(())
                 });

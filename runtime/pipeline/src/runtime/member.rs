@@ -1,8 +1,9 @@
 //! This process as one of those that share a source's partitions: follows what it is to work on.
 
 use super::owners::Owners;
+use crate::clock::Clock;
 use crate::port::{Change, Membership};
-use crate::worker::{Board, SourceSetup};
+use crate::worker::{Board, Pulse, SourceSetup, Ties};
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use plumb_core::ErrorKind;
@@ -40,6 +41,8 @@ pub(super) struct Member {
     waiting: BTreeSet<u32>,
     releasing: Vec<Releasing>,
     committed: (Sender<(u32, u64)>, Receiver<(u32, u64)>),
+    pulse: Arc<Pulse>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Member {
@@ -49,10 +52,12 @@ impl Member {
         board: Arc<Board>,
         stop: Arc<AtomicBool>,
         abandoned: Arc<AtomicBool>,
+        clock: Arc<dyn Clock>,
     ) -> Self {
         let name = source.source.schema().source.clone();
         let (waiting, releasing) = (BTreeSet::new(), Vec::new());
-        Self { source, name, owners, board, stop, abandoned, waiting, releasing, committed: unbounded() }
+        let (committed, pulse) = (unbounded(), Arc::default());
+        Self { source, name, owners, board, stop, abandoned, waiting, releasing, committed, pulse, clock }
     }
 
     /// Follows the membership until the job has ended, then leaves.
@@ -61,7 +66,10 @@ impl Member {
         loop {
             let busy = !self.releasing.is_empty() || !self.waiting.is_empty() || ending.is_some();
             let change = match membership.next(if busy { ASK_RELEASING } else { ASK }) {
-                Ok(change) => change,
+                Ok(change) => {
+                    self.pulse.beat(self.clock.as_ref());
+                    change
+                }
                 Err(error) if error.kind() == ErrorKind::Unavailable && !matches!(error, Error::Fenced { .. }) => {
                     tracing::warn!(source = self.name, %error, "cannot follow the group of processes, trying again");
                     std::thread::sleep(ASK);
@@ -134,7 +142,8 @@ impl Member {
             self.waiting.iter().copied().filter(|&partition| !self.owners.has(&self.name, partition)).collect();
         for partition in free {
             self.waiting.remove(&partition);
-            self.owners.open(&self.source, partition, Some(self.committed.0.clone()), true);
+            let (committed, pulse) = (Some(self.committed.0.clone()), Some(self.pulse.clone()));
+            self.owners.open(&self.source, partition, Ties { committed, pulse, tenure: None }, true);
         }
     }
 

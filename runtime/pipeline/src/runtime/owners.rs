@@ -36,7 +36,7 @@ struct Slot {
 struct Task {
     source: SourceSetup,
     partition: u32,
-    committed: Option<Sender<(u32, u64)>>,
+    ties: Ties,
     /// Whether to go on trying while a store cannot be reached.
     patient: bool,
     cancelled: Arc<AtomicBool>,
@@ -103,18 +103,12 @@ impl Owners {
     }
 
     /// Begins to open a partition; it must not be here already.
-    pub(super) fn open(
-        self: &Arc<Self>,
-        source: &SourceSetup,
-        partition: u32,
-        committed: Option<Sender<(u32, u64)>>,
-        patient: bool,
-    ) {
+    pub(super) fn open(self: &Arc<Self>, source: &SourceSetup, partition: u32, ties: Ties, patient: bool) {
         let cancelled = Arc::new(AtomicBool::new(false));
         let key = (source.source.schema().source.clone(), partition);
         self.lock().insert(key.clone(), Slot { cancelled: cancelled.clone(), worker: None });
         let tenure = Tenure { owners: Arc::downgrade(self), key };
-        let task = Task { source: source.clone(), partition, committed, patient, cancelled, tenure };
+        let task = Task { source: source.clone(), partition, ties, patient, cancelled, tenure };
         let sent = match &*self.tasks.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(tasks) => tasks.send(task).map_err(|refused| refused.0),
             None => Err(task),
@@ -185,7 +179,7 @@ impl Owners {
     }
 
     fn open_one(&self, task: Task) -> Result<()> {
-        let Task { source, partition, committed, patient, cancelled, tenure } = task;
+        let Task { source, partition, ties, patient, cancelled, tenure } = task;
         let name = source.source.schema().source.clone();
         let go_on = || !self.setup.is_stopped() && !cancelled.load(Ordering::Relaxed);
         let mut wait = RETRY_FIRST;
@@ -195,7 +189,7 @@ impl Owners {
             let mut readable = || (self.readable)(&name, partition);
             match Lane::open(&self.setup, &source, partition, &views, &mut readable, &go_on) {
                 Ok(lane) => {
-                    self.place(lane, &cancelled, Ties { committed, tenure: Some(Box::new(tenure)) });
+                    self.place(lane, &cancelled, Ties { tenure: Some(Box::new(tenure)), ..ties });
                     return Ok(());
                 }
                 // Whatever it was: nobody waits for it.

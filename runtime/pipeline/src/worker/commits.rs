@@ -65,6 +65,11 @@ impl Commits {
         !matches!(self.stage, Stage::Idle(_))
     }
 
+    /// Whether the one that is under way has failed and waits to be tried again.
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.stage, Stage::Waiting(..)) || self.failures > 0
+    }
+
     /// Makes the next commit bring all state, because the set of views has changed.
     pub(super) fn ask_snapshot(&mut self) {
         self.snapshot = true;

@@ -4,8 +4,9 @@ use super::build::apply_archive;
 use super::commits::{CommitOptions, Commits};
 use super::open::{Opening, SourceSetup, open};
 use super::partition::{Partition, PartitionView};
+use super::proof::{self, Proof, Pulse};
 use super::publish::{Published, Publisher};
-use super::status::{self, Pause, Phase};
+use super::status::{self, Pause, Phase, Uncommitted};
 use super::{WorkerSetup, backoff};
 use crate::commit::{Manifest, Tidy, load};
 use crate::meter::{SourceMeters, Unread};
@@ -22,6 +23,13 @@ use std::time::Duration;
 
 /// So many commit intervals at most let rows of many dates gather.
 const GATHER_INTERVALS: u32 = 10;
+/// How often a remote online store is looked at while there is nothing to publish.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// So many changed keys (a few fields each) are published at once to a remote store: one publish stays short for those
+/// who read meanwhile.
+const PUBLISH_KEYS: usize = 6_000;
+/// So much may wait for an online store that is away. The first publish after that brings all of it at once.
+const MAX_BACKLOG: usize = 60_000;
 
 /// A partition in a worker's hands.
 pub struct Lane {
@@ -52,6 +60,14 @@ pub struct Lane {
     ties: Ties,
     meters: Arc<SourceMeters>,
     unread: Unread,
+    proof: Proof,
+    /// When the online store was last looked at.
+    heard_at: Duration,
+    /// How often in a row it could not be reached.
+    away: u32,
+    uncommitted: Uncommitted,
+    /// Bytes of the commit that is under way.
+    committing: u64,
     /// The bound that keeps it from being read, and when that was last said.
     paused: Option<(Pause, Duration)>,
 }
@@ -61,6 +77,8 @@ pub struct Lane {
 pub struct Ties {
     /// Told of what is committed: partition and next offset.
     pub committed: Option<Sender<(u32, u64)>>,
+    /// Beats as long as the group of processes is asked.
+    pub pulse: Option<Arc<Pulse>>,
     /// Dropped when nothing more is written for the partition.
     pub tenure: Option<Box<dyn Any + Send>>,
 }
@@ -143,6 +161,11 @@ impl Lane {
             leaving: None,
             ties: Ties::default(),
             meters,
+            proof: Proof::new(setup.clock.as_ref()),
+            heard_at: now,
+            away: 0,
+            uncommitted: setup.board.uncommitted(),
+            committing: 0,
             unread: Unread::default(),
             paused: None,
         };
@@ -226,6 +249,7 @@ impl Lane {
     fn is_paused(&mut self, setup: &WorkerSetup) -> Result<bool> {
         let bound = match () {
             () if self.is_full(setup) => Some(Pause::Uncommitted),
+            () if (self.deferred || self.lost) && self.backlog() >= MAX_BACKLOG => Some(Pause::Online),
             () if setup.board.state_bytes() >= setup.options.max_state_bytes => Some(Pause::State),
             () => None,
         };
@@ -256,7 +280,31 @@ impl Lane {
 
     /// Whether the partition has to wait for a commit.
     fn is_full(&self, setup: &WorkerSetup) -> bool {
-        self.commits.is_busy() && self.partition.uncommitted_bytes() >= setup.options.commit_bytes
+        // A store that is away is no reason to stop before the bound of all.
+        let going_on = self.commits.is_busy() && !self.commits.has_failed();
+        (going_on && self.partition.uncommitted_bytes() >= setup.options.commit_bytes)
+            || setup.board.uncommitted_bytes() >= setup.options.max_uncommitted_bytes
+    }
+
+    /// What waits for the online store: keys and fields.
+    fn backlog(&self) -> usize {
+        self.publisher.kept() + self.partition.unpublished_keys()
+    }
+
+    fn count_uncommitted(&mut self) {
+        if !self.commits.is_busy() {
+            self.committing = 0;
+        }
+        self.uncommitted.set(self.partition.uncommitted_bytes() + self.committing);
+    }
+
+    /// Begins a commit if there is anything to commit.
+    fn begin_commit(&mut self, setup: &WorkerSetup, now: Duration, tidy: Tidy) -> Result<bool> {
+        self.proof.begin(setup.clock.as_ref());
+        self.committing = self.partition.uncommitted_bytes();
+        let begun = self.commits.begin(&mut self.partition, self.reader.as_ref(), now, tidy)?;
+        self.count_uncommitted();
+        Ok(begun)
     }
 
     /// Publishes and commits what is due.
@@ -270,18 +318,28 @@ impl Lane {
             true => options.catch_up_publish_interval,
             false => options.publish_interval,
         };
-        let publish_due = (self.ended && !self.deferred) || now.saturating_sub(self.published_at) >= interval;
+        // One that is away is tried less and less often, because each try may take its time.
+        let interval = if self.away > 0 { interval.max(backoff(self.away)) } else { interval };
+        let remote = setup.edges.online.is_remote();
+        let many = remote && self.away == 0 && self.partition.unpublished_keys() >= PUBLISH_KEYS;
+        let publish_due = (self.ended && !self.deferred) || many || now.saturating_sub(self.published_at) >= interval;
         if (self.unpublished || self.lost) && publish_due {
             self.publish(setup)?;
             self.published_at = now;
             self.report(setup, false);
-        }
-        let full = self.partition.uncommitted_bytes() >= options.commit_bytes;
-        if full && self.commits.is_busy() {
-            self.commits.wait(now)?;
+        } else if remote
+            && !self.unpublished
+            && !self.lost
+            && now.saturating_sub(self.heard_at) >= HEARTBEAT.max(backoff(self.away))
+        {
+            self.heartbeat(setup)?;
         }
         self.commits.poll(now)?;
+        self.count_uncommitted();
         self.tell();
+        let all = setup.board.uncommitted_bytes() >= options.max_uncommitted_bytes;
+        let waiting = self.partition.uncommitted_bytes();
+        let full = waiting >= options.commit_bytes || (all && waiting > 0);
         let since = now.saturating_sub(self.committed_at);
         // Rows that are spread thinly over many dates make as many small files: while more is waiting to be read,
         // they are let gather.
@@ -290,7 +348,7 @@ impl Lane {
         if due && !self.commits.is_busy() {
             self.committed_at = now;
             let tidy = if self.ended { Tidy::All } else { Tidy::Some };
-            if self.commits.begin(&mut self.partition, self.reader.as_ref(), now, tidy)? {
+            if self.begin_commit(setup, now, tidy)? {
                 self.report(setup, true);
             } else if self.ended && !self.unpublished && !self.lost {
                 self.finished = true;
@@ -302,6 +360,45 @@ impl Lane {
 
     fn publish(&mut self, setup: &WorkerSetup) -> Result<()> {
         self.deferred = false;
+        let held = self.publish_or_rebuild(setup);
+        self.heard_at = setup.clock.elapsed();
+        self.away = if self.deferred { self.away + 1 } else { 0 };
+        held
+    }
+
+    /// Notices a store that was emptied or taken over while there is nothing to publish.
+    fn heartbeat(&mut self, setup: &WorkerSetup) -> Result<()> {
+        let heard = self.publisher.heartbeat()?;
+        self.heard_at = setup.clock.elapsed();
+        match heard {
+            Published::Yes => self.away = 0,
+            Published::Deferred => {
+                self.away += 1;
+                self.deferred = true;
+            }
+            Published::Lost => {
+                self.lost = true;
+                self.publish(setup)?;
+                self.report(setup, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this process may write for the partition, as far as anybody can tell.
+    fn is_ours(&mut self, setup: &WorkerSetup) -> Result<bool> {
+        if !setup.edges.online.is_remote() {
+            return Ok(true);
+        }
+        let (source, generation) = (&self.setup.source.schema().source, self.publisher.generation());
+        self.proof.holds(setup, self.ties.pulse.as_deref(), source, self.number, generation)
+    }
+
+    fn publish_or_rebuild(&mut self, setup: &WorkerSetup) -> Result<()> {
+        if !self.lost && !self.is_ours(setup)? {
+            self.deferred = true;
+            return Ok(());
+        }
         if !self.lost {
             match self.publisher.publish(&mut self.partition)? {
                 Published::Yes => self.now_readable(setup),
@@ -312,7 +409,12 @@ impl Lane {
         // Whoever has the partition next rebuilds it.
         if self.lost && self.leaving.is_none() {
             setup.board.phase(self.source(), self.number, Phase::Rebuilding);
-            match self.publisher.rebuild(&mut self.partition) {
+            // A store that was emptied has forgotten its fences: the chain says whose the partition is.
+            let generation = self.publisher.generation();
+            let rebuilt = proof::look(setup, &self.setup.source.schema().source, self.number, generation)
+                .and_then(|()| self.publisher.claim_again())
+                .and_then(|()| self.publisher.rebuild(&mut self.partition));
+            match rebuilt {
                 Ok(()) => {
                     self.lost = false;
                     self.now_readable(setup);
@@ -333,10 +435,12 @@ impl Lane {
     }
 
     /// Commits what there is and waits for it.
-    pub(super) fn commit_now(&mut self) -> Result<()> {
+    pub(super) fn commit_now(&mut self, setup: &WorkerSetup) -> Result<()> {
         self.commits.finish()?;
-        self.commits.begin(&mut self.partition, self.reader.as_ref(), Duration::ZERO, Tidy::Nothing)?;
+        self.tell();
+        self.begin_commit(setup, Duration::ZERO, Tidy::Nothing)?;
         self.commits.finish()?;
+        self.count_uncommitted();
         self.tell();
         Ok(())
     }
@@ -353,8 +457,8 @@ impl Lane {
         self.commits.poll(now)?;
         let idle = !self.commits.is_busy();
         self.commits.hurry();
-        let begun = idle && self.commits.begin(&mut self.partition, self.reader.as_ref(), now, Tidy::Nothing)?;
         self.tell();
+        let begun = idle && self.begin_commit(setup, now, Tidy::Nothing)?;
         match (idle && !begun, self.leaving.is_some_and(|leaving| now >= leaving.deadline)) {
             (true, _) => Ok(Left::Committed),
             (false, true) => Ok(Left::Abandoned),
@@ -383,7 +487,7 @@ impl Lane {
         state: ViewState,
         built_to: u64,
     ) -> Result<u64> {
-        self.commit_now()?;
+        self.commit_now(setup)?;
         self.publish(setup)?;
         if self.lost || self.unpublished {
             return Err(Error::unavailable("publish to the online store", "it cannot be reached"));
@@ -400,7 +504,7 @@ impl Lane {
         self.partition.add_view(PartitionView::new(view, state, false));
         // Named in a manifest first, so that whoever comes after a crash knows what to clear.
         self.commits.ask_snapshot();
-        self.commit_now()?;
+        self.commit_now(setup)?;
         let view = self.partition.views_mut().iter_mut().find(|view| view.transform.state_id() == state_id);
         let view = view.expect("the view has just been added");
         self.publisher.add(view)?;
@@ -426,9 +530,16 @@ impl Lane {
 
     /// Tells whoever listens of a commit that is done.
     fn tell(&mut self) {
-        let (Some(listener), Some(manifest)) = (&self.ties.committed, self.commits.latest()) else { return };
-        if self.told != Some(manifest.next_offset) {
-            self.told = Some(manifest.next_offset);
+        if self.commits.is_busy() {
+            return;
+        }
+        let Some(manifest) = self.commits.latest() else { return };
+        if self.told == Some(manifest.seq) {
+            return;
+        }
+        self.told = Some(manifest.seq);
+        self.proof.committed();
+        if let Some(listener) = &self.ties.committed {
             // One that has ended needs no news.
             let _gone = listener.send((self.number, manifest.next_offset));
         }

@@ -112,6 +112,29 @@ impl Publisher {
         self.position
     }
 
+    /// The owner's generation.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How many writes have not arrived for sure.
+    pub fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Looks whether the store is where it was left; there must be nothing to publish.
+    pub fn heartbeat(&mut self) -> Result<Published> {
+        match self.position {
+            Some(position) => self.send(position, Vec::new()),
+            None => Ok(Published::Lost),
+        }
+    }
+
+    /// Claims the partition again in a store that has forgotten the claim.
+    pub fn claim_again(&mut self) -> Result<()> {
+        self.online.claim(&self.source, self.partition, self.generation).map(|_| ())
+    }
+
     /// Publishes what changed in all views.
     pub fn publish(&mut self, partition: &mut Partition) -> Result<Published> {
         let mut writes = std::mem::take(&mut self.kept);

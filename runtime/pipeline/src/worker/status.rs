@@ -6,7 +6,7 @@ use crate::meter::Meters;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -38,17 +38,20 @@ pub enum Pause {
     Uncommitted,
     /// The live state of all views.
     State,
+    /// What waits for the online store.
+    Online,
 }
 
 impl Pause {
-    /// Both.
-    pub const ALL: [Pause; 2] = [Pause::Uncommitted, Pause::State];
+    /// All of them.
+    pub const ALL: [Pause; 3] = [Pause::Uncommitted, Pause::State, Pause::Online];
 
     /// Its name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Pause::Uncommitted => "uncommitted",
             Pause::State => "state",
+            Pause::Online => "online",
         }
     }
 }
@@ -119,6 +122,8 @@ pub struct Board {
     notes: Mutex<Notes>,
     changed: Condvar,
     meters: Meters,
+    /// Bytes of all partitions that wait for a commit or are in one.
+    uncommitted: Arc<AtomicU64>,
     /// The live state of all views, as of the last measures.
     state_bytes: AtomicU64,
 }
@@ -135,7 +140,38 @@ struct Notes {
     error: Option<Error>,
 }
 
+/// A partition's part of the bytes that wait for a commit.
+#[derive(Debug)]
+pub(super) struct Uncommitted {
+    all: Arc<AtomicU64>,
+    own: u64,
+}
+
+impl Uncommitted {
+    pub(super) fn set(&mut self, bytes: u64) {
+        self.all.fetch_add(bytes, Ordering::Relaxed);
+        self.all.fetch_sub(self.own, Ordering::Relaxed);
+        self.own = bytes;
+    }
+}
+
+impl Drop for Uncommitted {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 impl Board {
+    /// Bytes of all partitions that wait for a commit or are in one.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.uncommitted.load(Ordering::Relaxed)
+    }
+
+    /// The part of one more partition.
+    pub(super) fn uncommitted(&self) -> Uncommitted {
+        Uncommitted { all: self.uncommitted.clone(), own: 0 }
+    }
+
     /// The live state of all views in this process, in bytes, as of the last measures.
     pub fn state_bytes(&self) -> u64 {
         self.state_bytes.load(Ordering::Relaxed)

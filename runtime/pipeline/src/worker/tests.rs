@@ -25,6 +25,7 @@ fn options() -> WorkerOptions {
         catch_up_publish_interval: Duration::from_millis(5),
         commit_interval: Duration::from_millis(11),
         commit_bytes: 1 << 20,
+        max_uncommitted_bytes: 1 << 30,
         batch_records: 16,
         max_state_bytes: u64::MAX,
         hot_key: 10_000,
@@ -32,6 +33,24 @@ fn options() -> WorkerOptions {
         leave_within: Duration::from_millis(300),
         keep: Duration::from_secs(60),
         commit_aside: false,
+    }
+}
+
+/// A clock like the one that steps, and that can be told that the process has slept.
+#[derive(Default)]
+struct SleepClock(std::sync::atomic::AtomicU64, StepClock);
+
+impl Clock for SleepClock {
+    fn now_us(&self) -> i64 {
+        self.1.now_us()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.1.elapsed()
+    }
+
+    fn boot_time(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst))
     }
 }
 
@@ -323,13 +342,62 @@ fn an_old_owner_can_neither_commit_nor_publish() {
         "{refused}"
     );
     // Its commit is refused as well, by the number that is taken.
+    let old_setup = old.setup.clone();
     let lane = &mut old.lanes[0];
     lane.commits.ask_snapshot();
-    let refused = lane.commit_now().unwrap_err();
+    let refused = lane.commit_now(&old_setup).unwrap_err();
     assert!(matches!(refused, Error::Fenced { .. }), "{refused}");
     while new.round().unwrap() != Round::Ended {}
     new.finish().unwrap();
     check(&world, &log, "after a zombie");
+}
+
+#[test]
+fn an_old_owner_does_not_claim_a_store_that_was_emptied_meanwhile() {
+    let (world, log) = (World::default(), log(400));
+    let mut old = worker(&world, &log, &Fuse::never()).unwrap();
+    for _ in 0..5 {
+        old.round().unwrap();
+    }
+    let _new = worker(&world, &log, &Fuse::never()).unwrap();
+    {
+        let mut online = world.online.lock().unwrap();
+        online.fields.clear();
+        online.fences.clear();
+    }
+    let refused = loop {
+        match old.round() {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::Fenced { .. }), "{refused}");
+    assert!(world.fields().is_empty() && world.online.lock().unwrap().fences.is_empty());
+}
+
+#[test]
+fn an_owner_that_has_slept_looks_whether_it_still_is_one_before_it_publishes() {
+    let (world, log) = (World::default(), log(400));
+    let clock = Arc::new(SleepClock::default());
+    let source = FakeSource::setup(&log, true);
+    let options = WorkerOptions { commit_interval: Duration::from_secs(10_000), ..options() };
+    let setup = WorkerSetup { clock: clock.clone(), ..setup(&world, &Fuse::never(), options) };
+    let views = [user_view(), item_view()];
+    let mut old = Worker::open(setup, &[(source, 0)], &views, &|_, _| {}).unwrap();
+    old.round().unwrap();
+    crate::commit::Chain::take_over(Arc::new(world.store()), "default", 0, "new", &|| Ok(0)).unwrap();
+    // The new owner has not claimed the online store yet: what is younger than the proof still goes.
+    let shown = |world: &World| world.online.lock().unwrap().fences[&("default".to_owned(), 0)].1;
+    let before = shown(&world);
+    clock.0.store(20_000, Ordering::SeqCst);
+    let refused = loop {
+        match old.round() {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::Fenced { .. }), "{refused}");
+    assert_eq!(shown(&world), before);
 }
 
 #[test]
@@ -341,7 +409,8 @@ fn an_old_owner_is_fenced_even_where_its_manifests_have_been_collected() {
         live(&world, &log, &Fuse::never()).unwrap();
         let mut lane = worker(&world, &log, &Fuse::never()).unwrap();
         lane.lanes[0].commits.ask_snapshot();
-        lane.lanes[0].commit_now().unwrap();
+        let own_setup = lane.setup.clone();
+        lane.lanes[0].commit_now(&own_setup).unwrap();
     }
     let next = old.lanes[0].commits.latest().unwrap().seq + 1;
     let seqs = chain::seqs(&world.store(), "default", 0).unwrap();
@@ -355,7 +424,8 @@ fn an_old_owner_is_fenced_even_where_its_manifests_have_been_collected() {
         true,
     );
     old.lanes[0].commits.ask_snapshot();
-    assert!(matches!(old.lanes[0].commit_now(), Err(Error::Fenced { .. })));
+    let old_setup = old.setup.clone();
+    assert!(matches!(old.lanes[0].commit_now(&old_setup), Err(Error::Fenced { .. })));
     live(&world, &log, &Fuse::never()).unwrap();
     check(&world, &log, "after a late zombie");
 }

@@ -15,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Process {
     runtime: Option<Runtime>,
     seat: Seat,
+    /// Its sight of the offline and of the online store.
+    store: Arc<Fuse>,
+    online: Arc<Fuse>,
 }
 
 /// A job of several processes, and who works on what.
@@ -61,10 +64,17 @@ impl Shared {
         let mut source = FakeSource::of(&self.log, false);
         (source.start, source.oldest) = (self.start, self.oldest);
         source.membership = Mutex::new(Some(membership));
-        let mut parts = parts(&self.world, &self.log, &Fuse::never(), false);
-        parts.sources = vec![source.setup_with()];
-        let runtime = Runtime::start(parts, options(false), &self.components).unwrap();
-        Process { runtime: Some(runtime), seat }
+        let (store, online) = (Fuse::never(), Fuse::never());
+        let edges = self.world.edges_apart(&store, &online);
+        let mut parts = parts(&self.world, &self.log, &store, false);
+        (parts.store, parts.archive, parts.online) = (edges.store, edges.archive, edges.online);
+        let mut setup = source.setup_with();
+        setup.dead_letters = Some(Arc::new(self.world.clone()));
+        parts.sources = vec![setup];
+        let mut options = options(false);
+        options.worker.leave_within = Duration::from_millis(300);
+        let runtime = Runtime::start(parts, options, &self.components).unwrap();
+        Process { runtime: Some(runtime), seat, store, online }
     }
 
     fn give(&mut self, partition: u32, to: usize) {
@@ -136,8 +146,38 @@ impl Shared {
         log.push(Vec::new());
     }
 
+    /// Every dead letter of the archive was sent, and no other.
+    fn check_letters(&self) {
+        let store = self.world.store();
+        let mut archived: BTreeSet<(u32, String)> = BTreeSet::new();
+        for (path, _) in store.list("dead_letters/default").unwrap() {
+            let partition: u32 = path.rsplit('/').next().unwrap().split('-').next().unwrap().parse().unwrap();
+            let bytes = store.get(&path).unwrap().unwrap();
+            let lines = String::from_utf8(bytes).unwrap();
+            archived.extend(lines.lines().map(|line| (partition, line.to_owned())));
+        }
+        let sent = self.world.sent.lock().unwrap();
+        let line = |letter: &crate::port::DeadLetter| {
+            format!("{} {} {}", letter.offset, letter.view.as_deref().unwrap_or("-"), letter.reason)
+        };
+        let sent: BTreeSet<(u32, String)> = sent.iter().map(|(number, letter)| (*number, line(letter))).collect();
+        assert!(!sent.is_empty());
+        assert_eq!(sent, archived);
+    }
+
+    /// The online store loses everything, fences included.
+    fn empty_online(&self) {
+        let mut online = self.world.online.lock().unwrap();
+        online.fields.clear();
+        online.fences.clear();
+    }
+
     /// Waits until all is published by whoever works on it, ends all processes and looks at what is there.
     fn check(&mut self) {
+        for process in &self.processes {
+            process.store.set_away(false);
+            process.online.set_away(false);
+        }
         let ends: Vec<u64> = self.log.lock().unwrap().iter().map(|log| log.len() as u64).collect();
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -168,6 +208,7 @@ impl Shared {
         let (missing, more) = (without(&accepted, &found), without(&found, &accepted));
         assert!(missing.is_empty() && more.is_empty(), "missing {missing:?}, not accepted {more:?}");
         assert_eq!(found, accepted);
+        self.check_letters();
         let store = self.world.store();
         let named: BTreeSet<String> =
             committed_files(&store, "default").unwrap().into_iter().map(|(_, file)| file.path).collect();
@@ -284,6 +325,67 @@ fn records_that_are_gone_are_passed_over_and_written_down() {
     assert_eq!(manifest.accounting.read, 60 + 30);
 }
 
+#[test]
+fn a_store_that_is_emptied_while_nothing_happens_is_noticed_and_rebuilt() {
+    let mut job = Shared::new(2, 2);
+    let shown = |job: &Shared| {
+        let online = job.world.online.lock().unwrap();
+        (0..2).all(|number| online.fences.get(&("default".to_owned(), number)).is_some_and(|fence| fence.1 == Some(60)))
+    };
+    wait("all to be shown", || shown(&job));
+    job.empty_online();
+    wait("all to be shown again", || shown(&job));
+    job.check();
+}
+
+#[test]
+fn a_store_that_is_away_makes_reading_wait_at_the_bound_and_nothing_is_lost() {
+    let mut job = Shared::new(1, 2);
+    wait("readiness", || {
+        let runtime = job.processes[0].runtime.as_ref().unwrap();
+        runtime.status().partitions.len() == 2
+            && runtime.status().partitions.iter().all(|status| status.published == Some(60))
+    });
+    job.processes[0].runtime.take().unwrap().stop().unwrap();
+    // Less than what is to come takes.
+    let (seat, membership) = seat();
+    let mut source = FakeSource::of(&job.log, false);
+    source.membership = Mutex::new(Some(membership));
+    let (store, online) = (Fuse::never(), Fuse::never());
+    let edges = job.world.edges_apart(&store, &online);
+    let mut parts = parts(&job.world, &job.log, &store, false);
+    (parts.store, parts.archive, parts.online) = (edges.store, edges.archive, edges.online);
+    let mut setup = source.setup_with();
+    setup.dead_letters = Some(Arc::new(job.world.clone()));
+    parts.sources = vec![setup];
+    let mut options = options(false);
+    (options.worker.commit_bytes, options.worker.max_uncommitted_bytes) = (8 << 10, 40 << 10);
+    let runtime = Runtime::start(parts, options, &job.components).unwrap();
+    job.processes[0] = Process { runtime: Some(runtime), seat, store, online };
+    job.give(0, 0);
+    job.give(1, 0);
+    wait("both to be open", || {
+        let status = job.processes[0].runtime.as_ref().unwrap().status();
+        status.partitions.iter().filter(|status| status.phase == Phase::Live).count() == 2
+    });
+    job.processes[0].store.set_away(true);
+    (0..2).for_each(|number| job.append(number, 2_000));
+    let board = job.processes[0].runtime.as_ref().unwrap().board();
+    wait("the bound", || {
+        assert_eq!(board.failure(), None);
+        board.uncommitted_bytes() >= 40 << 10
+    });
+    let bytes = board.uncommitted_bytes();
+    assert!(bytes < 80 << 10, "{bytes}");
+    // What was read is shown all the same.
+    let status = board.partitions();
+    assert!(status.iter().all(|status| status.position < 2_000));
+    wait("all that was read to be shown", || {
+        board.partitions().iter().all(|status| status.published == Some(status.position))
+    });
+    job.check();
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Append(u32, u64),
@@ -291,6 +393,9 @@ enum Step {
     Steal(u32, usize),
     Crash(usize, usize),
     Leave(usize, usize),
+    StoreAway(usize, bool),
+    OnlineAway(usize, bool),
+    EmptyOnline,
 }
 
 const PROCESSES: usize = 3;
@@ -303,6 +408,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..PARTITIONS, 0..PROCESSES).prop_map(|(partition, to)| Step::Steal(partition, to)),
         1 => (0..PROCESSES, 0..PROCESSES).prop_map(|(index, heir)| Step::Crash(index, heir)),
         1 => (0..PROCESSES, 0..PROCESSES).prop_map(|(index, heir)| Step::Leave(index, heir)),
+        1 => (0..PROCESSES, any::<bool>()).prop_map(|(index, away)| Step::StoreAway(index, away)),
+        1 => (0..PROCESSES, any::<bool>()).prop_map(|(index, away)| Step::OnlineAway(index, away)),
+        1 => Just(Step::EmptyOnline),
     ]
 }
 
@@ -319,6 +427,9 @@ proptest! {
                 Step::Steal(partition, to) => job.steal(partition, to),
                 Step::Crash(index, heir) => job.crash(index, heir),
                 Step::Leave(index, heir) => job.leave(index, heir),
+                Step::StoreAway(index, away) => job.processes[index].store.set_away(away),
+                Step::OnlineAway(index, away) => job.processes[index].online.set_away(away),
+                Step::EmptyOnline => job.empty_online(),
             }
         }
         job.check();
