@@ -143,7 +143,12 @@ impl Service {
     }
 
     /// SIGTERM, and waits; gives the exit code.
-    pub fn terminate(self) -> Option<i32> {
+    pub fn terminate(mut self) -> Option<i32> {
+        self.stop()
+    }
+
+    /// SIGTERM, and waits; gives the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
         self.process.terminate().code()
     }
 }

@@ -15,11 +15,14 @@ use crate::process::{self, Service};
 use crate::reader::Questions;
 use crate::service::kafka::{Kafka, Sent, Stored};
 use crate::service::redis::{Redis, RedisCluster};
+use crate::service::s3::{ACCESS_KEY, REGION, S3, SECRET_KEY};
 use crate::service::{eventually, free_port, within};
 
 /// Where a job publishes.
 #[derive(Debug, Clone)]
 pub enum Online {
+    /// Each process its own, in its folder: for one process only.
+    Embedded,
     /// One server, reached under its own address.
     Redis(Arc<Redis>),
     /// One server behind a proxy with this address.
@@ -37,15 +40,32 @@ pub struct Stream {
     pub brokers: String,
     /// The topic, which the namespace in the online store is named after.
     pub topic: String,
+    /// The consumer group.
+    pub group: String,
     /// The online store.
     pub online: Online,
-    /// Lines of `[offline]`; its default is the folder [`Stream::offline`].
-    pub offline_lines: Option<String>,
+    /// The folder of the offline store, or where a copy of it is put if it is in a bucket.
+    pub offline: PathBuf,
+    /// The bucket of the offline store.
+    pub bucket: Option<Bucket>,
     /// More lines of `[source]`.
     pub source_lines: String,
     /// Lines of `[run]` beside `serve`.
     pub run_lines: String,
     root: tempfile::TempDir,
+}
+
+/// Where in S3 an offline store is.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    /// The server.
+    pub s3: Arc<S3>,
+    /// Its URL, or that of a proxy before it.
+    pub endpoint: String,
+    /// The bucket.
+    pub name: String,
+    /// What the keys begin with.
+    pub prefix: String,
 }
 
 /// A running `plumb run` of a job.
@@ -73,22 +93,20 @@ impl Stream {
         let topic = format!("events-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         kafka.create_topic(&topic, partitions, settings);
         let root = tempfile::tempdir().expect("a folder can be made");
-        std::fs::create_dir(root.path().join("offline")).expect("a folder can be made");
+        let offline = root.path().join("offline");
+        std::fs::create_dir(&offline).expect("a folder can be made");
         Self {
             brokers: kafka.address(),
             kafka,
+            group: topic.clone(),
             topic,
             online,
-            offline_lines: None,
+            offline,
+            bucket: None,
             source_lines: "session_timeout = \"3s\"\n".into(),
             run_lines: "publish_interval = \"30ms\"\ncommit_interval = \"200ms\"\n".into(),
             root,
         }
-    }
-
-    /// The folder of the offline store.
-    pub fn offline(&self) -> PathBuf {
-        self.root.path().join("offline")
     }
 
     /// The folder that the processes' folders are in.
@@ -100,26 +118,34 @@ impl Stream {
     fn configure(&self, folder: &Path) -> (String, String) {
         std::fs::create_dir_all(folder).expect("a folder can be made");
         let (listen, metrics) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
-        let url = match &self.online {
-            Online::Redis(redis) => redis.url(),
-            Online::Proxied(_, address) => format!("redis://{address}"),
-            Online::Cluster(cluster) => cluster.url(),
+        let shared = |url: String| format!("url = \"{url}\"\nnamespace = \"{}\"\n", self.topic);
+        let online = match &self.online {
+            Online::Embedded => String::new(),
+            Online::Redis(redis) => shared(redis.url()),
+            Online::Proxied(_, address) => shared(format!("redis://{address}")),
+            Online::Cluster(cluster) => shared(cluster.url()),
         };
-        let offline = format!("url = \"file:{}\"\n", self.offline().display());
+        let offline = match &self.bucket {
+            None => format!("url = \"file:{}\"\n", self.offline.display()),
+            Some(Bucket { endpoint, name, prefix, .. }) => format!(
+                "url = \"s3://{name}/{prefix}\"\nendpoint = \"{endpoint}\"\nallow_http = true\nregion = \"{REGION}\"\n\
+                 access_key = \"{ACCESS_KEY}\"\nsecret_key = \"{SECRET_KEY}\"\n"
+            ),
+        };
         let text = format!(
             "data_dir = \"{data}\"\n\
-             [source]\nkind = \"kafka\"\nbrokers = \"{brokers}\"\ntopic = \"{topic}\"\ngroup = \"{topic}\"\n{source}\
+             [source]\nkind = \"kafka\"\nbrokers = \"{brokers}\"\ntopic = \"{topic}\"\ngroup = \"{group}\"\n{source}\
              [transforms]\npaths = [\"{components}/user_activity.wasm\", \"{components}/item_activity.wasm\"]\n\
-             [online]\nurl = \"{url}\"\nnamespace = \"{topic}\"\n\
+             [online]\n{online}\
              [offline]\n{offline}\
              [run]\nserve = true\n{run}\
              [serve]\nlisten = \"{listen}\"\nadmin_listen = \"127.0.0.1:0\"\nmetrics_listen = \"{metrics}\"\n",
             data = folder.join("data").display(),
             brokers = self.brokers,
             topic = self.topic,
+            group = self.group,
             source = self.source_lines,
             components = process::repository().join("target/plumb").display(),
-            offline = self.offline_lines.as_deref().unwrap_or(&offline),
             run = self.run_lines,
         );
         std::fs::write(folder.join("plumb.toml"), text).expect("settings can be written");
@@ -169,10 +195,22 @@ impl Stream {
         self.kafka.read(&self.topic)
     }
 
+    /// Makes the copy of the part of a bucket below a folder anew.
+    fn fetch(&self, folder: &str) {
+        let Some(Bucket { s3, name, prefix, .. }) = &self.bucket else { return };
+        let to = self.offline.join(folder);
+        if to.exists() {
+            std::fs::remove_dir_all(&to).expect("a copy can be removed");
+        }
+        std::fs::create_dir_all(&to).expect("a folder can be made");
+        s3.download(name, format!("{prefix}/{folder}").trim_end_matches('/'), &to);
+    }
+
     /// Up to where each partition is committed.
     pub fn committed(&self) -> BTreeMap<u32, u64> {
         let offset = |manifest: serde_json::Value| manifest["next_offset"].as_u64().expect("a manifest has an offset");
-        checker::newest_manifests(&self.offline()).into_iter().map(|(p, manifest)| (p, offset(manifest))).collect()
+        self.fetch("manifest");
+        checker::newest_manifests(&self.offline).into_iter().map(|(p, manifest)| (p, offset(manifest))).collect()
     }
 
     /// Waits until everything the topic holds is committed by these processes, all of which have to live.
@@ -206,17 +244,19 @@ impl Stream {
         self.drain(members);
         let truth = self.truth();
         let addresses: Vec<String> = members.iter().map(|member| member.address.clone()).collect();
-        let left = Left { offline: &self.offline(), addresses: &addresses, online_keys: Some(self.online_keys()) };
+        self.fetch("");
+        let left = Left { offline: &self.offline, addresses: &addresses, online_keys: self.online_keys() };
         let compared = checker::check(&truth, &left);
         (truth, compared)
     }
 
-    /// The names of the keys of this job in the online store.
-    pub fn online_keys(&self) -> Vec<Vec<u8>> {
+    /// The names of the keys of this job in the online store, if it is a Redis.
+    pub fn online_keys(&self) -> Option<Vec<Vec<u8>>> {
         let prefix = format!("plumb:{}:", self.topic);
         match &self.online {
-            Online::Redis(redis) | Online::Proxied(redis, _) => redis.keys(&prefix),
-            Online::Cluster(cluster) => cluster.keys(&prefix),
+            Online::Embedded => None,
+            Online::Redis(redis) | Online::Proxied(redis, _) => Some(redis.keys(&prefix)),
+            Online::Cluster(cluster) => Some(cluster.keys(&prefix)),
         }
     }
 

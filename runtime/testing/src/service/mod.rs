@@ -118,7 +118,7 @@ impl Guarded {
     }
 
     /// SIGTERM, and waits; fails when it does not end within [`PATIENCE`].
-    pub fn terminate(mut self) -> std::process::ExitStatus {
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
         self.signal("TERM");
         let what = format!("the end of process {} after SIGTERM", self.child.id());
         eventually(&what, || self.ended())

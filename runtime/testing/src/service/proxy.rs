@@ -53,7 +53,7 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
-    upstream: String,
+    upstream: Mutex<String>,
     fault: Mutex<(u64, Fault)>,
     connections: AtomicU64,
     bytes: AtomicU64,
@@ -70,7 +70,7 @@ impl Proxy {
         let port = free_port();
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
         let shared = Arc::new(Shared {
-            upstream: upstream.into(),
+            upstream: Mutex::new(upstream.into()),
             fault: Mutex::default(),
             connections: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -100,6 +100,12 @@ impl Proxy {
     /// `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Passes new connections to another server, as an address does that moves to a promoted replica. Open ones
+    /// stay where they are.
+    pub fn set_upstream(&self, upstream: impl Into<String>) {
+        *self.shared.upstream() = upstream.into();
     }
 
     /// From now on this happens.
@@ -138,6 +144,10 @@ impl Shared {
         self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    fn upstream(&self) -> std::sync::MutexGuard<'_, String> {
+        self.upstream.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     fn hit(&self) {
         self.hits.fetch_add(1, Ordering::Relaxed);
     }
@@ -174,7 +184,8 @@ impl Shared {
                 _ => break,
             }
         }
-        let upstream: Option<SocketAddr> = self.upstream.to_socket_addrs().ok().and_then(|mut found| found.next());
+        let upstream = self.upstream().clone();
+        let upstream: Option<SocketAddr> = upstream.to_socket_addrs().ok().and_then(|mut found| found.next());
         let Some(Ok(server)) = upstream.map(|address| TcpStream::connect_timeout(&address, Duration::from_secs(5)))
         else {
             return reset(&client);

@@ -107,9 +107,10 @@ impl S3 {
     /// Copies what lies below a prefix to a folder, to be looked at as if the store had been one.
     pub fn download(&self, bucket: &str, prefix: &str, to: &Path) {
         for key in self.list(bucket, prefix) {
+            // Removed since it was listed.
+            let Some(bytes) = self.get(bucket, &key) else { continue };
             let path = to.join(key[prefix.len()..].trim_start_matches('/'));
             std::fs::create_dir_all(path.parent().expect("a key has a folder")).expect("a folder can be made");
-            let bytes = self.get(bucket, &key).unwrap_or_else(|| panic!("{key} is listed and gone"));
             std::fs::write(path, bytes).expect("a file can be written");
         }
     }
