@@ -1,7 +1,9 @@
 //! Benchmarks: each answers one question as a ratio.
 //!
-//! Here is what several of them need: the shipped components, and the same views as native code.
+//! Here is what several of them need: the shipped components, the same views as native code, and how cases are
+//! measured.
 
+pub mod measure;
 pub mod native;
 
 use std::path::{Path, PathBuf};
