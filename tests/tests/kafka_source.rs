@@ -420,6 +420,14 @@ fn kafka_broker_that_goes_away_is_waited_for() {
     }
     assert_eq!(read.ids, numbers(0..30));
     drop(follower.open(1, 0, None).unwrap());
+    // A process that is to end does not wait for it.
+    let mut member = Member::join(&settings(&kafka, "away"));
+    settle(&mut [&mut member], 2);
+    kafka.kill();
+    let begin = Instant::now();
+    member.membership.leave().unwrap();
+    drop((reader, follower));
+    assert!(begin.elapsed() < Duration::from_secs(6), "ending took {:?}", begin.elapsed());
 }
 
 #[test]
