@@ -108,3 +108,40 @@ fn guests_have_no_wasi_and_files_name_no_second_arrow() {
         }
     }
 }
+
+/// The tests named in `docs/guarantees.md`, by promise: file and function.
+fn named_tests(page: &str) -> BTreeMap<String, Vec<(String, String)>> {
+    let mut promises: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+    let mut promise = None;
+    for line in page.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            promise = title.split_once(". ").map(|(number, _)| number.to_owned());
+        }
+        let named =
+            line.strip_prefix("- `").and_then(|rest| rest.strip_suffix('`')).and_then(|rest| rest.split_once("::"));
+        if let (Some((file, test)), Some(promise)) = (named, &promise) {
+            promises.entry(promise.clone()).or_default().push((file.to_owned(), test.to_owned()));
+        }
+    }
+    promises
+}
+
+#[test]
+fn every_guarantee_names_tests_that_exist() {
+    let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let page = std::fs::read_to_string(root.join("docs/guarantees.md")).unwrap();
+    let promises = named_tests(&page);
+    let numbers: Vec<&str> = promises.keys().map(String::as_str).collect();
+    assert_eq!(numbers, ["G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8"]);
+    for (promise, tests) in promises {
+        assert!(tests.len() >= 4, "{promise} names {} tests", tests.len());
+        for (file, test) in tests {
+            let text =
+                std::fs::read_to_string(root.join(&file)).unwrap_or_else(|error| panic!("{promise}: {file}: {error}"));
+            let at =
+                text.find(&format!("fn {test}(")).unwrap_or_else(|| panic!("{promise}: {file} has no test {test}"));
+            let before = text[..at].trim_end();
+            assert!(before.ends_with("#[test]"), "{promise}: {file}: {test} is no test that runs");
+        }
+    }
+}
