@@ -7,6 +7,7 @@ pub mod backend;
 pub mod components;
 pub mod dead_letters;
 pub mod history;
+pub mod instance;
 pub mod server;
 pub mod service;
 pub mod settings;

@@ -3,6 +3,7 @@
 
 use crate::components;
 use crate::history::ArchiveHistory;
+use crate::instance::Instances;
 use crate::settings::Settings;
 use crate::{Error, Result, sources, start, stores};
 use plumb_embedded::{DataDir, EmbeddedLog};
@@ -40,7 +41,9 @@ pub struct Service {
     pub(crate) archive: Arc<dyn Archive>,
     pub(crate) settings: Settings,
     applied_before: u64,
-    // Last, so that the data folder is given back only when the workers have ended.
+    // Last, so that names and the data folder are given back only when the workers have ended.
+    #[expect(dead_code, reason = "held as long as this process is in its groups")]
+    instances: Instances,
     pub(crate) owned: Option<DataDir>,
 }
 
@@ -53,7 +56,7 @@ impl std::fmt::Debug for Service {
 impl Service {
     /// Takes the data folder if something embedded is in it, recovers, and starts ingesting. Components of
     /// `transforms.paths` that are new are built from the archive first.
-    pub fn start(settings: Settings, options: RunOptions) -> Result<Self> {
+    pub fn start(mut settings: Settings, options: RunOptions) -> Result<Self> {
         let engine = components::engine()?;
         let mut component_bytes = Vec::new();
         let mut given = Vec::new();
@@ -75,6 +78,7 @@ impl Service {
             (None, Some(embedded)) => embedded.online()?,
             (None, None) => return Err(Error::internal("a shared job has an embedded online store")),
         };
+        let instances = Instances::take(&mut settings)?;
         let store = stores::offline(&settings)?;
         start::check(&store, &options.from, &given)?;
         let archive: Arc<dyn Archive> = Arc::new(ParquetArchive::new(store.clone()));
@@ -109,7 +113,18 @@ impl Service {
             runtime_options.threads = settings.run.threads as usize;
         }
         let runtime = Arc::new(Runtime::start(parts, runtime_options, &component_bytes)?);
-        Ok(Self { owned, logs, sources: of_sources, online, store, archive, runtime, settings, applied_before })
+        Ok(Self {
+            instances,
+            owned,
+            logs,
+            sources: of_sources,
+            online,
+            store,
+            archive,
+            runtime,
+            settings,
+            applied_before,
+        })
     }
 
     /// How many events earlier runs had applied and committed.

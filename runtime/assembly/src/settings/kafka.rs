@@ -3,6 +3,7 @@
 use super::raw::{RawTable, either};
 use super::unit::{parse_address, parse_size};
 use super::{SourceKind, SourceSettings, check};
+use crate::instance::AUTO;
 use crate::{Error, Result};
 use plumb_core::time::{DAY_US, format_duration};
 use plumb_formats::{FormatSettings, RecordFormat, RegistrySettings};
@@ -34,7 +35,8 @@ pub(super) fn kafka(raw: &mut RawTable, defaults: KafkaSettings) -> Result<(Kafk
         security,
         sasl,
         tls: tls(raw, security)?,
-        instance_id: raw.optional("instance_id")?,
+        instance_id: Some(raw.text("instance_id", AUTO.to_owned(), |text| Ok::<_, String>(text.to_owned()))?)
+            .filter(|text| !text.is_empty()),
         session_timeout: raw.text("session_timeout", defaults.session_timeout, session_timeout)?,
         dead_letter_topic: match raw.text("dead_letter_topic", String::new(), |text| match text {
             "" => Ok(String::new()),
@@ -198,7 +200,7 @@ pub(super) fn check_kind(raw: &RawTable, settings: &SourceSettings) -> Result<()
         ("group", kafka.group != defaults.kafka.group),
         ("start", kafka.start != defaults.kafka.start),
         ("security", kafka.security != defaults.kafka.security),
-        ("instance_id", kafka.instance_id.is_some()),
+        ("instance_id", kafka.instance_id != defaults.kafka.instance_id),
         ("session_timeout", kafka.session_timeout != defaults.kafka.session_timeout),
         ("dead_letter_topic", kafka.dead_letter_topic.is_some()),
         ("max_message", kafka.max_message_bytes != defaults.kafka.max_message_bytes),

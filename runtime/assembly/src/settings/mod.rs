@@ -13,6 +13,7 @@ mod stores;
 mod tests;
 mod unit;
 
+use crate::instance::AUTO;
 use crate::{Error, Result};
 use plumb_core::event::{Field, SourceSchema};
 use plumb_core::time::{DAY_US, HOUR_US, MINUTE_US};
@@ -252,7 +253,7 @@ impl Default for SourceSettings {
             kind: SourceKind::Log,
             partitions: 4,
             path: "events.parquet".into(),
-            kafka: KafkaSettings::default(),
+            kafka: KafkaSettings { instance_id: Some(AUTO.to_owned()), ..KafkaSettings::default() },
             sasl_password_file: None,
             format: FormatSettings::default(),
             time_field: schema.time_field,
