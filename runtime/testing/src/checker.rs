@@ -145,13 +145,13 @@ pub fn view_of(entity: &str) -> &'static str {
     if entity == "user" { "user_activity" } else { "item_activity" }
 }
 
-/// A position token's offsets for a view: its own where the token has some, else the source's.
+/// A position token's offsets for a view: the source's, with its own in their place where the token has some.
 pub fn positions_of(token: &str, view: &str) -> Positions {
     let parts = || token.split('~').filter_map(|part| part.split_once(':'));
-    let own = parts().find(|(name, _)| name.strip_suffix("!default") == Some(view));
-    let own = own.or_else(|| parts().find(|(name, _)| *name == "default"));
-    let list = own.map_or("", |(_, list)| list);
-    let pairs = list.split(',').filter(|pair| !pair.is_empty());
+    let of_source = parts().filter(|(name, _)| *name == "default");
+    let of_view = parts().filter(|(name, _)| name.strip_suffix("!default") == Some(view));
+    let lists = of_source.chain(of_view).map(|(_, list)| list);
+    let pairs = lists.flat_map(|list| list.split(',')).filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| {
             let (partition, offset) = pair.split_once('=').unwrap_or_else(|| panic!("position token {token}"));
@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn a_token_may_have_a_position_for_one_view() {
-        let token = "default:0=12,1=34~item_activity!default:0=13,1=34";
+        let token = "default:0=12,1=34~item_activity!default:0=13";
         assert_eq!(positions_of(token, "user_activity"), Positions::from([(0, 12), (1, 34)]));
         assert_eq!(positions_of(token, "item_activity"), Positions::from([(0, 13), (1, 34)]));
         assert_eq!(positions_of("default:", "item_activity"), Positions::new());
