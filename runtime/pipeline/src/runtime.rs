@@ -5,6 +5,7 @@
 //! deployment builds the new view's state beside the running job, adds it to each partition between two
 //! batches, writes the job manifest, and only then lets it answer; whatever fails before that changes nothing.
 
+mod deploy;
 mod member;
 mod owners;
 mod roster;
@@ -15,15 +16,15 @@ pub use roster::Roster;
 pub use views::{ActiveView, Deployed, Deployment, Loader, Readiness};
 
 use crate::clock::Clock;
-use crate::commit::{ActiveRef, JobChain, JobManifest, latest, load, put_component, read_component};
+use crate::commit::{ActiveRef, JobChain, JobManifest, put_component, read_component};
 use crate::port::{Archive, Membership, ObjectStore, OnlineStore, Source};
-use crate::worker::build::apply_archive;
 use crate::worker::{
     Board, Command, Edges, PartitionStatus, Phase, SourceSetup, Ties, Worker, WorkerOptions, WorkerSetup, view_ref,
 };
 use crate::{Error, Result};
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use deploy::SharedJob;
 use member::Member;
 use owners::Owners;
 use plumb_core::plan::StateId;
@@ -43,6 +44,8 @@ use watch::Watch;
 const SET_WAITS: u32 = 1000;
 const SET_WAIT: Duration = Duration::from_millis(10);
 
+/// How long a process may take to follow what it has changed itself.
+const FOLLOW_WITHIN: Duration = Duration::from_secs(30);
 /// What the end of the threads may take beyond the time for the last commits.
 const END_SLACK: Duration = Duration::from_secs(1);
 
@@ -114,8 +117,10 @@ pub struct Runtime {
     /// Set to end like a crash.
     abandoned: Arc<AtomicBool>,
     active: Arc<ArcSwap<Vec<ActiveView>>>,
-    /// Held over a deployment, so that there is one at a time.
-    job: Mutex<JobChain>,
+    /// Held over a deployment, so that there is one at a time; in a job that is shared, only over its changes.
+    job: Arc<Mutex<JobChain>>,
+    /// Whether other processes work on the job too.
+    shared: bool,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -136,8 +141,6 @@ impl Runtime {
                 return Err(Error::invalid(format!("two sources are named `{name}`")));
             }
         }
-        let mut job = JobChain::open(parts.store.clone())?;
-        let views = views::reconcile(&parts, &mut job, components, &partitions, options.replace)?;
         let board = Arc::new(Board::default());
         let stop = Arc::new(AtomicBool::new(false));
         let mut memberships = Vec::new();
@@ -153,6 +156,12 @@ impl Runtime {
                 None => partitions[name].iter().for_each(|&number| board.phase(name, number, Phase::Starting)),
             }
         }
+        let job = Arc::new(Mutex::new(JobChain::open(parts.store.clone())?));
+        let shared_job = SharedJob { parts: parts.clone(), chain: job.clone() };
+        let views = match shared.is_empty() {
+            true => views::reconcile(&parts, &mut shared_job.lock(), components, &partitions, options.replace)?,
+            false => views::reconcile_shared(&shared_job, components, &partitions, options.replace)?,
+        };
         // A view is ready when each partition's state of it is in the online store: as this process has put it there, or,
         // of a source that is shared, as the store itself says.
         let waiting = |view: &Transform| match shared.contains_key(&view.def().source) {
@@ -194,11 +203,11 @@ impl Runtime {
         // Of a shared source the stores say which partitions count.
         let fixed = |name: &String| if shared.contains_key(name) { Vec::new() } else { partitions[name].clone() };
         let roster = Arc::new(Roster::new(partitions.keys().map(|name| (name.clone(), fixed(name))).collect()));
-        let watch = (!shared.is_empty()).then(|| {
-            let shared = shared.values().cloned().collect();
-            Watch::new(parts.clone(), shared, job.clone(), active.clone(), roster.clone(), stop.clone())
-        });
         let (owners, helpers) = Owners::start(setup, commands.clone(), threads, views, Box::new(readable))?;
+        let watch = (!shared.is_empty()).then(|| {
+            let (sources, keep) = (shared.values().cloned().collect(), options.worker.keep_replaced);
+            Watch::new(shared_job, sources, owners.clone(), active.clone(), roster.clone(), stop.clone(), keep)
+        });
         let mut runtime = Self {
             threads: options.threads.max(1),
             end_within: options.worker.leave_within + END_SLACK,
@@ -211,7 +220,8 @@ impl Runtime {
             stop,
             abandoned: Arc::new(AtomicBool::new(false)),
             active,
-            job: Mutex::new(job),
+            job,
+            shared: watch.is_some(),
             parts,
         };
         runtime.begin(memberships, &partitions, watch)?;
@@ -243,6 +253,16 @@ impl Runtime {
                 }
             };
             let thread = std::thread::Builder::new().name("plumb-watch".into()).spawn(run);
+            self.helpers.push(thread.map_err(|error| Error::unavailable("start a thread", error))?);
+            let (parts, owners, workers) = (self.parts.clone(), self.owners.clone(), self.commands.clone());
+            let (board, stop) = (self.board.clone(), self.stop.clone());
+            let run = move || {
+                let whole = AssertUnwindSafe(|| deploy::reconcile(&parts, &owners, &workers, &stop));
+                if catch_unwind(whole).is_err() {
+                    board.fail(Error::internal("building state has panicked"));
+                }
+            };
+            let thread = std::thread::Builder::new().name("plumb-views".into()).spawn(run);
             self.helpers.push(thread.map_err(|error| Error::unavailable("start a thread", error))?);
         }
         for (source, membership) in memberships {
@@ -384,6 +404,9 @@ impl Runtime {
     /// answers come from the new version, which has seen every event the old one has. Another component under a
     /// version that is known already, or an older version than the active one, is refused unless `replace`.
     pub fn deploy(&self, component: &[u8], replace: bool) -> Result<Deployed> {
+        if self.shared {
+            return self.deploy_shared(component, replace);
+        }
         let mut job = self.lock_job();
         let transform = views::bind(&self.parts, component)?;
         let old = self.active_version(&transform.def().name);
@@ -397,6 +420,9 @@ impl Runtime {
 
     /// Makes the version active again that was before the active one.
     pub fn rollback(&self, name: &str) -> Result<Deployed> {
+        if self.shared {
+            return self.deploy_shared(&self.shared_job().previous(name)?, true);
+        }
         let mut job = self.lock_job();
         let Some(previous) = job.latest().retired.iter().rev().find(|view| view.name == name).cloned() else {
             return Err(Error::invalid(format!("view `{name}` has no earlier version to go back to")));
@@ -409,6 +435,11 @@ impl Runtime {
 
     /// Takes a view out of the active ones and drops its state; its component is kept.
     pub fn retire(&self, name: &str) -> Result<()> {
+        if self.shared {
+            // The state goes when no process answers from it any more.
+            self.shared_job().retire(name)?;
+            return self.wait_active(|active| active.iter().all(|view| view.name() != name));
+        }
         let mut job = self.lock_job();
         let Some(old) = self.active_version(name) else {
             return Err(Error::invalid(format!("there is no active view `{name}`")));
@@ -417,6 +448,32 @@ impl Runtime {
         job.commit(refs)?;
         self.swap_active(name, None);
         self.remove(old.state_id())
+    }
+
+    fn shared_job(&self) -> SharedJob {
+        SharedJob { parts: self.parts.clone(), chain: self.job.clone() }
+    }
+
+    fn deploy_shared(&self, component: &[u8], replace: bool) -> Result<Deployed> {
+        let old = self.active_version(&views::bind(&self.parts, component)?.def().name);
+        let partitions = |source: &str| self.roster.of(source);
+        let deployed = self.shared_job().deploy(component, replace, old, &partitions, &self.stop)?;
+        let is_it = |view: &ActiveView| view.transform.digest() == deployed.transform.digest();
+        self.wait_active(|active| active.iter().any(|view| is_it(view) && view.ready.is_ready()))?;
+        Ok(deployed)
+    }
+
+    /// Waits until this process has followed a change of the job manifest.
+    fn wait_active(&self, reached: impl Fn(&[ActiveView]) -> bool) -> Result<()> {
+        let until = Instant::now() + FOLLOW_WITHIN;
+        while !reached(&self.active.load()) {
+            if Instant::now() >= until || self.stop.load(Ordering::Relaxed) {
+                let why = "the change is made, but this process has not followed it yet";
+                return Err(Error::unavailable("change the set of active views", why));
+            }
+            std::thread::sleep(SET_WAIT);
+        }
+        Ok(())
     }
 
     fn active_version(&self, name: &str) -> Option<Transform> {
@@ -489,19 +546,7 @@ impl Runtime {
 
     /// The state of a view per partition as of what is committed now.
     fn build(&self, source: &str, transform: &Transform, partitions: &[u32]) -> Result<Vec<(u64, ViewState)>> {
-        let build = |partition: u32| -> Result<(u64, ViewState)> {
-            let mut states = [(transform.clone(), ViewState::new(transform.plan().clone()))];
-            let store = self.parts.store.as_ref();
-            let mut built_to = 0;
-            if let Some(manifest) = latest(store, source, partition)? {
-                built_to = manifest.next_offset;
-                let files = load::row_files(store, &manifest)?;
-                let go_on = || !self.stop.load(Ordering::Relaxed);
-                apply_archive(self.parts.archive.as_ref(), partition, &files, 0..built_to, &mut states, &go_on)?;
-            }
-            let [(_, state)] = states;
-            Ok((built_to, state))
-        };
+        let build = |partition: u32| deploy::build(&self.parts, &self.stop, source, partition, transform);
         let mut built = Vec::with_capacity(partitions.len());
         for group in partitions.chunks(self.threads) {
             let results: Vec<_> = std::thread::scope(|scope| {

@@ -16,7 +16,7 @@ pub mod status;
 mod commits;
 mod proof;
 
-pub use lane::{Lane, Ties};
+pub use lane::{Lane, Missing, Ties};
 pub use open::{Edges, Opened, SourceSetup};
 pub use partition::{LETTER_BYTES_MAX, Partition, PartitionView, view_ref};
 pub use proof::Pulse;
@@ -64,6 +64,9 @@ pub struct WorkerOptions {
     pub leave_within: Duration,
     /// How long the offline store keeps what nothing refers to any more.
     pub keep: Duration,
+    /// How long the state of a view that was replaced is kept in a job that several processes share: others may answer
+    /// from it a little longer.
+    pub keep_replaced: Duration,
     /// Whether commits are carried out beside the loop. Without, a step of a commit that fails is the loop's failure.
     pub commit_aside: bool,
 }
@@ -81,6 +84,7 @@ impl Default for WorkerOptions {
             hot_key: 10_000,
             bounded: false,
             leave_within: Duration::from_secs(8),
+            keep_replaced: Duration::from_secs(10),
             keep: KEEP,
             commit_aside: true,
         }
@@ -126,6 +130,14 @@ pub enum Command {
         /// The answer.
         done: Sender<Result<u64>>,
     },
+    /// Let the partitions have these views, each those of its source: states of others are removed, what is missing of
+    /// them is the answer (nothing at all from a worker that has ended).
+    Reconcile {
+        /// The views.
+        wanted: Arc<Vec<Transform>>,
+        /// The answer of all partitions.
+        done: Sender<Vec<Missing>>,
+    },
     /// Remove a state from all partitions that have it.
     RemoveView {
         /// Which.
@@ -145,6 +157,7 @@ impl std::fmt::Debug for Command {
             Command::Drop { .. } => "Drop",
             Command::Commit { .. } => "Commit",
             Command::AddView { .. } => "AddView",
+            Command::Reconcile { .. } => "Reconcile",
             Command::RemoveView { .. } => "RemoveView",
             Command::Abandon => "Abandon",
         })
@@ -387,6 +400,15 @@ impl Worker {
                     None => Err(Error::internal(format!("no partition {partition} of source `{source}` here"))),
                 };
                 answer(&done, added)
+            }
+            Command::Reconcile { wanted, done } => {
+                let mut missing = Vec::new();
+                for lane in self.lanes.iter_mut().filter(|lane| !lane.is_leaving()) {
+                    missing.extend(lane.reconcile(setup, &wanted)?);
+                }
+                // Whoever asked may have ended.
+                let _gone = done.send(missing);
+                Ok(())
             }
             Command::RemoveView { state_id, done } => {
                 let removed = self.lanes.iter_mut().try_for_each(|lane| lane.remove_view(setup, state_id));

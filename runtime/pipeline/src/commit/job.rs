@@ -27,6 +27,9 @@ pub struct JobManifest {
     pub parent: Option<Parent>,
     /// The active views, in order of name.
     pub active: Vec<ActiveRef>,
+    /// Views that are being deployed, in the order they came: active once all processes have built them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incoming: Vec<ActiveRef>,
     /// Versions that were active before, newest last, each once.
     pub retired: Vec<ViewRef>,
 }
@@ -45,7 +48,7 @@ pub struct ActiveRef {
 
 impl Default for JobManifest {
     fn default() -> Self {
-        Self { format: FORMAT, seq: 0, parent: None, active: Vec::new(), retired: Vec::new() }
+        Self { format: FORMAT, seq: 0, parent: None, active: Vec::new(), incoming: Vec::new(), retired: Vec::new() }
     }
 }
 
@@ -101,7 +104,12 @@ impl JobChain {
     }
 
     /// Adds a manifest with these views; refused if another process has added one.
-    pub fn commit(&mut self, mut active: Vec<ActiveRef>) -> Result<&JobManifest> {
+    pub fn commit(&mut self, active: Vec<ActiveRef>) -> Result<&JobManifest> {
+        self.commit_with(active, Vec::new())
+    }
+
+    /// [`JobChain::commit`] with views that are being deployed.
+    pub fn commit_with(&mut self, mut active: Vec<ActiveRef>, incoming: Vec<ActiveRef>) -> Result<&JobManifest> {
         active.sort_by(|a, b| a.view.name.cmp(&b.view.name));
         let mut retired = self.latest.retired.clone();
         retired.extend(self.latest.active.iter().map(|active| active.view.clone()));
@@ -116,6 +124,7 @@ impl JobChain {
             seq: self.latest.seq + 1,
             parent: (self.latest.seq > 0).then(|| Parent { seq: self.latest.seq, sha256: self.sha256.clone() }),
             active,
+            incoming,
             retired,
         };
         let path = job_path(next.seq);

@@ -102,6 +102,16 @@ impl Owners {
         Ok((owners, openers))
     }
 
+    /// The views that partitions should have.
+    pub(super) fn wanted(&self) -> Arc<Vec<Transform>> {
+        self.wanted.load_full()
+    }
+
+    /// Changes the views that partitions should have.
+    pub(super) fn want(&self, views: Vec<Transform>) {
+        self.wanted.store(Arc::new(views));
+    }
+
     /// Begins to open a partition; it must not be here already.
     pub(super) fn open(self: &Arc<Self>, source: &SourceSetup, partition: u32, ties: Ties, patient: bool) {
         let cancelled = Arc::new(AtomicBool::new(false));

@@ -1,6 +1,7 @@
 //! The active views: which versions a start or a deployment makes active, and when they may answer.
 
 use super::RuntimeParts;
+use super::deploy::SharedJob;
 use crate::commit::{ActiveRef, JobChain, JobManifest, latest, put_component, read_component};
 use crate::worker::{SourceSetup, view_ref};
 use crate::{Error, Result};
@@ -191,6 +192,46 @@ pub(super) fn reconcile(
         job.commit(refs)?;
     }
     Ok(views.into_values().map(|(transform, _)| transform).collect())
+}
+
+/// [`reconcile`] in a job that other processes share: what is new is deployed while the job runs, once there is a set
+/// of active views at all. Those of the set are returned.
+pub(super) fn reconcile_shared(
+    job: &SharedJob,
+    components: &[Vec<u8>],
+    partitions: &BTreeMap<String, Vec<u32>>,
+    replace: bool,
+) -> Result<Vec<Transform>> {
+    let parts = &job.parts;
+    let manifest = loop {
+        let manifest = job.latest()?;
+        if manifest.seq > 0 {
+            break manifest;
+        }
+        match reconcile(parts, &mut job.lock(), components, partitions, replace) {
+            // Another process has been faster.
+            Err(Error::Fenced { .. }) => {}
+            first => return first,
+        }
+    };
+    let mut active: BTreeMap<String, Transform> = BTreeMap::new();
+    for view in &manifest.active {
+        let component = read_component(parts.store.as_ref(), &view.view.digest)?;
+        active.insert(view.view.name.clone(), bind(parts, &component)?);
+    }
+    for component in components {
+        let transform = bind(parts, component)?;
+        let name = &transform.def().name;
+        let old = active.get(name);
+        if old.is_some_and(|old| old.digest() == transform.digest() || old.def().version > transform.def().version) {
+            continue;
+        }
+        check_version(&manifest, old, &transform, replace)?;
+        put_component(parts.store.as_ref(), &transform.digest().to_string(), component)?;
+        tracing::info!(view = name, version = transform.version_label(), "view is deployed while the job runs");
+        job.announce(&transform)?;
+    }
+    Ok(active.into_values().collect())
 }
 
 /// Up to where each partition of a source is committed.

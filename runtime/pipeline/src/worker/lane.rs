@@ -66,6 +66,8 @@ pub struct Lane {
     /// How often in a row it could not be reached.
     away: u32,
     uncommitted: Uncommitted,
+    /// States that are not complete in the online store.
+    unmarked: Vec<StateId>,
     /// Bytes of the commit that is under way.
     committing: u64,
     /// The bound that keeps it from being read, and when that was last said.
@@ -92,6 +94,22 @@ impl std::fmt::Debug for Ties {
 impl std::fmt::Debug for Lane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lane").field("source", &self.source()).field("partition", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// A view that a partition should have and does not.
+pub struct Missing {
+    /// The source.
+    pub source: String,
+    /// The partition.
+    pub partition: u32,
+    /// The view.
+    pub view: Transform,
+}
+
+impl std::fmt::Debug for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Missing").field("source", &self.source).field("partition", &self.partition).finish()
     }
 }
 
@@ -166,6 +184,7 @@ impl Lane {
             away: 0,
             uncommitted: setup.board.uncommitted(),
             committing: 0,
+            unmarked: Vec::new(),
             unread: Unread::default(),
             paused: None,
         };
@@ -417,6 +436,7 @@ impl Lane {
             match rebuilt {
                 Ok(()) => {
                     self.lost = false;
+                    self.unmarked.clear();
                     self.now_readable(setup);
                 }
                 Err(error) if error.kind() == ErrorKind::Unavailable && !matches!(error, Error::Fenced { .. }) => {
@@ -505,23 +525,71 @@ impl Lane {
         // Named in a manifest first, so that whoever comes after a crash knows what to clear.
         self.commits.ask_snapshot();
         self.commit_now(setup)?;
-        let view = self.partition.views_mut().iter_mut().find(|view| view.transform.state_id() == state_id);
-        let view = view.expect("the view has just been added");
-        self.publisher.add(view)?;
+        if !self.publish_state(state_id)? {
+            return Err(Error::unavailable("publish to the online store", "it cannot be reached"));
+        }
         self.report(setup, true);
         Ok(position)
     }
 
+    /// Lets the partition have the views of its source among `wanted`; what is missing of them.
+    pub(super) fn reconcile(&mut self, setup: &WorkerSetup, wanted: &[Transform]) -> Result<Vec<Missing>> {
+        let of_source = |view: &&Transform| view.def().source == self.setup.source.schema().source;
+        let wanted: Vec<&Transform> = wanted.iter().filter(of_source).collect();
+        let ids: Vec<StateId> = self.partition.views().iter().map(|view| view.transform.state_id()).collect();
+        if self.lost || self.away > 0 {
+            // The online store comes first.
+            return Ok(Vec::new());
+        }
+        for &state_id in ids.iter().filter(|&&id| wanted.iter().all(|view| view.state_id() != id)) {
+            match self.remove_view(setup, state_id) {
+                Err(error) if error.kind() == ErrorKind::Unavailable && !matches!(error, Error::Fenced { .. }) => {
+                    tracing::warn!(%error, "cannot remove the state of a view yet");
+                }
+                removed => removed?,
+            }
+        }
+        for state_id in std::mem::take(&mut self.unmarked) {
+            if self.publish_state(state_id)? {
+                self.report(setup, true);
+            }
+        }
+        let missing = wanted.into_iter().filter(|view| !ids.contains(&view.state_id()));
+        let missing = missing.map(|view| Missing {
+            source: self.source().to_owned(),
+            partition: self.number,
+            view: view.clone(),
+        });
+        Ok(missing.collect())
+    }
+
+    /// Publishes all of one state that nobody reads yet; `false` if the store is away, for another try.
+    fn publish_state(&mut self, state_id: StateId) -> Result<bool> {
+        let view = self.partition.views_mut().iter_mut().find(|view| view.transform.state_id() == state_id);
+        let Some(view) = view else { return Ok(true) };
+        match self.publisher.add(view) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Unavailable && !matches!(error, Error::Fenced { .. }) => {
+                tracing::warn!(%error, "cannot publish a view yet");
+                self.unmarked.push(state_id);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Lets go of a state that nobody reads any more.
     pub(super) fn remove_view(&mut self, setup: &WorkerSetup, state_id: StateId) -> Result<()> {
-        if self.partition.remove_view(state_id).is_none() {
+        if self.partition.views().iter().all(|view| view.transform.state_id() != state_id) {
             return Ok(());
         }
+        self.publisher.remove(state_id)?;
+        self.partition.remove_view(state_id);
         // The next manifest no longer names the view. Should this process die before, the next owner finds it there
         // and clears what is left of it.
         self.commits.ask_snapshot();
         self.report(setup, true);
-        self.publisher.remove(state_id)
+        Ok(())
     }
 
     fn committed(&self) -> Result<&Manifest> {

@@ -31,6 +31,7 @@ fn options() -> WorkerOptions {
         hot_key: 10_000,
         bounded: true,
         leave_within: Duration::from_millis(300),
+        keep_replaced: Duration::ZERO,
         keep: Duration::from_secs(60),
         commit_aside: false,
     }

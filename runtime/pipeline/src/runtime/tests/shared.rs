@@ -73,6 +73,7 @@ impl Shared {
         parts.sources = vec![setup];
         let mut options = options(false);
         options.worker.leave_within = Duration::from_millis(300);
+        options.worker.keep_replaced = Duration::from_millis(50);
         let runtime = Runtime::start(parts, options, &self.components).unwrap();
         Process { runtime: Some(runtime), seat, store, online }
     }
@@ -146,6 +147,38 @@ impl Shared {
         log.push(Vec::new());
     }
 
+    fn shared_job(&self) -> SharedJob {
+        let chain = Arc::new(Mutex::new(JobChain::open(Arc::new(self.world.store())).unwrap()));
+        let parts = parts(&self.world, &self.log, &Fuse::never(), false);
+        SharedJob { parts, chain }
+    }
+
+    /// As a process does that dies before it has waited for the end of its deployment.
+    fn announce(&self, component: &[u8]) {
+        let job = self.shared_job();
+        let transform = views::bind(&job.parts, component).unwrap();
+        put_component(job.parts.store.as_ref(), &transform.digest().to_string(), component).unwrap();
+        job.announce(&transform).unwrap();
+    }
+
+    /// Waits until every deployment is done and nothing is left of what was before.
+    fn follow_job(&mut self) {
+        let job = self.shared_job();
+        wait("the deployments", || job.latest().unwrap().incoming.is_empty());
+        let active = job.latest().unwrap().active;
+        self.components =
+            active.iter().map(|view| read_component(job.parts.store.as_ref(), &view.view.digest).unwrap()).collect();
+        let digests: Vec<String> = active.iter().map(|view| view.view.digest.clone()).collect();
+        wait("all processes to follow", || {
+            self.processes.iter().all(|process| {
+                let active = process.runtime.as_ref().unwrap().active_views();
+                active.iter().map(|view| view.transform.digest().to_string()).eq(digests.iter().cloned())
+            })
+        });
+        let ids: Vec<_> = active.iter().map(|view| view.view.state_id().unwrap().0).collect();
+        wait("old state to go", || self.world.fields().keys().all(|(_, _, id, _, _)| ids.contains(id)));
+    }
+
     /// Every dead letter of the archive was sent, and no other.
     fn check_letters(&self) {
         let store = self.world.store();
@@ -194,6 +227,7 @@ impl Shared {
             assert!(Instant::now() < deadline, "shown {fences:?} of {ends:?}");
             std::thread::yield_now();
         }
+        self.follow_job();
         for process in &self.processes {
             let runtime = process.runtime.as_ref().unwrap();
             wait("readiness", || runtime.active_views().iter().all(|view| view.ready.is_ready()));
@@ -386,6 +420,48 @@ fn a_store_that_is_away_makes_reading_wait_at_the_bound_and_nothing_is_lost() {
     job.check();
 }
 
+#[test]
+fn a_view_is_deployed_in_all_processes_and_taken_back() {
+    let mut job = Shared::new(3, 4);
+    let next = users("1.1.0", 5);
+    let ready = |job: &Shared| {
+        job.processes.iter().all(|process| {
+            let active = process.runtime.as_ref().unwrap().active_views();
+            active.len() == 2 && active.iter().all(|view| view.ready.is_ready())
+        })
+    };
+    wait("readiness", || ready(&job));
+    job.append(0, 50);
+    let deployed = job.processes[0].runtime.as_ref().unwrap().deploy(&next, false).unwrap();
+    assert!(matches!(&deployed.outcome, Deployment::Replaced(old) if old.def().version.to_string() == "1.0.0"));
+    // A process that comes now finds it, and one that knows only the version before leaves it alone.
+    job.leave(1, 2);
+    job.append(1, 50);
+    let again = job.processes[2].runtime.as_ref().unwrap();
+    wait("the other process to follow", || again.active_version("user_activity").unwrap().def().version.minor == 1);
+    assert!(matches!(again.deploy(&next, false).unwrap().outcome, Deployment::Unchanged));
+    let error = again.deploy(&users("1.0.0", 9), false).unwrap_err();
+    assert!(error.to_string().contains("--replace"), "{error}");
+    job.follow_job();
+    assert_eq!(job.components, [items(), next.clone()]);
+    let back = job.processes[2].runtime.as_ref().unwrap().rollback("user_activity").unwrap();
+    assert_eq!(back.transform.def().version.to_string(), "1.0.0");
+    job.processes[1].runtime.as_ref().unwrap().retire("item_activity").unwrap();
+    job.append(2, 50);
+    job.follow_job();
+    assert_eq!(job.components, [users("1.0.0", 2)]);
+    job.check();
+}
+
+#[test]
+fn a_deployment_whose_process_has_died_is_finished_by_the_others() {
+    let mut job = Shared::new(2, 2);
+    job.announce(&users("1.1.0", 5));
+    job.crash(0, 1);
+    job.check();
+    assert_eq!(job.components, [items(), users("1.1.0", 5)]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Append(u32, u64),
@@ -396,6 +472,7 @@ enum Step {
     StoreAway(usize, bool),
     OnlineAway(usize, bool),
     EmptyOnline,
+    Announce(i64),
 }
 
 const PROCESSES: usize = 3;
@@ -411,6 +488,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..PROCESSES, any::<bool>()).prop_map(|(index, away)| Step::StoreAway(index, away)),
         1 => (0..PROCESSES, any::<bool>()).prop_map(|(index, away)| Step::OnlineAway(index, away)),
         1 => Just(Step::EmptyOnline),
+        1 => (1i64..4).prop_map(Step::Announce),
     ]
 }
 
@@ -430,6 +508,7 @@ proptest! {
                 Step::StoreAway(index, away) => job.processes[index].store.set_away(away),
                 Step::OnlineAway(index, away) => job.processes[index].online.set_away(away),
                 Step::EmptyOnline => job.empty_online(),
+                Step::Announce(minor) => job.announce(&users(&format!("1.{minor}.0"), 2 + minor)),
             }
         }
         job.check();
