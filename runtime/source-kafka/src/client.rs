@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 /// How long a start waits for a broker to answer.
 pub(crate) const CONNECT: Duration = Duration::from_secs(15);
 
-/// How long a topic that was just created may take to be known everywhere.
-const TOPIC_KNOWN: Duration = Duration::from_secs(2);
+/// How long a topic that was just created may take to be known everywhere, and a broker that starts to know of it.
+pub(crate) const TOPIC_KNOWN: Duration = Duration::from_secs(2);
 
 /// How long one request waits while more may follow.
 pub(crate) const REQUEST: Duration = Duration::from_secs(5);

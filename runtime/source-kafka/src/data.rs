@@ -1,6 +1,6 @@
 //! The consumer that the records of all partitions of a source come through, each partition by a queue of its own.
 
-use crate::client::{Events, Heard, REQUEST, consumer_config, log, note, number, refused};
+use crate::client::{Events, Heard, REQUEST, TOPIC_KNOWN, consumer_config, log, note, number, refused};
 use crate::settings::KafkaSettings;
 use crate::topic_id::{TopicId, topic_id};
 use plumb_pipeline::{Error, Result};
@@ -27,8 +27,9 @@ const MISSING_ANSWERS: u32 = 3;
 /// How long the thread that serves the client's events waits for one.
 const PUMP: Duration = Duration::from_millis(100);
 
-/// Records that are read ahead of the flow, per partition.
-const READ_AHEAD_KBYTES: &str = "16384";
+/// What is read ahead of the flow, in KiB: of all partitions together, and of each at least and at most.
+const READ_AHEAD_KIB: u32 = 64 << 10;
+const READ_AHEAD_OF_ONE_KIB: (u32, u32) = (1 << 10, 16 << 10);
 
 /// Counts what arrives at any queue, so that a thread that reads several partitions in turn does not sleep on one
 /// while another grows.
@@ -165,15 +166,18 @@ impl std::fmt::Debug for DataConsumer {
 pub(crate) type Queue = PartitionQueue<DataContext>;
 
 impl DataConsumer {
-    /// A consumer that reads nothing yet. It connects in the background.
-    pub(crate) fn new(settings: &KafkaSettings) -> Result<Self> {
+    /// A consumer that reads nothing yet, for a topic of so many partitions. It connects in the background.
+    pub(crate) fn new(settings: &KafkaSettings, partitions: u32) -> Result<Self> {
         let context = DataContext { topic: settings.topic.clone(), ..DataContext::default() };
+        let (least, most) = READ_AHEAD_OF_ONE_KIB;
+        let read_ahead = (READ_AHEAD_KIB / partitions.max(1)).clamp(least, most);
         let mut config = consumer_config(settings)?;
         config
             .set("enable.partition.eof", "true")
             .set("statistics.interval.ms", "1000")
-            .set("queued.max.messages.kbytes", READ_AHEAD_KBYTES)
-            .set("fetch.message.max.bytes", (4 << 20).to_string())
+            .set("queued.max.messages.kbytes", read_ahead.to_string())
+            // At most so much more than that at a time.
+            .set("fetch.message.max.bytes", (read_ahead << 10).min(4 << 20).to_string())
             // A broker answers with at least one record whatever its size; never refuse that.
             .set("receive.message.max.bytes", (1_u32 << 30).to_string())
             .set("fetch.wait.max.ms", "100")
@@ -209,18 +213,19 @@ impl DataConsumer {
         lock(&self.client().context().ends).get(&partition).copied()
     }
 
-    /// The topic's id; asks for it if that was not answered yet.
+    /// The topic's id, asked for now.
     pub(crate) fn identity(&self, timeout: Duration) -> Result<String> {
-        if let Some(id) = &lock(&self.shared.identity).id {
-            return Ok(id.clone());
-        }
         let what = || format!("ask Kafka for the id of topic `{}`", self.topic);
-        match topic_id(self.client(), &self.topic, timeout).map_err(|error| Error::unavailable(what(), error))? {
-            TopicId::Known(id) => {
-                lock(&self.shared.identity).id = Some(id.clone());
-                Ok(id)
+        let begin = Instant::now();
+        loop {
+            match topic_id(self.client(), &self.topic, timeout).map_err(|error| Error::unavailable(what(), error))? {
+                TopicId::Known(id) => {
+                    *lock(&self.shared.identity) = Identity { id: Some(id.clone()), missing: 0 };
+                    return Ok(id);
+                }
+                TopicId::Missing if begin.elapsed() >= TOPIC_KNOWN => return Err(self.deleted()),
+                TopicId::Missing => std::thread::sleep(PUMP),
             }
-            TopicId::Missing => Err(self.deleted()),
         }
     }
 

@@ -72,8 +72,11 @@ impl KafkaSource {
         rules: AcceptRules,
         options: KafkaOptions,
     ) -> Result<Self> {
-        let data = Arc::new(DataConsumer::new(&settings)?);
-        let count = partition_count(data.client(), &settings, &settings.topic, CONNECT)?;
+        // How much each partition may read ahead depends on how many there are, and a client's settings are fixed.
+        let first = DataConsumer::new(&settings, 1)?;
+        let count = partition_count(first.client(), &settings, &settings.topic, CONNECT)?;
+        drop(first);
+        let data = Arc::new(DataConsumer::new(&settings, count)?);
         data.identity(REQUEST)?;
         let ends = match options.until_end {
             true => Some(ends(&data, &settings.topic, count)?),
