@@ -64,8 +64,7 @@ pub fn scan(
 ) -> Result<()> {
     for partition in committed_partitions(store.as_ref(), source)? {
         let Some(manifest) = latest(store.as_ref(), source, partition)? else { continue };
-        let mut files = load::row_list(store.as_ref(), &manifest)?.dead_letters;
-        files.extend(manifest.dead_letters);
+        let files = load::dead_letter_files(store.as_ref(), &manifest)?;
         for file in files.iter().filter(|file| filter.may_be_in(partition, file)) {
             read_dead_letters(store, file, &mut |of, letter| match filter.takes(of, &letter) {
                 true => visit(of, letter),

@@ -5,12 +5,16 @@ use plumb_pipeline::commit::{committed_partitions, latest, load};
 use plumb_pipeline::offline::{AtRequest, Selection, at};
 use plumb_pipeline::port::{Archive, ArchiveScan, ObjectStore, RowFile};
 use plumb_pipeline::query::serving::labels;
-use plumb_pipeline::query::{History, HistoryRows};
+use plumb_pipeline::query::{History, HistoryRows, Position};
 use plumb_pipeline::runtime::Runtime;
 use plumb_pipeline::{Error, Result};
 use plumb_transform::Transform;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often the manifests are looked at for a commit that is waited for.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The committed part of a source: its files and the next offset of each partition.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +40,7 @@ impl Committed {
     }
 
     /// Whether everything below `position` is in it.
-    fn covers(&self, position: &BTreeMap<u32, u64>) -> bool {
+    pub fn covers(&self, position: &BTreeMap<u32, u64>) -> bool {
         position.iter().all(|(partition, offset)| self.position.get(partition).copied().unwrap_or(0) >= *offset)
     }
 
@@ -47,11 +51,14 @@ impl Committed {
     }
 }
 
-/// [`History`] over the archive of a running job.
+/// [`History`] over the archive of a job.
 pub struct ArchiveHistory {
     store: Arc<dyn ObjectStore>,
     archive: Arc<dyn Archive>,
-    runtime: Arc<Runtime>,
+    /// The job, where it runs in this process.
+    runtime: Option<Arc<Runtime>>,
+    /// How long to wait for what other processes commit; zero where there are none.
+    patience: Duration,
 }
 
 impl std::fmt::Debug for ArchiveHistory {
@@ -61,40 +68,61 @@ impl std::fmt::Debug for ArchiveHistory {
 }
 
 impl ArchiveHistory {
-    /// The history of a running job.
-    pub fn new(store: Arc<dyn ObjectStore>, archive: Arc<dyn Archive>, runtime: Arc<Runtime>) -> Self {
-        Self { store, archive, runtime }
+    /// The history of a job that runs in this process. Others may run it too if it is `shared`; then a position is
+    /// waited for as long as that.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        archive: Arc<dyn Archive>,
+        runtime: Arc<Runtime>,
+        shared: Option<Duration>,
+    ) -> Self {
+        Self { store, archive, runtime: Some(runtime), patience: shared.unwrap_or_default() }
     }
 
-    /// The committed part of a source that holds all of `position` (of all that was applied, if `None`);
-    /// commits what was applied and not yet committed if that takes it.
+    /// The history of a job that runs in other processes; a position that is not committed yet is waited for as long
+    /// as `patience`.
+    pub fn of_others(store: Arc<dyn ObjectStore>, archive: Arc<dyn Archive>, patience: Duration) -> Self {
+        Self { store, archive, runtime: None, patience }
+    }
+
+    /// The committed part of a source that holds all of `position` (of all that was applied here, if `None`);
+    /// commits what was applied here and not yet committed if that takes it.
     fn committed(&self, source: &str, position: Option<&BTreeMap<u32, u64>>) -> Result<Committed> {
         let applied: BTreeMap<u32, u64>;
-        let wanted = match position {
-            Some(position) => position,
-            None => {
-                let partitions = self.runtime.status().partitions.into_iter();
+        let wanted = match (position, &self.runtime) {
+            (Some(position), _) => position,
+            (None, Some(runtime)) => {
+                let partitions = runtime.status().partitions.into_iter();
                 applied = partitions.filter(|p| p.source == source).map(|p| (p.partition, p.position)).collect();
                 &applied
             }
+            (None, None) => return Committed::read(self.store.as_ref(), source),
         };
         let committed = Committed::read(self.store.as_ref(), source)?;
         if committed.covers(wanted) {
             return Ok(committed);
         }
-        self.runtime.commit_now()?;
-        let committed = Committed::read(self.store.as_ref(), source)?;
-        if committed.covers(wanted) {
-            return Ok(committed);
+        if let Some(runtime) = &self.runtime {
+            runtime.commit_now()?;
         }
-        let far = |position: &BTreeMap<u32, u64>| {
-            position.iter().map(|(partition, offset)| format!("{partition}={offset}")).collect::<Vec<_>>().join(",")
-        };
-        Err(Error::invalid(format!(
-            "position {source}:{} lies ahead of what was accepted ({source}:{})",
-            far(wanted),
-            far(&committed.position)
-        )))
+        let until = Instant::now() + self.patience;
+        loop {
+            let committed = Committed::read(self.store.as_ref(), source)?;
+            if committed.covers(wanted) {
+                return Ok(committed);
+            }
+            let (wanted, so_far) =
+                (Position::of(source, wanted.clone()), Position::of(source, committed.position.clone()));
+            if self.patience.is_zero() {
+                let why = format!("position {wanted} lies ahead of what was accepted ({so_far})");
+                return Err(Error::invalid(why));
+            }
+            if Instant::now() >= until {
+                let why = format!("committed so far is {so_far}: try again after the next commit");
+                return Err(Error::unavailable(format!("read the archive up to {wanted}"), why));
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 }
 

@@ -6,11 +6,13 @@
 pub mod backend;
 pub mod components;
 pub mod dead_letters;
+pub mod follow;
 pub mod history;
 pub mod instance;
 pub mod server;
 pub mod service;
 pub mod settings;
+pub mod shared;
 pub mod sources;
 mod start;
 pub mod stores;

@@ -15,6 +15,7 @@ use plumb_pipeline::runtime::{Runtime, RuntimeOptions, RuntimeParts};
 use plumb_pipeline::worker::{SourceSetup, WorkerOptions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How to run this time; what files do not say.
 #[derive(Debug, Clone, Default)]
@@ -154,7 +155,8 @@ impl Service {
 
     /// Past values from the archive.
     pub fn history(&self) -> ArchiveHistory {
-        ArchiveHistory::new(self.store.clone(), self.archive.clone(), self.runtime.clone())
+        let shared = self.settings.is_shared().then(|| patience(&self.settings));
+        ArchiveHistory::new(self.store.clone(), self.archive.clone(), self.runtime.clone(), shared)
     }
 
     /// Tells other commands where this process listens, if it owns a data folder.
@@ -173,6 +175,12 @@ impl Service {
         own(self.runtime)?.abandon();
         Ok(())
     }
+}
+
+/// How long a request waits for the commit that holds its position: less than it may take in all, so that it is told
+/// to come again.
+pub(crate) fn patience(settings: &Settings) -> Duration {
+    settings.serve.request_timeout * 4 / 5
 }
 
 fn own(runtime: Arc<Runtime>) -> Result<Runtime> {

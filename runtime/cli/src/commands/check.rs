@@ -23,10 +23,13 @@ use plumb_transform::Transform;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Entities asked for in one request.
 const ENTITIES_PER_REQUEST: usize = 200;
+
+/// How often the manifests are looked at for a commit that is waited for.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Compares a sample of entities.
 pub(crate) fn run(arguments: &Check, output: Output) -> Result<Done> {
@@ -55,8 +58,10 @@ fn check(arguments: &Check, settings: &Settings, local: &Local, at_us: Option<i6
     };
     let selection = Selection::parse(&list, &transforms)?;
     let archive = ParquetArchive::new(store.clone());
-    // What was applied is committed, so that the archive reaches as far as the answers.
-    admin.post("/commit", &json!({}))?;
+    // What was applied is committed, so that the archive reaches as far as the answers. Other processes commit a job
+    // that is shared; what they answer from is waited for.
+    let commits = Commits { admin: (!settings.is_shared()).then_some(&admin), patience: patience(settings) };
+    commits.ask()?;
     let (keys, at_us) = sample(&archive, store.as_ref(), &selection, arguments.sample, at_us)?;
     if keys.is_empty() {
         return Err(usage(format!("no `{}` has an accepted event before {}", arguments.entity, format_rfc3339(at_us))));
@@ -73,7 +78,7 @@ fn check(arguments: &Check, settings: &Settings, local: &Local, at_us: Option<i6
     let mut all = Sampled { online: Vec::new(), offline: Vec::new(), from_state: 0 };
     for keys in keys.chunks(ENTITIES_PER_REQUEST) {
         let asked = Asked { entity: &arguments.entity, features: &features, selection: &selection, keys, at_us };
-        let sampled = asked.compare(&client, &admin, &archive, store.as_ref())?;
+        let sampled = asked.compare(&client, &commits, &archive, store.as_ref())?;
         all.from_state += sampled.from_state;
         for (of_all, columns) in [(&mut all.online, sampled.online), (&mut all.offline, sampled.offline)] {
             if of_all.is_empty() {
@@ -205,6 +210,51 @@ fn sample(
     Ok((keys, at_us))
 }
 
+/// How the archive gets as far as the answers.
+struct Commits<'a> {
+    /// Commits when asked to; `None` = other processes commit by themselves.
+    admin: Option<&'a Client>,
+    /// How long that may take.
+    patience: Duration,
+}
+
+/// How long others may take to commit: two of their intervals, and the time of one that takes over.
+fn patience(settings: &Settings) -> Duration {
+    2 * settings.run.commit_interval + Duration::from_secs(60)
+}
+
+impl Commits<'_> {
+    fn ask(&self) -> Result<()> {
+        if let Some(admin) = self.admin {
+            admin.post("/commit", &json!({}))?;
+        }
+        Ok(())
+    }
+
+    /// What is committed of a source, once that is everything below `position`.
+    fn covering(&self, store: &dyn ObjectStore, source: &str, position: &BTreeMap<u32, u64>) -> Result<Committed> {
+        let begin = Instant::now();
+        let mut said = false;
+        loop {
+            let committed = Committed::read(store, source)?;
+            if self.admin.is_some() || committed.covers(position) {
+                return Ok(committed);
+            }
+            let so_far = Position::of(source, committed.position.clone());
+            let wanted = Position::of(source, position.clone());
+            if begin.elapsed() >= self.patience {
+                let why = format!("committed so far is {so_far}; is a `plumb run` working on every partition?");
+                return Err(plumb_pipeline::Error::unavailable(format!("wait for the commit of {wanted}"), why).into());
+            }
+            if !said {
+                eprintln!("plumb: answered at {wanted}, committed so far is {so_far}: waiting for the next commit");
+                said = true;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
 /// One request and its counterpart from the archive.
 struct Asked<'a> {
     entity: &'a str,
@@ -232,7 +282,7 @@ impl Asked<'_> {
     fn compare(
         &self,
         client: &Client,
-        admin: &Client,
+        commits: &Commits<'_>,
         archive: &dyn Archive,
         store: &dyn ObjectStore,
     ) -> Result<Sampled> {
@@ -275,7 +325,7 @@ impl Asked<'_> {
             let views = result["views"].as_object().context("a result has no views")?;
             from_state += u64::from(views.values().all(|view| view["source"] == "online"));
         }
-        let offline = self.offline(admin, archive, store, &position, key_columns)?;
+        let offline = self.offline(commits, archive, store, &position, key_columns)?;
         Ok(Sampled { online, offline, from_state })
     }
 
@@ -289,17 +339,18 @@ impl Asked<'_> {
 
     fn offline(
         &self,
-        admin: &Client,
+        commits: &Commits<'_>,
         archive: &dyn Archive,
         store: &dyn ObjectStore,
         position: &Position,
         key_columns: Vec<Column>,
     ) -> Result<Vec<Column>> {
-        admin.post("/commit", &json!({}))?;
+        commits.ask()?;
         let fields = &self.selection.views[0].transform.def().entity.key;
         let mut scans = BTreeMap::new();
         for source in self.selection.by_source().into_keys() {
-            scans.insert(source.to_owned(), Committed::read(store, source)?.scan(Some(position.source(source)?)));
+            let wanted = position.source(source)?;
+            scans.insert(source.to_owned(), commits.covering(store, source, wanted)?.scan(Some(wanted)));
         }
         let rows = Labels {
             times_us: vec![self.at_us; self.keys.len()],

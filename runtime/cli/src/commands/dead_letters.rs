@@ -17,7 +17,7 @@ use plumb_pipeline::port::{DeadLetter, ObjectStore};
 use plumb_pipeline::query::Position;
 use plumb_pipeline::worker::LETTER_BYTES_MAX;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -292,6 +292,7 @@ fn replay(
             batch.clear();
             Ok(())
         };
+        let mut queued: BTreeSet<(u32, u64)> = BTreeSet::new();
         scan(store, &source, &wanted, &mut |partition, letter| {
             if failed.is_some() || left == 0 {
                 return Ok(());
@@ -299,6 +300,10 @@ fn replay(
             let replayed = replays.of(partition, letter.offset).cloned();
             if let Some(why) = unfit(&letter, replayed.as_ref(), request.again) {
                 *skipped.entry(why).or_default() += 1;
+                return Ok(());
+            }
+            // Whatever the files hold, a position is one record.
+            if !queued.insert((partition, letter.offset)) {
                 return Ok(());
             }
             left -= 1;

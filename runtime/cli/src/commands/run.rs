@@ -8,6 +8,7 @@ use crate::telemetry;
 use anyhow::{Context, Result};
 use plumb_assembly::backend::ServiceBackend;
 use plumb_assembly::service::{RunOptions, Service};
+use plumb_assembly::shared::SharedBackend;
 use plumb_assembly::{Settings, server};
 use plumb_serve_http::Server;
 use serde_json::json;
@@ -46,6 +47,9 @@ pub(crate) fn run(arguments: &Run, output: Output) -> Result<Done> {
 pub(crate) fn serve(arguments: &Serve) -> Result<Done> {
     let settings = settings(arguments.config.as_deref())?;
     let _telemetry = telemetry::start(&settings.telemetry)?;
+    if settings.is_shared() {
+        return serve_shared(&settings);
+    }
     if let Some(owner) = plumb_embedded::owner_of(&settings.data_dir)?
         && let (Some(listen), Some(admin)) = (&owner.listen, &owner.admin)
     {
@@ -58,6 +62,25 @@ pub(crate) fn serve(arguments: &Serve) -> Result<Done> {
         return Ok(Done::Ok);
     }
     follow(settings, RunOptions::default(), true)
+}
+
+/// Answers from the shared stores of a job that other processes run.
+fn serve_shared(settings: &Settings) -> Result<Done> {
+    let stop = stop_signal()?;
+    let bound = server::options(settings)?;
+    let server = Server::start(bound, Arc::new(SharedBackend::open(settings)?))?;
+    say_addresses(&server);
+    stop.recv().context("wait for a signal")?;
+    server.shutdown();
+    Ok(Done::Ok)
+}
+
+fn say_addresses(server: &Server) {
+    let (listen, admin, metrics) = (server.address(), server.admin_address(), server.metrics_address());
+    let text = format!("http://{listen} (admin {admin}, metrics {metrics})");
+    let named = |name, address: std::net::SocketAddr| (name, address.to_string());
+    let addresses = [named("listen", listen), named("admin_listen", admin), named("metrics_listen", metrics)];
+    telemetry::say("INFO", &text, &addresses);
 }
 
 /// Ingests to the present end of the sources, commits and stops.
@@ -145,11 +168,7 @@ fn follow(mut settings: Settings, options: RunOptions, public: bool) -> Result<D
     let server = Server::start(bound, backend.clone())?;
     service.announce(Some(server.admin_address().to_string()), Some(server.address().to_string()))?;
     if public {
-        let (listen, admin, metrics) = (server.address(), server.admin_address(), server.metrics_address());
-        let text = format!("http://{listen} (admin {admin}, metrics {metrics})");
-        let named = |name, address: std::net::SocketAddr| (name, address.to_string());
-        let addresses = [named("listen", listen), named("admin_listen", admin), named("metrics_listen", metrics)];
-        telemetry::say("INFO", &text, &addresses);
+        say_addresses(&server);
     }
     let failure = loop {
         if stop.recv_timeout(LOOK).is_ok() {
@@ -208,7 +227,8 @@ fn stop_signal() -> Result<Receiver<()>> {
     Ok(receiver)
 }
 
-/// The service to talk to: of the process that owns the data folder, or of this one.
+/// The service to talk to: of the process that owns the data folder, or of this one (which, of a job that several
+/// processes share, only reads the stores).
 #[derive(Debug)]
 pub(crate) struct Local {
     listen: String,
@@ -233,6 +253,15 @@ impl Local {
 /// Does something with the service that owns the data folder; if there is none, with one of this process that owns it
 /// as long as that takes.
 pub(crate) fn with_service<T>(settings: &Settings, work: impl FnOnce(&Local) -> Result<T>) -> Result<T> {
+    if settings.is_shared() {
+        let mut settings = settings.clone();
+        private(&mut settings);
+        let server = Server::start(server::options(&settings)?, Arc::new(SharedBackend::open(&settings)?))?;
+        let local = Local { listen: server.address().to_string(), admin: server.admin_address().to_string() };
+        let done = work(&local);
+        server.shutdown();
+        return done;
+    }
     if let Some(owner) = plumb_embedded::owner_of(&settings.data_dir)? {
         return match (owner.listen, owner.admin) {
             (Some(listen), Some(admin)) => work(&Local { listen, admin }),

@@ -1,10 +1,12 @@
 //! `plumb transforms`: the views of a running service.
 
+use super::run::with_service;
 use crate::args::{Transforms, TransformsAction};
 use crate::client::{Client, encode};
 use crate::context::{Output, settings};
 use crate::exit::{Done, usage};
 use anyhow::Result;
+use plumb_assembly::Settings;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -17,6 +19,9 @@ pub(crate) fn run(arguments: &Transforms, output: Output) -> Result<Done> {
         Some(address) => address.clone(),
         None => {
             let settings = settings(arguments.config.as_deref())?;
+            if settings.is_shared() {
+                return shared(&settings, &arguments.action, output);
+            }
             let owner = plumb_embedded::owner_of(&settings.data_dir)?;
             owner.and_then(|owner| owner.admin).ok_or_else(|| {
                 let folder = settings.data_dir.display();
@@ -52,6 +57,21 @@ pub(crate) fn run(arguments: &Transforms, output: Output) -> Result<Done> {
         }
     }
     Ok(Done::Ok)
+}
+
+/// Of a job that several processes run, the stores say which views are active; one of the processes changes them.
+fn shared(settings: &Settings, action: &TransformsAction, output: Output) -> Result<Done> {
+    if !matches!(action, TransformsAction::List) {
+        return Err(usage(
+            "several processes may run this job: give --admin with the admin address of one of them, which \
+             `plumb run` prints where run.serve = true",
+        ));
+    }
+    with_service(settings, |local| {
+        let document = local.admin()?.get("/transforms")?;
+        output.print(&document, || views(&document));
+        Ok(Done::Ok)
+    })
 }
 
 /// One line a view.
