@@ -34,7 +34,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Service {
     pub(crate) options: ServerOptions,
     pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     /// One permit for each call of the backend under way.
     calls: Arc<Semaphore>,
 }
@@ -43,7 +43,7 @@ type Reply = Response<Full<Bytes>>;
 
 impl Service {
     pub(crate) fn new(options: ServerOptions, backend: Arc<dyn Backend>) -> Self {
-        let metrics = Metrics::new(backend.clone());
+        let metrics = Arc::new(Metrics::new(backend.clone()));
         let calls = Arc::new(Semaphore::new(options.calls));
         Self { options, backend, metrics, calls }
     }
@@ -278,8 +278,16 @@ impl Call<'_> {
     }
 
     async fn metrics(&self) -> Result<Reply, Problem> {
-        // The figures of the flow are a snapshot in memory; taking it does not block.
-        let mut reply = Response::new(Full::new(Bytes::from(self.service.metrics.encode())));
+        // A source may have to be asked where it ends. Not among the calls that answers wait for: a service that is
+        // stuck still tells its figures.
+        let metrics = self.service.metrics.clone();
+        let text = tokio::task::spawn_blocking(move || metrics.encode());
+        let text = match timeout_at(self.deadline, text).await {
+            Ok(Ok(text)) => text,
+            Ok(Err(failed)) => return Err(Problem::internal(&failed.to_string())),
+            Err(_) => return Err(Problem::unavailable("deadline", "the figures were not told in time")),
+        };
+        let mut reply = Response::new(Full::new(Bytes::from(text)));
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         Ok(reply)

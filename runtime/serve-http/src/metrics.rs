@@ -111,6 +111,8 @@ impl Collector for Flow {
     }
 }
 
+type HistogramOf = fn(&SourceMeters) -> &meter::Histogram;
+
 const NO_LABELS: [(&str, &str); 0] = [];
 
 fn labels(one: &PartitionStatus) -> Vec<(&'static str, String)> {
@@ -225,7 +227,7 @@ impl Encoder<'_, '_> {
         self.counters(names::COMMIT_FAILURES, counts(|meters| meters.commit_failures.load(Relaxed)))?;
         self.counters(names::COMMIT_BYTES, counts(|meters| meters.commit_bytes.load(Relaxed)))?;
         self.counters(names::PUBLISH_FAILURES, counts(|meters| meters.publish_failures.load(Relaxed)))?;
-        let histograms: [(Metric, fn(&SourceMeters) -> &meter::Histogram); 3] = [
+        let histograms: [(Metric, HistogramOf); 3] = [
             (names::FRESHNESS_SECONDS, |meters| &meters.freshness),
             (names::COMMIT_SECONDS, |meters| &meters.commits),
             (names::PUBLISH_SECONDS, |meters| &meters.publishes),
