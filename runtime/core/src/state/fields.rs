@@ -64,31 +64,41 @@ impl ViewState {
     /// applied before anything is published) goes on from here; one that is behind has to be emptied and
     /// everything published ([`ViewState::mark_all_for_publish`]).
     pub fn restore(plan: Arc<Plan>, writes: impl IntoIterator<Item = FieldWrite>) -> Result<Self> {
-        let mut fields: BTreeMap<EntityKey, BTreeMap<Field, Vec<u8>>> = BTreeMap::new();
-        for write in writes {
-            let held = fields.entry(write.key).or_default();
-            match write.value {
-                Some(value) => held.insert(write.field, value),
-                None => held.remove(&write.field),
-            };
-        }
+        let mut writes: Vec<FieldWrite> = writes.into_iter().collect();
+        // A snapshot and the deltas after it, each in order: a few runs to merge. Stable, so that of equal fields the
+        // last is the latest.
+        writes.sort_by(|a, b| a.key.cmp(&b.key).then(a.field.cmp(&b.field)));
         let mut state = Self::new(plan);
-        if !fields.is_empty() {
-            let held = fields.remove(&partition_key()).unwrap_or_default();
-            let newest_us = partition::decode(held.get(&Field::Header))?;
+        let mut held = Vec::new();
+        if !writes.is_empty() {
+            let key = partition_key();
+            let start = writes.partition_point(|write| write.key < key);
+            let end = writes.partition_point(|write| write.key <= key);
+            latest(&writes[start..end], &mut held);
+            let header = held.first().filter(|(field, _)| *field == Field::Header).map(|(_, bytes)| *bytes);
+            let newest_us = partition::decode(header)?;
             state.newest_us = Some(newest_us);
             state.floor_us = state.plan.floor_us(newest_us);
             state.next_fold_us = state.plan.next_fold_us(state.floor_us);
             for global in &mut state.globals {
                 global.fold(state.floor_us);
             }
+            writes.drain(start..end);
         }
         let mut globals: Vec<(usize, BTreeMap<Field, Vec<u8>>)> = Vec::new();
-        for (key, held) in fields.into_iter().filter(|(_, held)| !held.is_empty()) {
-            match global_index(&key) {
-                Some(global) if global < state.globals.len() => globals.push((global, held)),
+        let mut held = Vec::new();
+        for writes in writes.chunk_by(|a, b| a.key == b.key) {
+            latest(writes, &mut held);
+            if held.is_empty() {
+                continue;
+            }
+            let key = &writes[0].key;
+            match global_index(key) {
+                Some(global) if global < state.globals.len() => {
+                    globals.push((global, held.iter().map(|(field, bytes)| (*field, bytes.to_vec())).collect()));
+                }
                 Some(global) => return Err(Error::codec(format!("global distribution {global} is not in the plan"))),
-                None => state.restore_key(&key, held)?,
+                None => state.restore_key(key, &held)?,
             }
         }
         for (global, held) in globals {
@@ -99,16 +109,21 @@ impl ViewState {
         Ok(state)
     }
 
-    fn restore_key(&mut self, key: &EntityKey, mut held: BTreeMap<Field, Vec<u8>>) -> Result<()> {
-        let header = held.remove(&Field::Header).ok_or_else(|| Error::codec("a key without a header"))?;
+    /// `held` are the key's fields in order.
+    fn restore_key(&mut self, key: &EntityKey, held: &[(Field, &[u8])]) -> Result<()> {
+        let Some((&(Field::Header, header), tiles)) = held.split_first() else {
+            return Err(Error::codec("a key without a header"));
+        };
+        let mut used = 0;
         let plan = self.plan.clone();
-        let (mut decoded, strings) = decode_header(&plan, &header, &[])?;
+        let (mut decoded, strings) = decode_header(&plan, header, &[])?;
         let codes: Vec<u32> = strings.iter().map(|string| self.strings.code(string)).collect();
         decoded.map_codes(&plan, |code| codes[code as usize]);
         for tile in decoded.tiles.iter_mut().filter(|tile| tile.is_big()) {
-            let bytes = held.remove(&Field::Tile(tile.start_us));
-            let bytes = bytes.ok_or_else(|| Error::codec(format!("the tile at {} is missing", tile.start_us)))?;
-            let (mut words, strings) = decode_tile(&plan, &bytes)?;
+            let at = tiles.binary_search_by_key(&Field::Tile(tile.start_us), |(field, _)| *field);
+            let at = at.map_err(|_| Error::codec(format!("the tile at {} is missing", tile.start_us)))?;
+            used += 1;
+            let (mut words, strings) = decode_tile(&plan, tiles[at].1)?;
             if words.len() != tile.count as usize * plan.layout.width {
                 return Err(Error::codec(format!("the tile at {} is not the header's", tile.start_us)));
             }
@@ -119,8 +134,8 @@ impl ViewState {
             tile.raw = words;
             tile.known = ALL_MARKS;
         }
-        if let Some(field) = held.keys().next() {
-            return Err(Error::codec(format!("the header does not know the field {field:?}")));
+        if used != tiles.len() {
+            return Err(Error::codec(format!("the header knows {used} of {} tiles", tiles.len())));
         }
         let at = self.insert(key.as_bytes(), decoded.first_us);
         self.entries[at].state = decoded;
@@ -199,4 +214,15 @@ impl ViewState {
 
 fn sort_writes(writes: &mut [FieldWrite]) {
     writes.sort_unstable_by(|left, right| (&left.key, left.field).cmp(&(&right.key, right.field)));
+}
+
+/// Of writes of one key, in order, the last of each field, without those that were removed.
+fn latest<'a>(writes: &'a [FieldWrite], held: &mut Vec<(Field, &'a [u8])>) {
+    held.clear();
+    for (at, write) in writes.iter().enumerate() {
+        let superseded = writes.get(at + 1).is_some_and(|next| next.field == write.field);
+        if let (Some(value), false) = (&write.value, superseded) {
+            held.push((write.field, value));
+        }
+    }
 }

@@ -24,7 +24,7 @@ pub(super) fn write(newest_us: i64) -> FieldWrite {
 }
 
 /// Reads the newest event time.
-pub(super) fn decode(value: Option<&Vec<u8>>) -> Result<i64> {
+pub(super) fn decode(value: Option<&[u8]>) -> Result<i64> {
     let value = value.ok_or_else(|| Error::codec("the partition's header is missing"))?;
     let mut reader = Reader::new(value);
     read_start(&mut reader)?;

@@ -57,11 +57,22 @@ pub fn recover(store: &dyn ObjectStore, manifest: Manifest) -> Result<Recovered>
     Ok(Recovered { manifest, base, loaded: Loaded::default() })
 }
 
+/// Files read and checked at the same time.
+const READ_AT_ONCE: usize = 8;
+
 /// Reads and checks all state files of a manifest.
 pub fn load(store: &dyn ObjectStore, manifest: &Manifest) -> Result<Loaded> {
     let mut contents = Contents::default();
-    for file in manifest.state.iter().chain(&manifest.ids) {
-        contents.read(&file.path, &fetch(store, file)?)?;
+    let files: Vec<&FileRef> = manifest.state.iter().chain(&manifest.ids).collect();
+    for files in files.chunks(READ_AT_ONCE) {
+        let read: Vec<Result<Vec<u8>>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = files.iter().map(|file| scope.spawn(move || fetch(store, file))).collect();
+            let panicked = |_| Err(Error::internal("reading a state file has panicked"));
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+        });
+        for (file, bytes) in files.iter().zip(read) {
+            contents.read_checked(&file.path, &bytes?)?;
+        }
     }
     Ok(Loaded { contents })
 }

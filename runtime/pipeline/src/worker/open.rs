@@ -235,9 +235,24 @@ fn restore_views(
 ) -> Result<Vec<PartitionView>> {
     let mut restored = Vec::with_capacity(views.len());
     let mut missing = Vec::new();
-    for (index, transform) in views.iter().enumerate() {
-        let loaded = take_state(&mut recovered.loaded.contents, transform);
-        match loaded.map(|writes| ViewState::restore(transform.plan().clone(), writes)) {
+    let contents = &mut recovered.loaded.contents;
+    let loaded: Vec<_> = views.iter().map(|transform| take_state(contents, transform)).collect();
+    // A core for each view: what a start has to wait for.
+    let states: Vec<_> = std::thread::scope(|scope| {
+        let restore = |(transform, writes): (&Transform, Option<Vec<_>>)| {
+            let plan = transform.plan().clone();
+            writes.map(|writes| scope.spawn(move || ViewState::restore(plan, writes)))
+        };
+        let threads: Vec<_> = views.iter().zip(loaded).map(restore).collect();
+        threads.into_iter().map(|thread| thread.map(|thread| thread.join())).collect()
+    });
+    for ((index, transform), state) in views.iter().enumerate().zip(states) {
+        let state = match state {
+            Some(Err(_)) => return Err(Error::internal("restoring state has panicked")),
+            Some(Ok(state)) => Some(state),
+            None => None,
+        };
+        match state {
             Some(Ok(state)) => restored.push((index, PartitionView::new(transform.clone(), state, true))),
             Some(Err(error)) => {
                 tracing::error!(%error, view = transform.def().name, "committed state cannot be read, building it again");
