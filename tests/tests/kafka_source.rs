@@ -13,6 +13,7 @@ use plumb_source_kafka::{
 };
 use plumb_testing::process::PATIENCE;
 use plumb_testing::service::kafka::{Kafka, Sent};
+use plumb_testing::service::proxy::Fault;
 use plumb_testing::service::{eventually, skipped};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -579,6 +580,63 @@ fn kafka_partitions_are_shared_between_members_and_only_what_moves_is_revoked() 
     settle(&mut [&mut first], 8);
     first.membership.leave().unwrap();
     assert_eq!(eventually("an empty group", || (kafka.group_members("shared-group") == 0).then_some(0)), 0);
+}
+
+#[test]
+fn kafka_member_that_the_group_does_not_hear_of_loses_its_partitions_and_gets_them_again() {
+    if skipped("kafka_member_that_the_group_does_not_hear_of_loses_its_partitions_and_gets_them_again") {
+        return;
+    }
+    let kafka = Kafka::start_with_proxy();
+    kafka.create_topic("lost", 2, &[]);
+    let direct = KafkaSettings { session_timeout: Duration::from_secs(3), ..settings(&kafka, "lost") };
+    let far = KafkaSettings { brokers: kafka.proxy().address(), ..direct.clone() };
+    let mut away = Member::join(&far);
+    settle(&mut [&mut away], 2);
+    kafka.proxy().set(Fault::BlackHole);
+    let lost = eventually("the loss", || match away.membership.next(Duration::from_millis(20)).unwrap() {
+        Some(Change::Lost(partitions)) => Some(partitions),
+        Some(change) => panic!("{change:?}"),
+        None => None,
+    });
+    assert_eq!(lost, [0, 1]);
+    away.own.clear();
+    // Others go on with them, without waiting for anybody.
+    let mut near = Member::join(&direct);
+    settle(&mut [&mut near], 2);
+    kafka.proxy().set(Fault::None);
+    settle(&mut [&mut near, &mut away], 2);
+    assert_eq!((near.own.len(), away.own.len()), (1, 1));
+    near.membership.leave().unwrap();
+    away.membership.leave().unwrap();
+}
+
+#[test]
+fn kafka_connections_that_break_lose_no_record_and_repeat_none() {
+    if skipped("kafka_connections_that_break_lose_no_record_and_repeat_none") {
+        return;
+    }
+    let kafka = Kafka::start_with_proxy();
+    kafka.create_topic("broken", 1, &[]);
+    let settings = KafkaSettings { brokers: kafka.proxy().address(), ..settings(&kafka, "broken") };
+    let follower = open(&settings, KafkaOptions::default()).unwrap();
+    let mut reader = follower.open(0, 0, None).unwrap();
+    let mut read = Read::default();
+    let mut total = 0;
+    for fault in [Fault::Reset, Fault::CutToClient(20_000), Fault::HalfOpen, Fault::CutToServer(200), Fault::Reset] {
+        kafka.produce("broken", events(0, total..total + 1000));
+        total += 1000;
+        let hits = kafka.proxy().counts().hits;
+        kafka.proxy().set(fault.clone());
+        eventually(&format!("{fault:?} to meet somebody"), || {
+            assert!(!read.poll(reader.as_mut(), 10).unwrap());
+            (kafka.proxy().counts().hits > hits).then_some(())
+        });
+        kafka.proxy().set(Fault::None);
+        read.until(reader.as_mut(), total as u64);
+    }
+    assert_eq!(read.ids, numbers(0..total));
+    assert_eq!(read.offsets, (0..total as u64).collect::<Vec<_>>());
 }
 
 #[test]
