@@ -9,7 +9,7 @@ use plumb_pipeline::port::{OnlineField, OnlineStore, OnlineWrite, PublishOutcome
 use plumb_testing::online_suite::{S1, conforms, equals_a_model, read, write};
 use plumb_testing::service::proxy::{Fault, Proxy};
 use plumb_testing::service::redis::{Redis, RedisCluster};
-use plumb_testing::service::{eventually, skipped};
+use plumb_testing::service::{eventually, free_port, skipped};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -281,6 +281,59 @@ fn redis_that_cannot_keep_features_is_refused_at_the_start() {
     let error = RedisOnline::open(settings(&gone.url())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains(&gone.address()), "{error}");
+}
+
+fn openssl(folder: &std::path::Path, arguments: &str) {
+    let output = std::process::Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
+    let output = output.expect("openssl runs");
+    assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn redis_over_tls_is_who_it_says_it_is() {
+    if skipped("redis_over_tls_is_who_it_says_it_is") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for ca in ["ca", "other"] {
+        let subject = format!("-subj /CN=plumb-test-{ca} -keyout {ca}.key -out {ca}.pem");
+        openssl(here, &format!("req -x509 -newkey rsa:2048 -nodes -days 2 {subject}"));
+    }
+    openssl(here, "req -new -newkey rsa:2048 -nodes -subj /CN=redis -keyout server.key -out server.csr");
+    std::fs::write(here.join("names"), "subjectAltName=IP:127.0.0.1").unwrap();
+    let signed = "-CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem";
+    openssl(here, &format!("x509 -req -in server.csr {signed}"));
+    let file = |name: &str| here.join(name).to_str().unwrap().to_owned();
+    let port = free_port().to_string();
+    let _redis = Redis::start_with(&[
+        ("tls-port", &port),
+        ("tls-cert-file", &file("server.pem")),
+        ("tls-key-file", &file("server.key")),
+        ("tls-ca-cert-file", &file("ca.pem")),
+        ("tls-auth-clients", "no"),
+    ]);
+    let tls = |host: &str, ca: &str| RedisSettings {
+        tls_ca: Some(here.join(ca)),
+        connect_timeout: Duration::from_secs(5),
+        ..settings(&format!("rediss://{host}:{port}"))
+    };
+    let store = RedisOnline::open(tls("127.0.0.1", "ca.pem")).unwrap();
+    store.claim("s", 0, 1).unwrap();
+    let big = "v".repeat(3 << 20);
+    assert_eq!(store.publish("s", 0, 1, None, 5, &[header(&big)]).unwrap(), PublishOutcome::Published);
+    assert_eq!(shown(store.as_ref()), (Some(big), Some(5)));
+    for (host, ca, wanted) in [
+        ("127.0.0.1", "other.pem", "UnknownIssuer"),
+        ("localhost", "ca.pem", "not valid for name"),
+        ("127.0.0.1", "none.pem", "none.pem"),
+        ("127.0.0.1", "names", "it holds no certificate"),
+    ] {
+        let error = RedisOnline::open(tls(host, ca)).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+    let plain = RedisOnline::open(settings(&format!("redis://127.0.0.1:{port}"))).unwrap_err();
+    assert_eq!(plain.kind(), ErrorKind::Unavailable, "{plain}");
 }
 
 #[test]

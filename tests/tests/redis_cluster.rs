@@ -372,6 +372,35 @@ fn redis_cluster_whose_primaries_die_goes_on_with_their_replicas() {
 }
 
 #[test]
+fn redis_cluster_primary_that_hangs_is_replaced() {
+    if skipped("redis_cluster_primary_that_hangs_is_replaced") {
+        return;
+    }
+    let cluster = RedisCluster::start();
+    let short = RedisSettings { write_timeout: Duration::from_millis(500), ..settings(&cluster, "hung") };
+    let store = RedisOnline::open(short).unwrap();
+    let owner = Owner::first(store.clone());
+    let (positions, other) = primaries(&cluster, "hung");
+    for node in [other, positions] {
+        node.pause();
+        assert!(store.read("s", &[0], &[]).is_ok() || node.address() == positions.address());
+        let before = owner.position();
+        within(Duration::from_secs(60), "publishes without the hung node", || {
+            owner.publish_for_sure();
+            (owner.position() > before + 3).then_some(())
+        });
+        // Reads follow, without another publish.
+        all_is_well(store.as_ref(), &owner);
+        node.resume();
+        eventually("the node's return as a replica", || {
+            node.info("replication").contains("master_link_status:up").then_some(())
+        });
+        owner.publish_for_sure();
+        all_is_well(store.as_ref(), &owner);
+    }
+}
+
+#[test]
 fn redis_cluster_slots_move_under_readers_and_writers() {
     if skipped("redis_cluster_slots_move_under_readers_and_writers") {
         return;

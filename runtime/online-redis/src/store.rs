@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// The most buckets: there are no more hash slots.
 const MOST_BUCKETS: u32 = 16384;
 
+/// What the deadline of a write allows for each of its fields beyond the time of a small one.
+const PER_WRITE: Duration = Duration::from_micros(50);
+
 /// The online store in Redis.
 pub struct RedisOnline {
     pub(crate) keys: Keys,
@@ -146,6 +149,12 @@ impl RedisOnline {
 
     pub(crate) fn write_deadline(&self) -> Instant {
         Instant::now() + self.write_timeout
+    }
+
+    /// The deadline of so many writes. After a long outage very many are published at once, and they would never
+    /// arrive by a deadline that is too short for them.
+    pub(crate) fn write_deadline_for(&self, writes: usize) -> Instant {
+        self.write_deadline() + PER_WRITE * u32::try_from(writes).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn partition(&self, source: &str, partition: u32) -> Shared {

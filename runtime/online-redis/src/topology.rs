@@ -25,8 +25,9 @@ const PARALLEL_BYTES: usize = 128 << 10;
 /// The pause before a unit is tried again whose slot is on the move.
 const MOVING_PAUSE: Duration = Duration::from_millis(5);
 
-/// How often the map of slots is asked for at most.
+/// How often the map of slots is asked for at most, and how long one server may take to give it.
 const REFRESH_PAUSE: Duration = Duration::from_millis(100);
+const REFRESH_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Commands for several slots.
 #[derive(Debug, Default)]
@@ -87,6 +88,8 @@ pub(crate) struct Topology {
     seeds: Vec<Arc<Node>>,
     /// When the map was last asked for.
     refreshed: Mutex<Option<Instant>>,
+    /// The server that failed last: the map may be of before its replica took over.
+    suspect: Mutex<Option<String>>,
     dial: Arc<Dial>,
     connections: u32,
 }
@@ -111,7 +114,7 @@ impl Topology {
         let slots = if settings.cluster { vec![None; SLOTS] } else { Vec::new() };
         let map = ArcSwap::from_pointee(Map { nodes: seeds.clone(), slots });
         let (cluster, connections) = (settings.cluster, settings.connections);
-        Self { cluster, map, seeds, refreshed: Mutex::new(None), dial, connections }
+        Self { cluster, map, seeds, refreshed: Mutex::new(None), suspect: Mutex::new(None), dial, connections }
     }
 
     /// The servers that hold slots.
@@ -119,15 +122,20 @@ impl Topology {
         self.map.load().nodes.clone()
     }
 
-    /// Asks any server of a Cluster who holds what; false = that was done just now.
+    /// Asks any server of a Cluster who holds what; false = that was done just now, or is being done.
     pub(crate) fn refresh(&self, deadline: Instant) -> Result<bool, Fault> {
-        let mut refreshed = self.refreshed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever waits for another call's refresh would wait by that call's deadline.
+        let Ok(mut refreshed) = self.refreshed.try_lock() else { return Ok(false) };
         if !self.cluster || refreshed.is_some_and(|at| at.elapsed() < REFRESH_PAUSE) {
             return Ok(false);
         }
         let known = self.map.load_full();
         let mut last = Fault::other("no node of the Cluster is known");
-        for node in known.nodes.iter().chain(&self.seeds) {
+        let suspect = self.suspect().take();
+        let mut nodes: Vec<&Arc<Node>> = known.nodes.iter().chain(&self.seeds).collect();
+        nodes.sort_by_key(|node| suspect.as_ref() == Some(&node.name));
+        for node in nodes {
+            let deadline = deadline.min(Instant::now() + REFRESH_PATIENCE);
             let asked = (|| {
                 let mut lease = node.take(deadline)?;
                 let reply = lease.connection()?.ask(&[b"CLUSTER", b"SLOTS"], deadline)?;
@@ -145,6 +153,10 @@ impl Topology {
         }
         *refreshed = Some(Instant::now());
         Err(last)
+    }
+
+    fn suspect(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.suspect.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read_slots(&self, known: &Map, asked: &Node, reply: &Value) -> Result<Map, Fault> {
@@ -199,6 +211,10 @@ impl Topology {
         let mut pending: Vec<usize> = (0..batch.len()).collect();
         let mut asks: BTreeMap<usize, String> = BTreeMap::new();
         let mut may_break = again;
+        if self.cluster && self.suspect().is_some() {
+            // A call that met a silent server has no time left to ask another one who took its place: this one has.
+            self.refresh(deadline).ok();
+        }
         while !pending.is_empty() {
             let map = self.map.load_full();
             let mut groups: BTreeMap<String, Group<'_>> = BTreeMap::new();
@@ -246,6 +262,9 @@ impl Topology {
                         if fault.ends_connection() {
                             node.renew();
                         }
+                        if self.cluster {
+                            *self.suspect() = Some(node.name.clone());
+                        }
                         // A broken connection that was used before says nothing of the server as it is now.
                         let stale = fault.kind == FaultKind::Broken && (reused || self.cluster);
                         if may_break && stale {
@@ -257,10 +276,6 @@ impl Topology {
                 }
             }
             if let Some(fault) = broken {
-                // In a Cluster another node may have taken over by the next call.
-                if self.cluster {
-                    self.refresh(deadline).ok();
-                }
                 return Err(fault);
             }
             if verdicts.is_empty() && !homeless {

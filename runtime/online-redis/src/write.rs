@@ -234,7 +234,7 @@ impl RedisOnline {
         let (marks, field) = (target.positions.as_slice(), target.whole_field.as_bytes());
         let marked = Marked { slot: self.positions_slot, marks, field, rule, place };
         self.write_unit(&mut batch, target, &marked, writes);
-        let said = self.said(&batch, self.write_deadline(), false, PUBLISH)?;
+        let said = self.said(&batch, self.write_deadline_for(writes.len()), false, PUBLISH)?;
         said.first().copied().ok_or_else(|| Error::internal("a publish was not understood"))
     }
 
@@ -270,7 +270,7 @@ impl RedisOnline {
             let (slot, marks, field) = (slot_of(&tag), &self.keys.tag_marks(&tag), target.tag_field.as_slice());
             self.write_unit(&mut batch, target, &Marked { slot, marks, field, rule, place }, writes);
         }
-        let said = self.said(&batch, self.write_deadline(), false, PUBLISH)?;
+        let said = self.said(&batch, self.write_deadline_for(writes.len()), false, PUBLISH)?;
         if let Some(outcome) = worst(&said)? {
             return Ok(Some(match outcome {
                 // Which position a tag has says nothing of the whole: it has lost something.
@@ -374,7 +374,7 @@ impl RedisOnline {
             self.write_unit(&mut batch, &target, &Marked { slot: 0, marks, field, rule, place }, part);
             written += 1;
         }
-        let said = self.said(&batch, self.write_deadline(), false, PUBLISH)?;
+        let said = self.said(&batch, self.write_deadline_for(writes.len()), false, PUBLISH)?;
         if let Some(outcome) = worst(&said)? {
             return Ok(outcome);
         }
@@ -407,7 +407,7 @@ impl RedisOnline {
             }
             moved.push((entity, *bucket, Place::Building(written)));
         }
-        let said = self.said(&batch, self.write_deadline(), false, PUBLISH)?;
+        let said = self.said(&batch, self.write_deadline_for(writes.len()), false, PUBLISH)?;
         if let Some(outcome) = worst(&said)? {
             return Ok(outcome);
         }
