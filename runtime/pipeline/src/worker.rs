@@ -382,8 +382,9 @@ impl Worker {
                 Ok(())
             }
             Command::Drop { source, partition } => {
-                self.lanes.retain(|lane| !lane.is(&source, partition));
+                // In this order: once the lane is gone, the partition may come again and say how it is.
                 setup.board.remove(&source, partition);
+                self.lanes.retain(|lane| !lane.is(&source, partition));
                 Ok(())
             }
             Command::Commit { done } => {

@@ -161,6 +161,17 @@ impl Committer {
         Ok(())
     }
 
+    /// Names views in the chain whose state is about to be written to the online store, so that whoever comes after a
+    /// crash knows what to clear there. Their state is committed with the next commit.
+    pub fn name(&mut self, views: &[ViewRef]) -> Result<()> {
+        let mut next = self.latest.clone();
+        next.views.extend(views.iter().filter(|view| !self.latest.views.contains(view)).cloned());
+        if next.views.len() > self.latest.views.len() {
+            self.latest = self.chain.commit(next)?;
+        }
+        Ok(())
+    }
+
     /// Whether the next commit is to bring snapshots of all states instead of changes.
     pub fn wants_snapshot(&self) -> bool {
         let Some((snapshot, deltas)) = self.latest.state.split_first() else { return true };

@@ -42,7 +42,7 @@ pub struct Manifest {
     pub accounting: Accounting,
     /// What the source wants to find again.
     pub memo: Option<serde_json::Value>,
-    /// The views whose state is in `state`.
+    /// The views whose state may be in the online store; it is in `state` but for those that were only just added.
     pub views: Vec<ViewRef>,
     /// State files, to be read in this order: a snapshot and the deltas after it.
     pub state: Vec<FileRef>,

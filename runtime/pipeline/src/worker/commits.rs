@@ -70,6 +70,13 @@ impl Commits {
         matches!(self.stage, Stage::Waiting(..)) || self.failures > 0
     }
 
+    /// Tries one that has failed again without waiting: there may not be much time.
+    pub(super) fn retry_now(&mut self) {
+        if let Stage::Waiting(_, _, at) = &mut self.stage {
+            *at = Duration::ZERO;
+        }
+    }
+
     /// Makes the next commit bring all state, because the set of views has changed.
     pub(super) fn ask_snapshot(&mut self) {
         self.snapshot = true;

@@ -467,6 +467,7 @@ impl Lane {
 
     /// Stops reading: from now on [`Lane::leave`] is to be called until it is done, which it is at `deadline`.
     pub(super) fn begin_leaving(&mut self, deadline: Duration) {
+        self.commits.retry_now();
         let deadline = self.leaving.map_or(deadline, |leaving| leaving.deadline.min(deadline));
         self.leaving = Some(Leaving { deadline, published: self.leaving.is_some_and(|leaving| leaving.published) });
     }
@@ -545,12 +546,18 @@ impl Lane {
             match self.remove_view(setup, state_id) {
                 Err(error) if error.kind() == ErrorKind::Unavailable && !matches!(error, Error::Fenced { .. }) => {
                     tracing::warn!(%error, "cannot remove the state of a view yet");
+                    // Part of it may be gone.
+                    self.unmarked.push(state_id);
                 }
                 removed => removed?,
             }
         }
+        self.unmarked.sort_unstable();
+        self.unmarked.dedup();
         for state_id in std::mem::take(&mut self.unmarked) {
-            if self.publish_state(state_id)? {
+            if wanted.iter().all(|view| view.state_id() != state_id) {
+                self.unmarked.push(state_id);
+            } else if self.publish_state(state_id)? {
                 self.report(setup, true);
             }
         }
@@ -585,6 +592,7 @@ impl Lane {
         }
         self.publisher.remove(state_id)?;
         self.partition.remove_view(state_id);
+        self.unmarked.retain(|&id| id != state_id);
         // The next manifest no longer names the view. Should this process die before, the next owner finds it there
         // and clears what is left of it.
         self.commits.ask_snapshot();

@@ -8,7 +8,7 @@ use super::build::apply_archive;
 use super::partition::{Partition, PartitionView, split, take_state};
 use super::publish::{Published, Publisher, held};
 use crate::accept::AcceptRules;
-use crate::commit::{Committer, Manifest, Recovered, load, recover};
+use crate::commit::{Committer, Manifest, Recovered, ViewRef, load, recover};
 use crate::meter::SourceMeters;
 use crate::port::{
     Archive, DeadLetterSink, Gap, ObjectStore, OnlineStore, PartitionReader, Polled, Source, SourceBatch,
@@ -163,6 +163,8 @@ pub fn open(
         shown = None;
     }
     let meters = opening.meters.clone();
+    let named: Vec<ViewRef> = partition.views().iter().map(PartitionView::view_ref).collect();
+    committer.name(&named)?;
     let mut publisher = Publisher::new(edges.online.clone(), source, number, committer.generation(), shown, meters);
     let mut caught_up = shown.is_some();
     if let Some(target) = shown {

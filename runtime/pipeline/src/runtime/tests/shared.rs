@@ -72,7 +72,7 @@ impl Shared {
         setup.dead_letters = Some(Arc::new(self.world.clone()));
         parts.sources = vec![setup];
         let mut options = options(false);
-        options.worker.leave_within = Duration::from_millis(300);
+        options.worker.leave_within = Duration::from_secs(2);
         options.worker.keep_replaced = Duration::from_millis(50);
         let runtime = Runtime::start(parts, options, &self.components).unwrap();
         Process { runtime: Some(runtime), seat, store, online }
