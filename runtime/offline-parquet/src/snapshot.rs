@@ -8,11 +8,12 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_schema::{Field, Schema};
 use plumb_columnar::{ColumnHint, Layout, ParquetWriter, arrow_type, to_arrow};
 use plumb_core::column::{Column, DataType, Values};
+use plumb_pipeline::commit::collect::staged_features;
 use plumb_pipeline::port::{ObjectStore, SnapshotRows, SnapshotSink, SnapshotView};
 use plumb_pipeline::{Error, Result};
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A file of a date is closed and a new one begun beyond this many bytes.
 const PART_BYTES: usize = 128 * 1024 * 1024;
@@ -50,12 +51,15 @@ impl std::fmt::Debug for SnapshotWriter {
 impl SnapshotWriter {
     /// A writer into a store; `position` says up to where the log or the files were read (column `_position`).
     pub fn new(store: Arc<dyn ObjectStore>, position: impl Into<String>) -> Self {
-        static WRITERS: AtomicU64 = AtomicU64::new(0);
-        let number = WRITERS.fetch_add(1, Ordering::Relaxed);
+        // Random, because processes of several machines or containers may have one number.
         Self {
             store,
             position: position.into(),
-            staging: format!("_staging/features/{}-{number}", std::process::id()),
+            staging: format!(
+                "_staging/features/{}-{:016x}",
+                std::process::id(),
+                RandomState::new().build_hasher().finish()
+            ),
             open: BTreeMap::new(),
             held: Vec::new(),
             held_bytes: 0,
@@ -131,6 +135,10 @@ impl SnapshotSink for SnapshotWriter {
         }
         self.store.rename_all(&self.moves)?;
         self.moves.clear();
+        // What killed writers have left is removed by whoever writes there next; a store of backfills has no owner.
+        if let Err(error) = staged_features(self.store.as_ref()) {
+            tracing::warn!(%error, "cannot remove what earlier backfills have left");
+        }
         Ok(())
     }
 }
