@@ -37,6 +37,8 @@ pub(super) struct Member {
     stop: Arc<AtomicBool>,
     /// Set when it ends like a crash.
     abandoned: Arc<AtomicBool>,
+    /// Assigned.
+    own: BTreeSet<u32>,
     /// Assigned, and not begun yet because something of an earlier time is not gone.
     waiting: BTreeSet<u32>,
     releasing: Vec<Releasing>,
@@ -55,9 +57,9 @@ impl Member {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let name = source.source.schema().source.clone();
-        let (waiting, releasing) = (BTreeSet::new(), Vec::new());
+        let (own, waiting, releasing) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         let (committed, pulse) = (unbounded(), Arc::default());
-        Self { source, name, owners, board, stop, abandoned, waiting, releasing, committed, pulse, clock }
+        Self { source, name, owners, board, stop, abandoned, own, waiting, releasing, committed, pulse, clock }
     }
 
     /// Follows the membership until the job has ended, then leaves.
@@ -103,7 +105,9 @@ impl Member {
 
     fn follow(&mut self, change: Change) {
         match change {
-            Change::Assigned(partitions) => {
+            Change::Assigned(mut partitions) => {
+                // Told again of one it has, a member goes on with it.
+                partitions.retain(|&partition| self.own.insert(partition));
                 tracing::info!(source = self.name, ?partitions, "partitions assigned");
                 for &partition in &partitions {
                     self.board.phase(&self.name, partition, crate::worker::Phase::Starting);
@@ -130,8 +134,9 @@ impl Member {
         self.board.joined(&self.name);
     }
 
-    /// A partition that waits to be begun is not.
+    /// A partition is not this process's any more, and not begun if it waits to be.
     fn forget(&mut self, partition: u32) {
+        self.own.remove(&partition);
         if self.waiting.remove(&partition) {
             self.board.remove(&self.name, partition);
         }
