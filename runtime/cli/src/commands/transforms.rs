@@ -19,16 +19,10 @@ pub(crate) fn run(arguments: &Transforms, output: Output) -> Result<Done> {
         Some(address) => address.clone(),
         None => {
             let settings = settings(arguments.config.as_deref())?;
-            if settings.is_shared() {
-                return shared(&settings, &arguments.action, output);
+            if settings.is_shared() && matches!(arguments.action, TransformsAction::List) {
+                return list_shared(&settings, output);
             }
-            let owner = plumb_embedded::owner_of(&settings.data_dir)?;
-            owner.and_then(|owner| owner.admin).ok_or_else(|| {
-                let folder = settings.data_dir.display();
-                usage(format!(
-                    "no running service owns `{folder}`: start `plumb run` or `plumb serve`, or give --admin"
-                ))
-            })?
+            if settings.is_shared() { admin_of_shared(&settings)? } else { admin_of_owner(&settings)? }
         }
     };
     let client = Client::new(&admin, PATIENCE)?;
@@ -59,14 +53,28 @@ pub(crate) fn run(arguments: &Transforms, output: Output) -> Result<Done> {
     Ok(Done::Ok)
 }
 
-/// Of a job that several processes run, the stores say which views are active; one of the processes changes them.
-fn shared(settings: &Settings, action: &TransformsAction, output: Output) -> Result<Done> {
-    if !matches!(action, TransformsAction::List) {
-        return Err(usage(
+/// The admin address of the process that owns the data folder.
+fn admin_of_owner(settings: &Settings) -> Result<String> {
+    let owner = plumb_embedded::owner_of(&settings.data_dir)?;
+    owner.and_then(|owner| owner.admin).ok_or_else(|| {
+        let folder = settings.data_dir.display();
+        usage(format!("no running service owns `{folder}`: start `plumb run` or `plumb serve`, or give --admin"))
+    })
+}
+
+/// The admin address of one of the processes that run a shared job, each of which can change its views: as configured.
+fn admin_of_shared(settings: &Settings) -> Result<String> {
+    match settings.serve.admin_listen.as_str() {
+        any if any.ends_with(":0") => Err(usage(
             "several processes may run this job: give --admin with the admin address of one of them, which \
              `plumb run` prints where run.serve = true",
-        ));
+        )),
+        address => Ok(address.to_owned()),
     }
+}
+
+/// Of a job that several processes run, the stores say which views are active.
+fn list_shared(settings: &Settings, output: Output) -> Result<Done> {
     with_service(settings, |local| {
         let document = local.admin()?.get("/transforms")?;
         output.print(&document, || views(&document));
