@@ -167,6 +167,28 @@ fn kafka_partitions_are_read_in_order_up_to_the_captured_end_and_beyond_it_by_a_
 }
 
 #[test]
+fn kafka_partitions_without_records_do_not_hold_up_each_other() {
+    if skipped("kafka_partitions_without_records_do_not_hold_up_each_other") {
+        return;
+    }
+    let kafka = Kafka::shared();
+    kafka.create_topic("quiet", 12, &[]);
+    let follower = source(kafka, "quiet", KafkaOptions::default());
+    let mut readers: Vec<_> = (0..12).map(|partition| follower.open(partition, 0, None).unwrap()).collect();
+    let mut round = || {
+        let begin = Instant::now();
+        for reader in &mut readers {
+            assert!(matches!(reader.poll(10).unwrap(), Polled::Idle));
+        }
+        begin.elapsed()
+    };
+    // About 50 ms a round; it would be 600 if each waited on its own. The quickest, as the machine may be busy.
+    let quickest = (0..10).map(|_| round()).min().unwrap();
+    assert!(quickest < Duration::from_millis(200), "a round took {quickest:?}");
+    assert!((0..10).map(|_| round()).max().unwrap() >= Duration::from_millis(10), "idle readers do not wait");
+}
+
+#[test]
 fn kafka_records_that_cannot_be_events_are_rejected_and_the_partition_goes_on() {
     if skipped("kafka_records_that_cannot_be_events_are_rejected_and_the_partition_goes_on") {
         return;

@@ -10,7 +10,7 @@ use plumb_pipeline::{Error, Result};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a poll waits for new records.
+/// How long polls wait for new records, one of each partition together: a thread polls one after the other.
 const WAIT: Duration = Duration::from_millis(50);
 
 /// Records looked at in one go for an instant.
@@ -161,7 +161,7 @@ impl PartitionReader for LogReader {
             return Ok(Polled::Batch(batch));
         }
         if appends == self.seen {
-            self.log.wait(appends, WAIT);
+            self.log.wait(appends, WAIT / self.log.partitions().max(1));
             if let Some(batch) = self.read(max_records)? {
                 return Ok(Polled::Batch(batch));
             }

@@ -262,6 +262,11 @@ impl DataConsumer {
         lock(&self.client().context().ends).remove(&partition);
     }
 
+    /// How many partitions have a reader.
+    pub(crate) fn readers(&self) -> u32 {
+        lock(&self.client().context().ends).len().try_into().unwrap_or(u32::MAX)
+    }
+
     /// Begins to read a partition at an offset.
     pub(crate) fn begin(&self, partition: u32, offset: u64) -> Result<Queue> {
         let what = || format!("read topic `{}` partition {partition}", self.topic);

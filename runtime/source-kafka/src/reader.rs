@@ -13,8 +13,12 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a poll waits for records.
+/// How long the readers of a source wait for records, all of them together: a thread polls one after the other, and
+/// has more to do than that.
 const WAIT: Duration = Duration::from_millis(50);
+
+/// How long one of them waits at least.
+const WAIT_LEAST: Duration = Duration::from_millis(1);
 
 /// How long records that are known to be there may take before that is said.
 const SILENCE: Duration = Duration::from_millis(1500);
@@ -236,7 +240,8 @@ impl PartitionReader for KafkaReader {
         let arrivals = self.setup.data.arrivals().count();
         let mut batch = self.read(max_records)?;
         if batch.is_none() && arrivals == self.seen && self.failed.is_none() {
-            self.setup.data.arrivals().wait(arrivals, WAIT);
+            let wait = WAIT / self.setup.data.readers().max(1);
+            self.setup.data.arrivals().wait(arrivals, wait.max(WAIT_LEAST));
             batch = self.read(max_records)?;
         }
         if let Some(batch) = batch {
