@@ -20,6 +20,9 @@ const ASK_RELEASING: Duration = Duration::from_millis(5);
 /// more, or what is gets refused.
 const RELEASE_WITHIN: Duration = Duration::from_secs(10);
 
+/// What is committed: partition and next offset.
+type News = (Sender<(u32, u64)>, Receiver<(u32, u64)>);
+
 /// Partitions that others wait for.
 struct Releasing {
     partitions: Vec<u32>,
@@ -42,7 +45,7 @@ pub(super) struct Member {
     /// Assigned, and not begun yet because something of an earlier time is not gone.
     waiting: BTreeSet<u32>,
     releasing: Vec<Releasing>,
-    committed: (Sender<(u32, u64)>, Receiver<(u32, u64)>),
+    committed: News,
     pulse: Arc<Pulse>,
     clock: Arc<dyn Clock>,
 }

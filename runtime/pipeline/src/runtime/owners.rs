@@ -23,6 +23,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 const RETRY_LOOK: Duration = Duration::from_millis(20);
 
 type Key = (String, u32);
+/// Told of a source and a partition.
+type Readable = Box<dyn Fn(&str, u32) + Send + Sync>;
 
 /// A partition of this process.
 struct Slot {
@@ -65,7 +67,7 @@ pub(super) struct Owners {
     /// The views that partitions are opened with.
     wanted: ArcSwap<Vec<Transform>>,
     /// Told when a partition's views can be read.
-    readable: Box<dyn Fn(&str, u32) + Send + Sync>,
+    readable: Readable,
     slots: Mutex<BTreeMap<Key, Slot>>,
     changed: Condvar,
     /// `None` when nothing more is to be opened.
@@ -79,7 +81,7 @@ impl Owners {
         workers: Vec<Sender<Command>>,
         threads: usize,
         views: Vec<Transform>,
-        readable: Box<dyn Fn(&str, u32) + Send + Sync>,
+        readable: Readable,
     ) -> Result<(Arc<Self>, Vec<JoinHandle<()>>)> {
         let (sender, receiver) = unbounded();
         let owners = Arc::new(Self {
