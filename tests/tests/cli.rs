@@ -463,6 +463,39 @@ fn a_start_may_not_leave_out_or_repeat_what_is_committed() {
 }
 
 #[test]
+fn a_shared_job_says_which_service_is_away_and_owns_no_folder() {
+    let folder = folder();
+    let here = folder.path();
+    // A port that nobody listens on.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    settings(here, "kind = \"kafka\"\nbrokers = \"127.0.0.1:1\"", "\"user.wasm\"");
+    let text_of = std::fs::read_to_string(here.join("plumb.toml")).unwrap();
+    write(here, "plumb.toml", format!("{text_of}[online]\nurl = \"redis://u:hunter2@{free}\"\n"));
+    for words in ["run", "run --until-end", "serve", "check --entity user", "registry list", "transforms list"] {
+        let output = plumb(here, words);
+        let line = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "plumb {words}: {line}");
+        assert!(line.lines().count() == 1 && line.contains(&free.to_string()), "plumb {words}: {line}");
+        assert!(!line.contains("hunter2"), "{line}");
+    }
+    assert!(!here.join("data/owner").exists(), "nothing of it is this folder's");
+    refused(
+        here,
+        "transforms retire user_activity",
+        "plumb: several processes may run this job: give --admin with the admin address of one of them, which `plumb \
+         run` prints where run.serve = true",
+    );
+    let check = json(here, "run --check");
+    assert!(check["toml"].as_str().unwrap().contains("redis://u:***@"), "{check}");
+    refused(
+        here,
+        "run --from latest=3",
+        "plumb: --from latest=3: write earliest, latest, an offset, offsets by partition as in 0=12,1=34, a position \
+         token, or an instant as in 2024-01-31T12:00:00Z",
+    );
+}
+
+#[test]
 fn help_names_every_command_and_no_service_is_said_so() {
     let folder = folder();
     let help = process::run_ok(folder.path(), ["--help"]);
