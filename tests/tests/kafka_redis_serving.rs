@@ -60,8 +60,8 @@ fn kafka_redis_answers_come_from_processes_that_do_not_run_the_job() {
     let (status, offline) =
         process::request(&early.address, "GET", &format!("{path}&position={position}"), b"").unwrap();
     assert_eq!(status, 200, "{offline}");
-    let online = format!("/features/online/u00001?as_of=2024-01-20T00:00:00Z&features=user_activity:*");
-    let (_, online) = process::request(&early.address, "GET", &online, b"").unwrap();
+    let online = "/features/online/u00001?as_of=2024-01-20T00:00:00Z&features=user_activity:*";
+    let (_, online) = process::request(&early.address, "GET", online, b"").unwrap();
     let features = |text: &str| serde_json::from_str::<Value>(text).unwrap()["features"].clone();
     assert_eq!(features(&offline), features(&online));
 
@@ -72,10 +72,7 @@ fn kafka_redis_answers_come_from_processes_that_do_not_run_the_job() {
     assert!(problem.contains("try again after the next commit"), "{problem}");
 
     // Events come in through any of them; other changes need a process that runs the job.
-    let event = format!(
-        "{{\"event_id\":\"posted\",\"event_time\":\"2024-01-19T00:00:00Z\",\"event_type\":\"view\",\"user_id\":\"posted\",\
-         \"item_id\":\"i1\"}}"
-    );
+    let event = r#"{"event_id":"posted","event_time":"2024-01-19T00:00:00Z","event_type":"view","user_id":"posted","item_id":"i1"}"#;
     let (status, answer) = process::request(&early.address, "POST", "/events", event.as_bytes()).unwrap();
     assert_eq!(status, 200, "{answer}");
     eventually("the posted event to be answered", || {

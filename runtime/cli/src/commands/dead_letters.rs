@@ -354,7 +354,10 @@ fn unfit(letter: &DeadLetter, replayed: Option<&Replayed>, again: bool) -> Optio
 /// Where records of a source are published.
 enum Target {
     /// A topic, or the log of a data folder that this process owns while it runs.
-    Sink(SourceSink, #[expect(dead_code, reason = "ownership ends when it is dropped")] Option<(Embedded, DataDir)>),
+    Sink(
+        Box<SourceSink>,
+        #[expect(dead_code, reason = "ownership ends when it is dropped")] Option<(Embedded, DataDir)>,
+    ),
     /// The process that owns the log.
     Owner(Client, String),
 }
@@ -362,14 +365,14 @@ enum Target {
 impl Target {
     fn open(settings: &Settings, source: &str) -> Result<Self> {
         if settings.source(source)?.kind != SourceKind::Log {
-            return Ok(Target::Sink(SourceSink::open(settings, source, &BTreeMap::new())?, None));
+            return Ok(Target::Sink(Box::new(SourceSink::open(settings, source, &BTreeMap::new())?), None));
         }
         if let Some(listen) = owner_of(&settings.data_dir)?.and_then(|owner| owner.listen) {
             return Ok(Target::Owner(Client::new(&listen, Duration::from_secs(60))?, source.to_owned()));
         }
         let owned = DataDir::own(&settings.data_dir)?;
         let (embedded, logs) = open_logs(settings, &owned)?;
-        Ok(Target::Sink(SourceSink::open(settings, source, &logs)?, Some((embedded, owned))))
+        Ok(Target::Sink(Box::new(SourceSink::open(settings, source, &logs)?), Some((embedded, owned))))
     }
 
     fn publish(&self, letters: &[Found]) -> Result<()> {
