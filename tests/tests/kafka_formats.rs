@@ -92,8 +92,8 @@ impl Event {
         let event = |number: u64| Self {
             number,
             time_ms: from_ms + number * 250,
-            purchase: number % 3 == 0,
-            price: (number % 5 != 0).then_some(number as f64 * 1.25),
+            purchase: number.is_multiple_of(3),
+            price: (!number.is_multiple_of(5)).then_some(number as f64 * 1.25),
         };
         (0..600).map(event).collect()
     }
