@@ -169,7 +169,11 @@ mod tests {
     use super::*;
     use tracing_subscriber::registry::Registry;
 
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    /// What a place in the code is interesting to is noted once for all threads: tests with subscribers of their own
+    /// take turns.
+    static SUBSCRIBED: Mutex<()> = Mutex::new(());
 
     fn work() {
         tracing::info_span!(target: TRACE, "batch").in_scope(|| {
@@ -181,6 +185,7 @@ mod tests {
 
     #[test]
     fn without_a_collector_no_span_is_made() {
+        let _turn = SUBSCRIBED.lock().unwrap_or_else(PoisonError::into_inner);
         let subscriber = tracing_subscriber::registry().with(logs::<Registry>(LogFormat::Text));
         tracing::subscriber::with_default(subscriber, || {
             for span in [tracing::info_span!(target: TRACE, "batch"), tracing::error_span!(target: TRACE, "request")] {
@@ -205,6 +210,7 @@ mod tests {
 
     #[test]
     fn traces_are_sampled_whole() {
+        let _turn = SUBSCRIBED.lock().unwrap_or_else(PoisonError::into_inner);
         let tracer = FakeTracer::default();
         let seen = || std::mem::take(&mut *tracer.0.lock().unwrap());
         let traces = tracer.clone().with_filter(Sampled::default());
