@@ -244,6 +244,8 @@ impl Shared {
                 _ => {}
             }
             let read = match from.read(&mut buffer) {
+                // The other direction may have closed the server's side for a fault that this one has yet to see.
+                Ok(0) if self.now().0 != seen => continue,
                 Ok(0) => {
                     // An error means that it has gone already.
                     drop(to.shutdown(Shutdown::Write));
@@ -251,6 +253,7 @@ impl Shared {
                 }
                 Ok(read) => read,
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
+                Err(_) if self.now().0 != seen => continue,
                 Err(_) => return close(&from, &to),
             };
             // The fault may have come while this waited for data.
