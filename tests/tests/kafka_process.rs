@@ -70,7 +70,8 @@ fn kafka_to_redis_and_parquet_with_one_process() {
 /// The checker itself: what it must not let pass.
 fn the_checker_sees_what_is_spoiled(job: &Stream, truth: &checker::Truth) {
     let fails = |what: &str| {
-        let left = checker::Left { offline: &job.offline, addresses: &[], online_keys: job.online_keys() };
+        let left =
+            checker::Left { offline: &job.offline, damaged: &[], addresses: &[], online_keys: &|| job.online_keys() };
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| checker::check(truth, &left)));
         assert!(checked.is_err(), "the checker does not see {what}");
     };

@@ -241,11 +241,17 @@ impl Stream {
     /// Drains and checks everything, through these processes.
     #[track_caller]
     pub fn check(&self, members: &mut [&mut Member]) -> (Truth, Compared) {
+        self.check_but(members, &[])
+    }
+
+    /// [`Stream::check`] where the test has damaged some manifests.
+    #[track_caller]
+    pub fn check_but(&self, members: &mut [&mut Member], damaged: &[PathBuf]) -> (Truth, Compared) {
         self.drain(members);
         let truth = self.truth();
         let addresses: Vec<String> = members.iter().map(|member| member.address.clone()).collect();
         self.fetch("");
-        let left = Left { offline: &self.offline, addresses: &addresses, online_keys: self.online_keys() };
+        let left = Left { offline: &self.offline, damaged, addresses: &addresses, online_keys: &|| self.online_keys() };
         let compared = checker::check(&truth, &left);
         (truth, compared)
     }
