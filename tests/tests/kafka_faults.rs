@@ -152,6 +152,9 @@ fn kafka_retention_gap_stops_the_job_until_it_is_accepted() {
     assert_eq!(manifest["gaps"], json!([{"from": committed[&1], "to": low}]), "{manifest}");
 }
 
+/// What it is, the record's value, and the reason in its dead letter if it is to have one.
+type Poison<'a> = (&'a str, Option<Vec<u8>>, Option<&'a str>);
+
 #[test]
 fn kafka_poison_records_end_where_they_should() {
     if skipped("kafka_poison_records_end_where_they_should") {
@@ -171,7 +174,7 @@ fn kafka_poison_records_end_where_they_should() {
         large["padding"] = json!("x".repeat(bytes));
         text(large.to_string())
     };
-    let poison: Vec<(&str, Option<Vec<u8>>, Option<&str>)> = vec![
+    let poison: Vec<Poison<'_>> = vec![
         ("tombstone", None, Some("without a value")),
         ("no UTF-8", Some(b"{\"event_time\":\"2024-01-01T00:00:00Z\",\"event_type\":\"\xff\xfe\"}".to_vec()), Some("")),
         ("nothing", Some(Vec::new()), Some("")),
