@@ -1,8 +1,9 @@
 //! What a view definition means for state: which accumulators, for how long, on which grid.
 
+use crate::accumulator::quantile::PPM;
 use crate::state::record::Layout;
 use crate::time::{DAY_US, HOUR_US, MINUTE_US, floor_to};
-use crate::view::{Operator, SlotType, ViewDef, WindowSpec};
+use crate::view::{MAX_SET, Operator, SlotType, ViewDef, WindowSpec};
 use crate::{Error, Result};
 
 /// How long state still takes late events exactly where they belong, unless configured otherwise.
@@ -41,6 +42,26 @@ pub enum AccumulatorKind {
     Sessions {
         /// The longest gap inside a session, in µs.
         gap_us: i64,
+    },
+    /// The least value (`Min`).
+    Min,
+    /// The greatest value (`Max`).
+    Max,
+    /// The count, the exact sum and the exact sum of squares (`Variance`, `StdDev`).
+    Moments,
+    /// How many values lie in each bucket (`Quantile`).
+    Quantile,
+    /// All distinct values (`CountDistinct`).
+    Distinct,
+    /// The `k` least values in byte order (`CollectSet`).
+    LeastValues {
+        /// How many.
+        k: usize,
+    },
+    /// The `k + 1` smallest hashes of values (`ApproxDistinct`).
+    LeastHashes {
+        /// Up to how many values their number is exact.
+        k: usize,
     },
 }
 
@@ -232,22 +253,42 @@ fn kind_of(operator: Operator) -> AccumulatorKind {
         Operator::SessionCount { gap_us } | Operator::SessionDurationSum { gap_us } => {
             AccumulatorKind::Sessions { gap_us }
         }
+        Operator::Min => AccumulatorKind::Min,
+        Operator::Max => AccumulatorKind::Max,
+        Operator::Variance | Operator::StdDev => AccumulatorKind::Moments,
+        Operator::Quantile { .. } => AccumulatorKind::Quantile,
+        Operator::CountDistinct => AccumulatorKind::Distinct,
+        Operator::CollectSet { k } => AccumulatorKind::LeastValues { k },
+        Operator::ApproxDistinct { k } => AccumulatorKind::LeastHashes { k },
     }
 }
 
 fn check_operator(name: &str, operator: Operator, slot: SlotType, window: &WindowSpec) -> Result<()> {
     let refuse = |why: String| Err(Error::definition(format!("aggregate `{name}`"), why));
     let fits = match operator {
-        Operator::Sum | Operator::Mean => matches!(slot, SlotType::F64 | SlotType::I64),
-        Operator::TopK { .. } => slot == SlotType::Utf8,
+        Operator::Sum | Operator::Mean | Operator::Variance | Operator::StdDev | Operator::Quantile { .. } => {
+            matches!(slot, SlotType::F64 | SlotType::I64)
+        }
+        Operator::Min | Operator::Max => matches!(slot, SlotType::F64 | SlotType::I64 | SlotType::Timestamp),
+        Operator::TopK { .. }
+        | Operator::CountDistinct
+        | Operator::ApproxDistinct { .. }
+        | Operator::CollectSet { .. } => slot == SlotType::Utf8,
         Operator::Last => slot != SlotType::Mark,
         _ => true,
     };
     if !fits {
         return refuse(format!("operator `{}` does not take a slot of type {}", operator.name(), slot.name()));
     }
-    if let Operator::TopK { k: 0 } = operator {
-        return refuse("k must be at least 1".into());
+    match operator {
+        Operator::TopK { k: 0 } => return refuse("k must be at least 1".into()),
+        Operator::CollectSet { k } | Operator::ApproxDistinct { k } if !(1..=MAX_SET).contains(&k) => {
+            return refuse(format!("k must be at least 1 and at most {MAX_SET}"));
+        }
+        Operator::Quantile { ppm } if !(1..PPM).contains(&ppm) => {
+            return refuse("q must be above 0 and below 1".into());
+        }
+        _ => {}
     }
     match (operator, window) {
         (Operator::RelativeRank, WindowSpec::Hopping { width_us, hop_us }) if width_us % hop_us == 0 => Ok(()),

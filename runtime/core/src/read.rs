@@ -5,6 +5,7 @@
 //! start does not answer: [`Reach::BelowFloor`] sends the caller to the archive.
 
 mod fold;
+mod seen;
 
 use crate::codec::{decode_header, decode_tile};
 use crate::column::{Column, Strings};

@@ -147,7 +147,39 @@ pub enum Operator {
     /// Among all entities with contributions in the (hopping) window: (number with fewer) / (number − 1);
     /// 1.0 for the only one, 0.0 for an entity without any (`f64`).
     RelativeRank,
+    /// The least value, -0.0 being less than 0.0 (the slot's type; null of nothing). Slot: `f64`, `i64` or `timestamp`.
+    Min,
+    /// The greatest value (the slot's type; null of nothing). Slot: `f64`, `i64` or `timestamp`.
+    Max,
+    /// The exact sample variance (n − 1), rounded once (`f64`; null below two values and beyond f64). Slot: `f64` or
+    /// `i64`.
+    Variance,
+    /// The root of the exact sample variance, rounded once (`f64`; null below two values and beyond f64). Slot: `f64`
+    /// or `i64`.
+    StdDev,
+    /// The value at rank ceil(n × ppm / 1,000,000), at most 1/128 of it off (`f64`; null of nothing): the middle of
+    /// its bucket, see [`crate::accumulator::quantile`]. Slot: `f64` or `i64`.
+    Quantile {
+        /// The place in millionths, above 0 and below 1,000,000; 500,000 is the lower median.
+        ppm: u32,
+    },
+    /// The number of distinct values (`i64`), exact whatever it is. Slot: `string`.
+    CountDistinct,
+    /// The number of distinct values (`i64`): exact up to `k`, beyond that estimated from the `k` smallest hashes, with
+    /// a standard error of about 1 / √k. Slot: `string`.
+    ApproxDistinct {
+        /// Up to how many values it is exact.
+        k: usize,
+    },
+    /// The distinct values, ascending in byte order, the first `k` of them (`list<string>`). Slot: `string`.
+    CollectSet {
+        /// How many values.
+        k: usize,
+    },
 }
+
+/// The most elements a capped set may keep.
+pub const MAX_SET: usize = 4_096;
 
 impl Operator {
     /// The name in `describe`.
@@ -162,16 +194,33 @@ impl Operator {
             Operator::SessionCount { .. } => "session_count",
             Operator::SessionDurationSum { .. } => "session_duration_sum",
             Operator::RelativeRank => "relative_rank",
+            Operator::Min => "min",
+            Operator::Max => "max",
+            Operator::Variance => "variance",
+            Operator::StdDev => "stddev",
+            Operator::Quantile { .. } => "quantile",
+            Operator::CountDistinct => "count_distinct",
+            Operator::ApproxDistinct { .. } => "approx_distinct",
+            Operator::CollectSet { .. } => "collect_set",
         }
     }
 
     /// The type of the aggregate's column in `finalize`'s batch, over a slot of type `slot`.
     pub fn output_type(self, slot: SlotType) -> DataType {
         match self {
-            Operator::Count | Operator::SessionCount { .. } | Operator::SessionDurationSum { .. } => DataType::I64,
-            Operator::Sum | Operator::Mean | Operator::RelativeRank => DataType::F64,
-            Operator::TopK { .. } => DataType::List(Box::new(DataType::Utf8)),
-            Operator::Last => slot.column_type(),
+            Operator::Count
+            | Operator::SessionCount { .. }
+            | Operator::SessionDurationSum { .. }
+            | Operator::CountDistinct
+            | Operator::ApproxDistinct { .. } => DataType::I64,
+            Operator::Sum
+            | Operator::Mean
+            | Operator::RelativeRank
+            | Operator::Variance
+            | Operator::StdDev
+            | Operator::Quantile { .. } => DataType::F64,
+            Operator::TopK { .. } | Operator::CollectSet { .. } => DataType::List(Box::new(DataType::Utf8)),
+            Operator::Last | Operator::Min | Operator::Max => slot.column_type(),
             Operator::LastTime => DataType::Timestamp,
         }
     }

@@ -11,7 +11,7 @@
 #[path = "state/common.rs"]
 mod common;
 
-use common::{Event, HOUR, MINUTE, SECOND, Value, batch, full_view, plan_of, value_of};
+use common::{Event, HOUR, MINUTE, SECOND, Value, batch, full_view, plan_of, value_of, wide_view};
 use plumb_core::entity::EntityKey;
 use plumb_core::global::{self, Distribution, GlobalPartial, global_key};
 use plumb_core::plan::Plan;
@@ -156,13 +156,37 @@ proptest! {
         labels in proptest::collection::vec((0usize..4, instant()), 1..25),
         partitions in 1usize..4,
         slices in 1usize..4,
+        wide in any::<bool>(),
     ) {
-        let plan = plan_of(&full_view(), HOUR);
+        let plan = plan_of(&if wide { wide_view() } else { full_view() }, HOUR);
         let joined = from_history(&plan, &events, &labels, slices);
         for (row, &(key, at)) in joined.iter().zip(&labels) {
             if let Some(read) = from_state(&plan, &events, partitions, KEYS[key], at) {
                 prop_assert_eq!(row, &read, "key {} at {}", KEYS[key], at);
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_join_is_the_read_of_crowded_tiles(
+        seeds in proptest::collection::vec((0i64..45, event()), 60..200),
+        labels in proptest::collection::vec((0usize..1, (0i64..60, 0i64..3)), 1..12),
+        partitions in 1usize..4,
+        wide in any::<bool>(),
+    ) {
+        // All on one key within three minutes: state has totals of every tile.
+        let at = |step: i64| EPOCH + step * 4 * SECOND;
+        let crowd = |(step, event)| Event { time: at(step), key: Some("a".into()), ..event };
+        let events: Vec<Event> = seeds.into_iter().map(crowd).collect();
+        let labels: Vec<(usize, i64)> = labels.into_iter().map(|(key, (step, beside))| (key, at(step) + beside)).collect();
+        let plan = plan_of(&if wide { wide_view() } else { full_view() }, HOUR);
+        for (row, &(key, at)) in from_history(&plan, &events, &labels, 2).iter().zip(&labels) {
+            let read = from_state(&plan, &events, partitions, KEYS[key], at);
+            prop_assert_eq!(Some(row), read.as_ref(), "at {}", at);
         }
     }
 }

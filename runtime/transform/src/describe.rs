@@ -26,8 +26,8 @@ const MAX_ENTRIES: usize = 1024;
 /// Entity names that would make a route of the HTTP interface ambiguous.
 const RESERVED_ENTITIES: [&str; 4] = ["online", "offline", "vector", "batch"];
 
-const OPERATORS: &str =
-    "count, sum, mean, top_k, last, last_time, session_count, session_duration_sum and relative_rank";
+const OPERATORS: &str = "count, sum, mean, min, max, variance, stddev, quantile, count_distinct, approx_distinct, \
+                         collect_set, top_k, last, last_time, session_count, session_duration_sum and relative_rank";
 
 /// A view as described, with what the host only passes on.
 #[derive(Debug, Clone, PartialEq)]
@@ -215,22 +215,36 @@ fn convert_operator(operator: &str, params: &Params) -> Result<Operator, String>
         let gap = params.gap.as_deref().ok_or_else(|| format!("operator `{operator}` needs the parameter `gap`"))?;
         parse_duration(gap).map_err(|error| error.to_string())
     };
+    let k = || {
+        let k = params.k.ok_or_else(|| format!("operator `{operator}` needs the parameter `k`"))?;
+        usize::try_from(k).map_err(|_| format!("`k` of {k} is too large"))
+    };
     let found = match operator {
         "count" => Operator::Count,
         "sum" => Operator::Sum,
         "mean" => Operator::Mean,
-        "top_k" => {
-            let k = params.k.ok_or("operator `top_k` needs the parameter `k`")?;
-            Operator::TopK { k: usize::try_from(k).map_err(|_| format!("`k` of {k} is too large"))? }
-        }
+        "top_k" => Operator::TopK { k: k()? },
         "last" => Operator::Last,
         "last_time" => Operator::LastTime,
         "session_count" => Operator::SessionCount { gap_us: gap_us()? },
         "session_duration_sum" => Operator::SessionDurationSum { gap_us: gap_us()? },
         "relative_rank" => Operator::RelativeRank,
+        "min" => Operator::Min,
+        "max" => Operator::Max,
+        "variance" => Operator::Variance,
+        "stddev" => Operator::StdDev,
+        "quantile" => {
+            let q = params.q.ok_or("operator `quantile` needs the parameter `q`")?;
+            Operator::Quantile { ppm: parts_per_million(q)? }
+        }
+        "count_distinct" => Operator::CountDistinct,
+        "approx_distinct" => Operator::ApproxDistinct { k: k()? },
+        "collect_set" => Operator::CollectSet { k: k()? },
         other => return Err(format!("unknown operator `{other}`, known are {OPERATORS}")),
     };
-    let takes_k = matches!(found, Operator::TopK { .. });
+    let takes_k =
+        matches!(found, Operator::TopK { .. } | Operator::ApproxDistinct { .. } | Operator::CollectSet { .. });
+    let takes_q = matches!(found, Operator::Quantile { .. });
     let takes_gap = matches!(found, Operator::SessionCount { .. } | Operator::SessionDurationSum { .. });
     if params.k.is_some() && !takes_k {
         return Err(format!("operator `{operator}` has no parameter `k`"));
@@ -238,7 +252,19 @@ fn convert_operator(operator: &str, params: &Params) -> Result<Operator, String>
     if params.gap.is_some() && !takes_gap {
         return Err(format!("operator `{operator}` has no parameter `gap`"));
     }
+    if params.q.is_some() && !takes_q {
+        return Err(format!("operator `{operator}` has no parameter `q`"));
+    }
     Ok(found)
+}
+
+/// A share such as 0.5 in millionths; one that is none, or has more digits, is refused.
+fn parts_per_million(q: f64) -> Result<u32, String> {
+    let millionths = (q * 1e6).round();
+    if !(1.0..1e6).contains(&millionths) || millionths / 1e6 != q {
+        return Err(format!("`q` of {q} is no number above 0 and below 1 of at most six digits"));
+    }
+    Ok(millionths as u32)
 }
 
 fn convert_window(window: &Window) -> Result<WindowSpec, String> {
@@ -387,9 +413,12 @@ fn raw(def: &ViewDef, consumers: &[String]) -> View {
 
 fn raw_params(operator: Operator) -> Params {
     match operator {
-        Operator::TopK { k } => Params { k: Some(k as u64), gap: None },
+        Operator::TopK { k } | Operator::ApproxDistinct { k } | Operator::CollectSet { k } => {
+            Params { k: Some(k as u64), ..Params::default() }
+        }
+        Operator::Quantile { ppm } => Params { q: Some(f64::from(ppm) / 1e6), ..Params::default() },
         Operator::SessionCount { gap_us } | Operator::SessionDurationSum { gap_us } => {
-            Params { k: None, gap: Some(format_duration(gap_us)) }
+            Params { gap: Some(format_duration(gap_us)), ..Params::default() }
         }
         _ => Params::default(),
     }

@@ -8,12 +8,24 @@ use crate::codec::wire::{Reader, put_i64, put_u64};
 use crate::{Error, Result};
 use num_bigint::{BigInt, BigUint, Sign};
 
-/// The exponent of the smallest positive f64; no sum needs a smaller one.
+/// The exponent of the smallest positive f64; no sum of them needs a smaller one.
 const EXPONENT_MIN: i32 = -1074;
-/// The largest exponent a decoded sum may have: f64's largest, and 2^64 of them.
-const EXPONENT_MAX: i32 = 1088;
-/// The most bytes of a decoded magnitude: from `EXPONENT_MIN` to `EXPONENT_MAX` and some.
-const MAGNITUDE_BYTES_MAX: usize = 280;
+
+/// What a decoded sum may be, so that damaged bytes cannot ask for much.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Its exponents, from and to.
+    exponents: (i32, i32),
+    /// The most bytes of its magnitude: from the smallest to the largest exponent and some.
+    magnitude_bytes: usize,
+}
+
+impl Limits {
+    /// Sums of numbers: up to f64's largest, and 2^64 of them.
+    const NUMBERS: Self = Self { exponents: (EXPONENT_MIN, 1088), magnitude_bytes: 280 };
+    /// Sums of squares.
+    pub(crate) const SQUARES: Self = Self { exponents: (2 * EXPONENT_MIN, 2176), magnitude_bytes: 560 };
+}
 
 /// An exact sum of any number of finite `f64` and `i64` values.
 #[derive(Debug, Clone)]
@@ -55,17 +67,7 @@ impl ExactSum {
     /// Adds a float. NaN and infinities are no numbers: they add nothing (callers count them).
     #[inline]
     pub fn add(&mut self, value: f64) {
-        let bits = value.to_bits();
-        let biased = (bits >> 52) as i32 & 0x7ff;
-        let fraction = bits & ((1 << 52) - 1);
-        // Subnormals have the exponent of the smallest normals and no leading one.
-        let (magnitude, exponent) = match biased {
-            0 => (fraction, EXPONENT_MIN),
-            0x7ff => return,
-            _ => (fraction | 1 << 52, biased - 1075),
-        };
-        let mantissa = if value.is_sign_negative() { -(magnitude as i64) } else { magnitude as i64 };
-        if mantissa != 0 {
+        if let Some((mantissa, exponent)) = split(value) {
             self.add_scaled(i128::from(mantissa), exponent);
         }
     }
@@ -164,16 +166,22 @@ impl ExactSum {
 
     /// Reads a sum in the middle of other state.
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        Self::read_within(reader, Limits::NUMBERS)
+    }
+
+    /// Reads a sum of which more than of a sum of numbers is known to be possible.
+    pub(crate) fn read_within(reader: &mut Reader<'_>, limits: Limits) -> Result<Self> {
         let head = reader.u64()?;
         let (len, negative) = (head / 2, head % 2 == 1);
         if len == 0 {
             return if negative { Err(Error::codec("a sum is minus zero")) } else { Ok(Self::new()) };
         }
-        if len > MAGNITUDE_BYTES_MAX as u64 {
-            return Err(Error::codec(format!("a sum of {len} bytes, at most {MAGNITUDE_BYTES_MAX} are possible")));
+        if len > limits.magnitude_bytes as u64 {
+            let most = limits.magnitude_bytes;
+            return Err(Error::codec(format!("a sum of {len} bytes, at most {most} are possible")));
         }
         let exponent = reader.i64()?;
-        if !(i64::from(EXPONENT_MIN)..=i64::from(EXPONENT_MAX)).contains(&exponent) {
+        if !(i64::from(limits.exponents.0)..=i64::from(limits.exponents.1)).contains(&exponent) {
             return Err(Error::codec(format!("a sum has the exponent {exponent}")));
         }
         let magnitude = reader.take(len as usize)?;
@@ -191,8 +199,17 @@ impl ExactSum {
         Ok(Self(Repr::Big(Box::new(Big { mantissa: BigInt::from_bytes_le(sign, magnitude), exponent }))))
     }
 
+    /// The sum as mantissa and exponent.
+    pub(super) fn parts(&self) -> (BigInt, i32) {
+        match &self.0 {
+            Repr::Small { mantissa, exponent } => ((*mantissa).into(), *exponent),
+            Repr::Big(big) => (big.mantissa.clone(), big.exponent),
+        }
+    }
+
+    /// Adds `mantissa × 2^exponent`.
     #[inline]
-    fn add_scaled(&mut self, mantissa: i128, exponent: i32) {
+    pub(super) fn add_scaled(&mut self, mantissa: i128, exponent: i32) {
         if let Repr::Small { mantissa: held, exponent: held_exponent } = &mut self.0 {
             if *held == 0 {
                 (*held, *held_exponent) = (mantissa, exponent);
@@ -270,6 +287,22 @@ impl ExactSum {
     }
 }
 
+/// A float as mantissa and exponent; `None` of zeros, which add nothing, and of NaN and infinities, which are no numbers.
+#[inline]
+pub(super) fn split(value: f64) -> Option<(i64, i32)> {
+    let bits = value.to_bits();
+    let biased = (bits >> 52) as i32 & 0x7ff;
+    let fraction = bits & ((1 << 52) - 1);
+    // Subnormals have the exponent of the smallest normals and no leading one.
+    let (magnitude, exponent) = match biased {
+        0 => (fraction, EXPONENT_MIN),
+        0x7ff => return None,
+        _ => (fraction | 1 << 52, biased - 1075),
+    };
+    let mantissa = if value.is_sign_negative() { -(magnitude as i64) } else { magnitude as i64 };
+    (mantissa != 0).then_some((mantissa, exponent))
+}
+
 /// `mantissa << shift` if no bit is lost.
 #[inline]
 fn shifted(mantissa: i128, shift: u32) -> Option<i128> {
@@ -299,7 +332,8 @@ fn top_bits(magnitude: &BigUint, exponent: i32) -> (u128, i32) {
     }
 }
 
-fn round_scaled(negative: bool, magnitude: u128, exponent: i32) -> Option<f64> {
+/// `magnitude × 2^exponent` as an f64, rounded once to nearest, ties to even; `None` when that is beyond f64.
+pub(super) fn round_scaled(negative: bool, magnitude: u128, exponent: i32) -> Option<f64> {
     if magnitude == 0 {
         return Some(0.0);
     }
@@ -310,6 +344,10 @@ fn round_scaled(negative: bool, magnitude: u128, exponent: i32) -> Option<f64> {
     }
     let unit = (top - 52).max(EXPONENT_MIN);
     let cut = unit - exponent;
+    // Less than half of the smallest f64: only variances get so small.
+    if cut > 127 {
+        return Some(0.0);
+    }
     let kept = if cut <= 0 {
         (magnitude << cut.unsigned_abs()) as u64
     } else {

@@ -4,15 +4,23 @@
 //! the same value and the same bytes. Which of them a view needs is [`crate::plan`]'s; where their
 //! inputs are kept, and for how long, is [`crate::state`]'s.
 
+pub mod distinct;
 pub mod exact_sum;
+pub mod extreme;
 pub mod last;
+pub mod moments;
+pub mod quantile;
 pub mod sessions;
 pub mod value_counts;
 
 use crate::plan::{AccumulatorDef, AccumulatorKind};
 use crate::view::SlotType;
+use distinct::{Distinct, LeastHashes, LeastValues, hash_of};
 use exact_sum::ExactSum;
+use extreme::End;
 use last::Last;
+use moments::Moments;
+use quantile::{Sketch, bucket_of_word};
 use sessions::{Session, Sessions};
 use value_counts::ValueCounts;
 
@@ -42,6 +50,13 @@ pub(crate) enum Accumulator {
     Last(Option<Last>),
     LastTime(Option<i64>),
     Sessions(Sessions),
+    Extreme(Option<u64>),
+    // Boxed: it is three sums, and most views have none.
+    Moments(Box<Moments>),
+    Quantile(Sketch),
+    Distinct(Distinct),
+    LeastValues(LeastValues),
+    LeastHashes(LeastHashes),
 }
 
 impl Accumulator {
@@ -54,6 +69,12 @@ impl Accumulator {
             AccumulatorKind::Last => Accumulator::Last(None),
             AccumulatorKind::LastTime => Accumulator::LastTime(None),
             AccumulatorKind::Sessions { .. } => Accumulator::Sessions(Sessions::new()),
+            AccumulatorKind::Min | AccumulatorKind::Max => Accumulator::Extreme(None),
+            AccumulatorKind::Moments => Accumulator::Moments(Box::default()),
+            AccumulatorKind::Quantile => Accumulator::Quantile(Sketch::new()),
+            AccumulatorKind::Distinct => Accumulator::Distinct(Distinct::default()),
+            AccumulatorKind::LeastValues { .. } => Accumulator::LeastValues(LeastValues::default()),
+            AccumulatorKind::LeastHashes { .. } => Accumulator::LeastHashes(LeastHashes::default()),
         }
     }
 
@@ -75,6 +96,12 @@ impl Accumulator {
             }
             Accumulator::LastTime(time) => *time = (*time).max(Some(input.time_us)),
             Accumulator::Sessions(sessions) => sessions.add(Session::of(input.time_us), gap_us(def)),
+            Accumulator::Extreme(held) => end(def).offer(def.slot_type, held, input.word),
+            Accumulator::Moments(moments) => moments.add_word(def.slot_type, input.word),
+            Accumulator::Quantile(sketch) => sketch.add(bucket_of_word(def.slot_type, input.word), 1),
+            Accumulator::Distinct(values) => values.add(input.word as u32),
+            Accumulator::LeastValues(values) => values.add(input.word as u32, cap(def), dictionary),
+            Accumulator::LeastHashes(hashes) => hashes.add(hash_of(dictionary.bytes(input.word as u32)), cap(def)),
         }
     }
 
@@ -90,14 +117,27 @@ impl Accumulator {
             (Accumulator::Last(held), Accumulator::Last(Some(more))) => offer(held, *more, def.slot_type, dictionary),
             (Accumulator::LastTime(time), Accumulator::LastTime(more)) => *time = (*time).max(*more),
             (Accumulator::Sessions(sessions), Accumulator::Sessions(more)) => sessions.merge(more, gap_us(def)),
-            // What is left is a `Last` without a value; kinds never differ, both come from the same definition.
+            (Accumulator::Extreme(held), Accumulator::Extreme(Some(more))) => {
+                end(def).offer(def.slot_type, held, *more);
+            }
+            (Accumulator::Moments(moments), Accumulator::Moments(more)) => moments.merge(more),
+            (Accumulator::Quantile(sketch), Accumulator::Quantile(more)) => sketch.merge(more),
+            (Accumulator::Distinct(values), Accumulator::Distinct(more)) => values.merge(more),
+            (Accumulator::LeastValues(values), Accumulator::LeastValues(more)) => {
+                values.merge(more, cap(def), dictionary);
+            }
+            (Accumulator::LeastHashes(hashes), Accumulator::LeastHashes(more)) => hashes.merge(more, cap(def)),
+            // What is left has no value yet; kinds never differ, both come from the same definition.
             _ => {}
         }
     }
 
     /// Whether it may hold string codes.
     pub(crate) fn has_codes(&self) -> bool {
-        matches!(self, Accumulator::ValueCounts(_) | Accumulator::Last(_))
+        matches!(
+            self,
+            Accumulator::ValueCounts(_) | Accumulator::Last(_) | Accumulator::Distinct(_) | Accumulator::LeastValues(_)
+        )
     }
 
     /// Puts other codes in place of its own.
@@ -117,6 +157,12 @@ impl Accumulator {
                     last.word = u64::from(map(last.word as u32));
                 }
             }
+            Accumulator::Distinct(values) => {
+                values.0.iter_mut().for_each(|code| *code = map(*code));
+                values.order();
+            }
+            // In the order of the strings, which other codes do not change.
+            Accumulator::LeastValues(values) => values.0.iter_mut().for_each(|code| *code = map(*code)),
             _ => {}
         }
     }
@@ -133,6 +179,8 @@ impl Accumulator {
                     visit(last.word as u32);
                 }
             }
+            Accumulator::Distinct(values) => values.0.iter().for_each(|&code| visit(code)),
+            Accumulator::LeastValues(values) => values.0.iter().for_each(|&code| visit(code)),
             _ => {}
         }
     }
@@ -143,7 +191,12 @@ impl Accumulator {
             Accumulator::Sum { sum, .. } => sum.heap_bytes(),
             Accumulator::ValueCounts(counts) => counts.0.capacity() * size_of::<(u32, u64)>(),
             Accumulator::Sessions(sessions) => sessions.0.capacity() * size_of::<Session>(),
-            _ => 0,
+            Accumulator::Moments(moments) => size_of::<Moments>() + moments.heap_bytes(),
+            Accumulator::Quantile(sketch) => sketch.0.capacity() * size_of::<(i32, u64)>(),
+            Accumulator::Distinct(values) => values.0.capacity() * size_of::<u32>(),
+            Accumulator::LeastValues(values) => values.0.capacity() * size_of::<u32>(),
+            Accumulator::LeastHashes(hashes) => hashes.0.capacity() * size_of::<u64>(),
+            Accumulator::Count(_) | Accumulator::Last(_) | Accumulator::LastTime(_) | Accumulator::Extreme(_) => 0,
         }
     }
 }
@@ -160,6 +213,19 @@ pub(crate) fn gap_us(def: &AccumulatorDef) -> i64 {
         AccumulatorKind::Sessions { gap_us } => gap_us,
         _ => 0,
     }
+}
+
+/// How many elements a capped set keeps; 0 for the accumulators that are none.
+pub(crate) fn cap(def: &AccumulatorDef) -> usize {
+    match def.kind {
+        AccumulatorKind::LeastValues { k } | AccumulatorKind::LeastHashes { k } => k,
+        _ => 0,
+    }
+}
+
+/// The end that an accumulator of an extreme keeps.
+pub(crate) fn end(def: &AccumulatorDef) -> End {
+    if def.kind == AccumulatorKind::Max { End::Greatest } else { End::Least }
 }
 
 #[cfg(test)]

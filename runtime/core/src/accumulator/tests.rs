@@ -22,6 +22,18 @@ fn defs() -> Vec<AccumulatorDef> {
         def(AccumulatorKind::Last, SlotType::Bool),
         def(AccumulatorKind::LastTime, SlotType::Mark),
         def(AccumulatorKind::Sessions { gap_us: GAP_US }, SlotType::Mark),
+        def(AccumulatorKind::Min, SlotType::F64),
+        def(AccumulatorKind::Min, SlotType::I64),
+        def(AccumulatorKind::Max, SlotType::F64),
+        def(AccumulatorKind::Max, SlotType::Timestamp),
+        def(AccumulatorKind::Moments, SlotType::F64),
+        def(AccumulatorKind::Moments, SlotType::I64),
+        def(AccumulatorKind::Quantile, SlotType::F64),
+        def(AccumulatorKind::Quantile, SlotType::I64),
+        def(AccumulatorKind::Distinct, SlotType::Utf8),
+        def(AccumulatorKind::LeastValues { k: 1 }, SlotType::Utf8),
+        def(AccumulatorKind::LeastValues { k: 3 }, SlotType::Utf8),
+        def(AccumulatorKind::LeastHashes { k: 2 }, SlotType::Utf8),
     ]
 }
 
@@ -48,6 +60,8 @@ fn seed() -> impl Strategy<Value = Seed> {
 fn input(def: &AccumulatorDef, seed: Seed) -> Input {
     let word = match def.slot_type {
         SlotType::Mark => 0,
+        // Zeros of either sign.
+        SlotType::F64 if seed.value == 0 && seed.time_us % 2 == 0 => (-0.0f64).to_bits(),
         SlotType::F64 => (seed.value as f64 * 0.1).to_bits(),
         SlotType::Bool => seed.value.rem_euclid(2) as u64,
         SlotType::Utf8 => seed.value.rem_euclid(5) as u64,

@@ -1,5 +1,7 @@
 //! How often each value occurs.
 
+use std::cmp::Ordering;
+
 /// Counts by value, in order of the value. In live state a value is a string's code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValueCounts<V>(pub(crate) Vec<(V, u64)>);
@@ -26,9 +28,30 @@ impl<V: Ord + Copy> ValueCounts<V> {
 
     /// Adds all of `other`.
     pub fn merge(&mut self, other: &Self) {
-        for &(value, count) in &other.0 {
-            self.add(value, count);
+        // A few are looked up one by one; many are put in their places together.
+        if other.0.len() * 8 < self.0.len() {
+            other.0.iter().for_each(|&(value, count)| self.add(value, count));
+            return;
         }
+        let room = self.0.len() + other.0.len();
+        let mine = std::mem::replace(&mut self.0, Vec::with_capacity(room));
+        let (mut mine, mut more) = (mine.into_iter().peekable(), other.0.iter().copied().peekable());
+        while let (Some(&(left, count)), Some(&(right, added))) = (mine.peek(), more.peek()) {
+            let order = left.cmp(&right);
+            self.0.push(match order {
+                Ordering::Less => (left, count),
+                Ordering::Greater => (right, added),
+                Ordering::Equal => (left, count + added),
+            });
+            if order.is_le() {
+                mine.next();
+            }
+            if order.is_ge() {
+                more.next();
+            }
+        }
+        self.0.extend(mine);
+        self.0.extend(more);
     }
 
     /// The values with their counts, in order of the value.

@@ -1,11 +1,14 @@
 //! How single values, records and accumulators are written.
 
 use super::wire::{Reader, put_bytes, put_i64, put_u64};
+use crate::accumulator::distinct::{Distinct, LeastHashes, LeastValues};
 use crate::accumulator::exact_sum::ExactSum;
 use crate::accumulator::last::Last;
+use crate::accumulator::moments::Moments;
+use crate::accumulator::quantile::Sketch;
 use crate::accumulator::sessions::{Session, Sessions};
 use crate::accumulator::value_counts::ValueCounts;
-use crate::accumulator::{Accumulator, gap_us};
+use crate::accumulator::{Accumulator, cap, gap_us};
 use crate::column::Strings;
 use crate::plan::{AccumulatorDef, AccumulatorKind, Plan};
 use crate::time::{MINUTE_US, SECOND_US};
@@ -214,7 +217,51 @@ pub(super) fn put_accumulator(out: &mut Vec<u8>, def: &AccumulatorDef, held: &Ac
                 previous = session.end_us;
             }
         }),
+        Accumulator::Extreme(value) => {
+            out.push(u8::from(value.is_some()));
+            if let Some(word) = value {
+                put_value(out, def.slot_type, *word);
+            }
+        }
+        Accumulator::Moments(moments) => moments.encode(out),
+        Accumulator::Quantile(sketch) => put_block(out, |out| {
+            let mut previous = 0;
+            for &(bucket, count) in sketch.as_slice() {
+                put_i64(out, i64::from(bucket) - previous);
+                put_u64(out, count);
+                previous = i64::from(bucket);
+            }
+        }),
+        Accumulator::Distinct(values) => put_block(out, |out| put_codes(out, values.0.iter().copied())),
+        Accumulator::LeastValues(values) => put_block(out, |out| put_codes(out, values.0.iter().copied())),
+        Accumulator::LeastHashes(hashes) => put_block(out, |out| {
+            hashes.0.iter().for_each(|hash| out.extend_from_slice(&hash.to_le_bytes()));
+        }),
     }
+}
+
+/// Writes rising codes as the steps from one to the next.
+fn put_codes(out: &mut Vec<u8>, codes: impl Iterator<Item = u32>) {
+    let mut previous = 0;
+    for code in codes {
+        put_u64(out, u64::from(code - previous));
+        previous = code;
+    }
+}
+
+/// Reads a block of rising codes.
+fn read_codes(reader: &mut Reader<'_>, strings: usize) -> Result<Vec<u32>> {
+    let mut block = Reader::new(reader.bytes()?);
+    let mut codes: Vec<u32> = Vec::with_capacity(block.remaining());
+    while block.remaining() > 0 {
+        let step = block.u64()?;
+        let code = codes.last().map_or(0, |&last| u64::from(last)).saturating_add(step);
+        if code >= strings as u64 || (step == 0 && !codes.is_empty()) {
+            return Err(Error::codec(format!("a set of strings does not rise below {strings}")));
+        }
+        codes.push(code as u32);
+    }
+    Ok(codes)
 }
 
 /// Writes what `write` writes with its length before it, so that a reader may step over it.
@@ -263,6 +310,21 @@ pub(super) fn read_accumulator(
             false => None,
         }),
         AccumulatorKind::Sessions { .. } => Accumulator::Sessions(read_sessions(reader, def, origin_us)?),
+        AccumulatorKind::Min | AccumulatorKind::Max => Accumulator::Extreme(match read_flag(reader)? {
+            true => Some(read_value(reader, def.slot_type, strings)?),
+            false => None,
+        }),
+        AccumulatorKind::Moments => Accumulator::Moments(Box::new(Moments::read(reader)?)),
+        AccumulatorKind::Quantile => Accumulator::Quantile(read_sketch(reader)?),
+        AccumulatorKind::Distinct => Accumulator::Distinct(Distinct(read_codes(reader, strings)?)),
+        AccumulatorKind::LeastValues { .. } => {
+            let codes = read_codes(reader, strings)?;
+            if codes.len() > cap(def) {
+                return Err(Error::codec(format!("{} values in a set of {}", codes.len(), cap(def))));
+            }
+            Accumulator::LeastValues(LeastValues(codes))
+        }
+        AccumulatorKind::LeastHashes { .. } => Accumulator::LeastHashes(read_hashes(reader, cap(def))?),
     })
 }
 
@@ -274,7 +336,12 @@ pub(super) fn skip_accumulator(
     strings: usize,
 ) -> Result<Accumulator> {
     match def.kind {
-        AccumulatorKind::ValueCounts | AccumulatorKind::Sessions { .. } => {
+        AccumulatorKind::ValueCounts
+        | AccumulatorKind::Sessions { .. }
+        | AccumulatorKind::Quantile
+        | AccumulatorKind::Distinct
+        | AccumulatorKind::LeastValues { .. }
+        | AccumulatorKind::LeastHashes { .. } => {
             reader.bytes()?;
             Ok(Accumulator::identity(def.kind))
         }
@@ -297,6 +364,33 @@ fn read_sessions(reader: &mut Reader<'_>, def: &AccumulatorDef, origin_us: i64) 
         previous = end_us;
     }
     Ok(Sessions(sessions))
+}
+
+fn read_sketch(reader: &mut Reader<'_>) -> Result<Sketch> {
+    let mut block = Reader::new(reader.bytes()?);
+    let mut counts: Vec<(i32, u64)> = Vec::with_capacity(block.remaining() / 2);
+    while block.remaining() > 0 {
+        let previous = counts.last().map_or(0, |&(bucket, _)| i64::from(bucket));
+        let bucket = block.i64()?.checked_add(previous).and_then(|bucket| i32::try_from(bucket).ok());
+        let count = block.u64()?;
+        match bucket {
+            Some(bucket) if count > 0 && (counts.is_empty() || i64::from(bucket) > previous) => {
+                counts.push((bucket, count));
+            }
+            _ => return Err(Error::codec("buckets are not in rising order, or empty")),
+        }
+    }
+    Ok(ValueCounts(counts))
+}
+
+fn read_hashes(reader: &mut Reader<'_>, k: usize) -> Result<LeastHashes> {
+    let bytes = reader.bytes()?;
+    let (hashes, rest) = bytes.as_chunks::<8>();
+    let hashes: Vec<u64> = hashes.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+    if !rest.is_empty() || hashes.len() > k + 1 || !hashes.is_sorted_by(|left, right| left < right) {
+        return Err(Error::codec("hashes are not in rising order, or too many"));
+    }
+    Ok(LeastHashes(hashes))
 }
 
 pub(super) fn read_flag(reader: &mut Reader<'_>) -> Result<bool> {

@@ -1,12 +1,16 @@
 //! One aggregate over one window, folded from the partials of all source partitions.
 
+use super::seen::Seen;
 use super::{Partial, need_raw};
 use crate::Result;
+use crate::accumulator::distinct::{LeastHashes, hash_of};
 use crate::accumulator::exact_sum::ExactSum;
 use crate::accumulator::last::Last;
+use crate::accumulator::moments::Moments;
+use crate::accumulator::quantile::{Sketch, bucket_of_word};
 use crate::accumulator::sessions::{Session, Sessions};
 use crate::accumulator::value_counts::ValueCounts;
-use crate::accumulator::{Accumulator, gap_us};
+use crate::accumulator::{Accumulator, cap, end, gap_us};
 use crate::column::{Column, Strings, Values};
 use crate::global::Distribution;
 use crate::plan::{AccumulatorDef, AccumulatorKind, AggregatePlan, Plan};
@@ -15,11 +19,20 @@ use crate::view::{Operator, SlotType};
 /// What has been gathered of an aggregate. Strings are borrowed from the partials.
 pub(super) enum Fold<'a> {
     Count(u64),
-    Sum { sum: ExactSum, count: u64 },
+    Sum {
+        sum: ExactSum,
+        count: u64,
+    },
     ValueCounts(Vec<(&'a [u8], u64)>),
     Last(Option<(Last, &'a Strings)>),
     LastTime(Option<i64>),
     Sessions(Vec<Session>),
+    Extreme(Option<u64>),
+    Moments(Box<Moments>),
+    Quantile(Sketch),
+    /// Of distinct values and capped sets of them.
+    Values(Seen<'a>),
+    LeastHashes(LeastHashes),
 }
 
 impl<'a> Fold<'a> {
@@ -38,6 +51,11 @@ impl<'a> Fold<'a> {
             AccumulatorKind::Last => Fold::Last(None),
             AccumulatorKind::LastTime => Fold::LastTime(None),
             AccumulatorKind::Sessions { .. } => Fold::Sessions(Vec::new()),
+            AccumulatorKind::Min | AccumulatorKind::Max => Fold::Extreme(None),
+            AccumulatorKind::Moments => Fold::Moments(Box::default()),
+            AccumulatorKind::Quantile => Fold::Quantile(Sketch::new()),
+            AccumulatorKind::Distinct | AccumulatorKind::LeastValues { .. } => Fold::Values(Seen::default()),
+            AccumulatorKind::LeastHashes { .. } => Fold::LeastHashes(LeastHashes::default()),
         };
         for partial in partials {
             fold.add_partial(plan, def, aggregate.accumulator, (start_us, end_us), partial)?;
@@ -101,6 +119,11 @@ impl<'a> Fold<'a> {
             Fold::Last(held) => offer(held, (input, strings), def.slot_type),
             Fold::LastTime(time) => *time = (*time).max(Some(input.time_us)),
             Fold::Sessions(parts) => parts.push(Session::of(input.time_us)),
+            Fold::Extreme(held) => end(def).offer(def.slot_type, held, input.word),
+            Fold::Moments(moments) => moments.add_word(def.slot_type, input.word),
+            Fold::Quantile(sketch) => sketch.add(bucket_of_word(def.slot_type, input.word), 1),
+            Fold::Values(seen) => seen.add(input.word as u32, strings),
+            Fold::LeastHashes(hashes) => hashes.add(hash_of(strings.get(input.word as usize)), cap(def)),
         }
     }
 
@@ -117,7 +140,17 @@ impl<'a> Fold<'a> {
             (Fold::Last(held), Accumulator::Last(Some(last))) => offer(held, (*last, strings), def.slot_type),
             (Fold::LastTime(time), Accumulator::LastTime(more)) => *time = (*time).max(*more),
             (Fold::Sessions(parts), Accumulator::Sessions(more)) => parts.extend_from_slice(more.as_slice()),
-            // What is left is a `Last` without a value; kinds never differ, both come from the same definition.
+            (Fold::Extreme(held), Accumulator::Extreme(Some(word))) => end(def).offer(def.slot_type, held, *word),
+            (Fold::Moments(moments), Accumulator::Moments(more)) => moments.merge(more),
+            (Fold::Quantile(sketch), Accumulator::Quantile(more)) => sketch.merge(more),
+            (Fold::Values(seen), Accumulator::Distinct(more)) => {
+                more.0.iter().for_each(|&code| seen.add(code, strings));
+            }
+            (Fold::Values(seen), Accumulator::LeastValues(more)) => {
+                more.0.iter().for_each(|&code| seen.add(code, strings));
+            }
+            (Fold::LeastHashes(hashes), Accumulator::LeastHashes(more)) => hashes.merge(more, cap(def)),
+            // What is left has no value yet; kinds never differ, both come from the same definition.
             _ => {}
         }
     }
@@ -147,13 +180,33 @@ impl<'a> Fold<'a> {
                 Operator::TopK { k } => push_list(column, &top(counts, k)),
                 _ => column.push_null(),
             },
-            Fold::Last(None) | Fold::LastTime(None) => column.push_null(),
+            Fold::Last(None) | Fold::LastTime(None) | Fold::Extreme(None) => column.push_null(),
             Fold::Last(Some((last, strings))) => match def.slot_type {
                 SlotType::Mark | SlotType::Bool => column.push_bool(last.word != 0),
                 SlotType::I64 | SlotType::Timestamp => column.push_i64(last.word as i64),
                 SlotType::F64 => column.push_f64(f64::from_bits(last.word)),
                 SlotType::Utf8 => column.push_bytes(strings.get(last.word as usize)),
             },
+            Fold::Extreme(Some(word)) => match def.slot_type {
+                SlotType::F64 => column.push_f64(f64::from_bits(word)),
+                _ => column.push_i64(word as i64),
+            },
+            Fold::Moments(moments) => push_f64(
+                column,
+                match aggregate.operator {
+                    Operator::Variance => moments.variance(),
+                    _ => moments.stddev(),
+                },
+            ),
+            Fold::Quantile(sketch) => match aggregate.operator {
+                Operator::Quantile { ppm } => push_f64(column, sketch.quantile(ppm)),
+                _ => column.push_null(),
+            },
+            Fold::Values(seen) => match aggregate.operator {
+                Operator::CollectSet { k } => push_list(column, &seen.least(k)),
+                _ => column.push_i64(seen.count() as i64),
+            },
+            Fold::LeastHashes(hashes) => column.push_i64(hashes.count(cap(def))),
             Fold::LastTime(Some(time_us)) => column.push_i64(time_us),
             Fold::Sessions(parts) => {
                 let (start_us, end_us) = aggregate.window.bounds(as_of_us);
@@ -193,6 +246,13 @@ fn top(mut parts: Vec<(&[u8], u64)>, k: usize) -> Vec<&[u8]> {
         same
     });
     counts.top(k)
+}
+
+fn push_f64(column: &mut Column, value: Option<f64>) {
+    match value {
+        Some(value) => column.push_f64(value),
+        None => column.push_null(),
+    }
 }
 
 /// Appends a list of strings to a column of such lists.

@@ -66,6 +66,17 @@ impl Dictionary {
     pub(super) fn len(&self) -> usize {
         self.pool.len()
     }
+
+    /// By code the place of its string among all in byte order, and the codes in that order.
+    pub(super) fn ranks(&self) -> (Vec<u32>, Vec<u32>) {
+        let mut codes: Vec<u32> = (0..self.len() as u32).collect();
+        codes.sort_unstable_by_key(|&code| self.get(code));
+        let mut ranks = vec![0; codes.len()];
+        for (rank, &code) in codes.iter().enumerate() {
+            ranks[code as usize] = rank as u32;
+        }
+        (ranks, codes)
+    }
 }
 
 fn hash_of(text: &[u8]) -> u64 {
@@ -106,7 +117,16 @@ impl Layout {
         for accumulator in &plan.accumulators {
             let bit = 1 << accumulator.slot;
             match accumulator.kind {
-                AccumulatorKind::Sum | AccumulatorKind::ValueCounts | AccumulatorKind::Last => {
+                AccumulatorKind::Sum
+                | AccumulatorKind::ValueCounts
+                | AccumulatorKind::Last
+                | AccumulatorKind::Min
+                | AccumulatorKind::Max
+                | AccumulatorKind::Moments
+                | AccumulatorKind::Quantile
+                | AccumulatorKind::Distinct
+                | AccumulatorKind::LeastValues { .. }
+                | AccumulatorKind::LeastHashes { .. } => {
                     layout.value_mask |= bit;
                     if accumulator.slot_type == SlotType::Utf8 {
                         layout.text_mask |= bit;

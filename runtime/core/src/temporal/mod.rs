@@ -17,11 +17,14 @@ pub use arrange::Arranged;
 pub use history::{History, NO_KEY};
 pub use rank::{RankHistory, ranks};
 
+use crate::accumulator::distinct::{estimate, hash_of};
+use crate::accumulator::extreme::End;
+use crate::accumulator::quantile::quantile;
 use crate::column::{Column, Values};
 use crate::plan::{AggregatePlan, Plan};
 use crate::view::{Operator, SlotType, WindowSpec};
 use history::{Row, bits};
-use window::{Frame, Series, Sessions, SumWindow, ValuesWindow};
+use window::{ExtremeWindow, Frame, MomentsWindow, Order, OrderedWindow, Series, Sessions, SumWindow, ValuesWindow};
 
 /// One (key, T) to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +75,14 @@ enum Lane {
     SessionCount(usize, WindowSpec),
     SessionDuration(usize, WindowSpec),
     Rank(usize),
+    Extreme(usize),
+    Variance(usize),
+    StdDev(usize),
+    /// Index of the buckets, and the place in millionths.
+    Quantile(usize, u32),
+    CountDistinct(usize),
+    ApproxDistinct(usize, usize),
+    CollectSet(usize, usize),
 }
 
 /// The structures that slide along a key's history; aggregates over the same slot and window share them.
@@ -91,6 +102,14 @@ struct Sweep<'a> {
     sums: Vec<SumWindow>,
     values: Vec<ValuesWindow>,
     sessions: Vec<Sessions>,
+    extremes: Vec<ExtremeWindow>,
+    moments: Vec<MomentsWindow>,
+    ordered: Vec<OrderedWindow>,
+    /// By string code its place in byte order, and the codes in that order, if some set is in that order.
+    ranks: Vec<u64>,
+    by_rank: Vec<u32>,
+    /// By string code its fixed hash, if some window asks for it.
+    hashes: Vec<u64>,
     lanes: Vec<Lane>,
     top: Vec<u32>,
     answers: Answers,
@@ -123,6 +142,12 @@ impl<'a> Sweep<'a> {
             sums: Vec::new(),
             values: Vec::new(),
             sessions: Vec::new(),
+            extremes: Vec::new(),
+            moments: Vec::new(),
+            ordered: Vec::new(),
+            ranks: Vec::new(),
+            by_rank: Vec::new(),
+            hashes: Vec::new(),
             lanes: Vec::new(),
             top: Vec::new(),
             answers,
@@ -130,6 +155,14 @@ impl<'a> Sweep<'a> {
         for aggregate in &plan.aggregates {
             let lane = sweep.lane(aggregate);
             sweep.lanes.push(lane);
+        }
+        let dictionary = &arranged.dictionary;
+        if sweep.ordered.iter().any(|window| window.order == Order::Rank) {
+            let (ranks, by_rank) = dictionary.ranks();
+            (sweep.ranks, sweep.by_rank) = (ranks.into_iter().map(u64::from).collect(), by_rank);
+        }
+        if sweep.ordered.iter().any(|window| window.order == Order::Hash) {
+            sweep.hashes = (0..dictionary.len() as u32).map(|code| hash_of(dictionary.get(code))).collect();
         }
         sweep
     }
@@ -175,8 +208,44 @@ impl<'a> Sweep<'a> {
                 Lane::Last(frame_of(aggregate.window))
             }
             Operator::LastTime => Lane::LastTime(frame_of(aggregate.window)),
+            Operator::Min | Operator::Max => {
+                let frame = frame_of(aggregate.window);
+                let end = if aggregate.operator == Operator::Max { End::Greatest } else { End::Least };
+                let same = |window: &ExtremeWindow| window.frame == frame && window.end == end;
+                Lane::Extreme(find_or_push(&mut self.extremes, same, || ExtremeWindow::new(frame, end, slot_type)))
+            }
+            Operator::Variance | Operator::StdDev => {
+                let frame = frame_of(aggregate.window);
+                let same = |window: &MomentsWindow| window.frame == frame;
+                let moments = find_or_push(&mut self.moments, same, || MomentsWindow::new(frame, slot_type));
+                if aggregate.operator == Operator::Variance { Lane::Variance(moments) } else { Lane::StdDev(moments) }
+            }
+            Operator::CountDistinct => {
+                let frame = frame_of(aggregate.window);
+                let codes = self.arranged.dictionary.len();
+                let same = |values: &ValuesWindow| values.frame == frame;
+                Lane::CountDistinct(find_or_push(&mut self.values, same, || ValuesWindow::new(frame, codes)))
+            }
+            Operator::Quantile { ppm } => {
+                let frame = frame_of(aggregate.window);
+                Lane::Quantile(self.ordered(frame, Order::Bucket(slot_type)), ppm)
+            }
+            Operator::ApproxDistinct { k } => {
+                let frame = frame_of(aggregate.window);
+                Lane::ApproxDistinct(self.ordered(frame, Order::Hash), k)
+            }
+            Operator::CollectSet { k } => {
+                let frame = frame_of(aggregate.window);
+                Lane::CollectSet(self.ordered(frame, Order::Rank), k)
+            }
             Operator::Count | Operator::RelativeRank => Lane::Count(frame_of(aggregate.window)),
         }
+    }
+
+    /// The index of the window over a frame in an order.
+    fn ordered(&mut self, frame: usize, order: Order) -> usize {
+        let same = |window: &OrderedWindow| window.frame == frame && window.order == order;
+        find_or_push(&mut self.ordered, same, || OrderedWindow::new(frame, order))
     }
 
     /// Answers a key's questions, which rise in time.
@@ -231,6 +300,9 @@ impl<'a> Sweep<'a> {
         self.frames.iter_mut().for_each(Frame::restart);
         self.sums.iter_mut().for_each(SumWindow::restart);
         self.values.iter_mut().for_each(ValuesWindow::restart);
+        self.extremes.iter_mut().for_each(ExtremeWindow::restart);
+        self.moments.iter_mut().for_each(MomentsWindow::restart);
+        self.ordered.iter_mut().for_each(OrderedWindow::restart);
         for sessions in &mut self.sessions {
             sessions.restart(&self.series[self.frames[sessions.frame].slot].times_us);
         }
@@ -270,6 +342,19 @@ impl<'a> Sweep<'a> {
             let frame = &self.frames[values.frame];
             values.advance(frame, &self.series[frame.slot].words);
         }
+        for extreme in &mut self.extremes {
+            let frame = &self.frames[extreme.frame];
+            extreme.advance(frame, &self.series[frame.slot].words);
+        }
+        for moments in &mut self.moments {
+            let frame = &self.frames[moments.frame];
+            moments.advance(frame, &self.series[frame.slot].words);
+        }
+        for ordered in &mut self.ordered {
+            let frame = &self.frames[ordered.frame];
+            let of_codes = if ordered.order == Order::Hash { &self.hashes } else { &self.ranks };
+            ordered.advance(frame, &self.series[frame.slot].words, of_codes);
+        }
         let mut columns = std::mem::take(&mut self.answers.columns);
         for (column, &lane) in columns.iter_mut().zip(&self.lanes) {
             match lane {
@@ -303,6 +388,31 @@ impl<'a> Sweep<'a> {
                     column.push_i64(self.sessions_at(sessions, window, as_of_us).1)
                 }
                 Lane::Rank(global) => column.push_f64(rank(global)),
+                Lane::Extreme(extreme) => {
+                    let extreme = &self.extremes[extreme];
+                    let slot = self.frames[extreme.frame].slot;
+                    match extreme.word(&self.series[slot].words) {
+                        Some(word) => push_word(column, self.plan.slots[slot], word, self.arranged),
+                        None => column.push_null(),
+                    }
+                }
+                Lane::Variance(moments) => push_f64(column, self.moments[moments].moments().variance()),
+                Lane::StdDev(moments) => push_f64(column, self.moments[moments].moments().stddev()),
+                Lane::Quantile(window, ppm) => {
+                    let window = &self.ordered[window];
+                    let total = self.frames[window.frame].count() as u64;
+                    push_f64(column, quantile(window.buckets(), total, ppm));
+                }
+                Lane::CountDistinct(values) => column.push_i64(self.values[values].distinct() as i64),
+                Lane::ApproxDistinct(window, k) => {
+                    let hashes = self.ordered[window].keys();
+                    let count = hashes.len();
+                    column.push_i64(estimate(hashes, count, k));
+                }
+                Lane::CollectSet(window, k) => {
+                    let codes = self.ordered[window].keys().take(k).map(|rank| self.by_rank[rank as usize]);
+                    push_list(column, codes.map(|code| self.arranged.dictionary.get(code)));
+                }
             }
         }
         self.answers.columns = columns;

@@ -1,7 +1,10 @@
 //! The kernel against definitions written out, on small times so that ties and edges are frequent.
 
 use super::*;
+use crate::accumulator::distinct::hash_of;
 use crate::accumulator::exact_sum::ExactSum;
+use crate::accumulator::moments::Moments;
+use crate::accumulator::quantile::{bucket, representative};
 use crate::column::DataType;
 use crate::contribution::Contributions;
 use crate::entity::EntityDef;
@@ -48,6 +51,21 @@ fn view() -> ViewDef {
             (3, Operator::TopK { k: 2 }),
             (3, Operator::Last),
             (3, Operator::Count),
+            (1, Operator::Min),
+            (1, Operator::Max),
+            (1, Operator::StdDev),
+            (1, Operator::Variance),
+            (1, Operator::Quantile { ppm: 500_000 }),
+            (1, Operator::Quantile { ppm: 900_000 }),
+            (2, Operator::Min),
+            (2, Operator::Max),
+            (2, Operator::StdDev),
+            (2, Operator::Quantile { ppm: 1 }),
+            (3, Operator::CountDistinct),
+            (3, Operator::ApproxDistinct { k: 1 }),
+            (3, Operator::ApproxDistinct { k: 3 }),
+            (3, Operator::CollectSet { k: 2 }),
+            (3, Operator::CollectSet { k: 9 }),
         ] {
             aggregates.push(AggregateDef { name: format!("a{}", aggregates.len()), operator, slot, window });
         }
@@ -220,6 +238,50 @@ fn naive(events: &[Event], key: u32, as_of_us: i64) -> Option<Row> {
                     Operator::SessionCount { .. } => ending.len() as i64,
                     _ => ending.iter().map(|run| run[run.len() - 1] - run[0]).sum(),
                 });
+            }
+            Operator::Min | Operator::Max => {
+                let least = aggregate.operator == Operator::Min;
+                if slot == 1 {
+                    let mut numbers: Vec<f64> = seen.iter().map(|e| e.number.unwrap()).collect();
+                    numbers.sort_by(f64::total_cmp);
+                    push_f64(&mut column, if least { numbers.first() } else { numbers.last() }.copied());
+                } else {
+                    let numbers = seen.iter().map(|e| e.integer.unwrap());
+                    match if least { numbers.min() } else { numbers.max() } {
+                        Some(number) => column.push_i64(number),
+                        None => column.push_null(),
+                    }
+                }
+            }
+            Operator::Variance | Operator::StdDev => {
+                let mut moments = Moments::new();
+                for e in &seen {
+                    if slot == 1 { moments.add(e.number.unwrap()) } else { moments.add_i64(e.integer.unwrap()) }
+                }
+                let variance = aggregate.operator == Operator::Variance;
+                push_f64(&mut column, if variance { moments.variance() } else { moments.stddev() });
+            }
+            Operator::Quantile { ppm } => {
+                let number = |e: &&&Event| if slot == 1 { e.number.unwrap() } else { e.integer.unwrap() as f64 };
+                let mut numbers: Vec<f64> = seen.iter().map(|e| number(&e)).collect();
+                numbers.sort_by(f64::total_cmp);
+                let rank = (numbers.len() * ppm as usize).div_ceil(1_000_000);
+                let value = rank.checked_sub(1).map(|index| representative(bucket(numbers[index])));
+                push_f64(&mut column, value);
+            }
+            Operator::CountDistinct | Operator::ApproxDistinct { .. } | Operator::CollectSet { .. } => {
+                let mut values: Vec<&[u8]> = seen.iter().map(|e| e.text.as_deref().unwrap().as_bytes()).collect();
+                values.sort_unstable();
+                values.dedup();
+                match aggregate.operator {
+                    Operator::CollectSet { k } => push_list(&mut column, values.into_iter().take(k)),
+                    Operator::ApproxDistinct { k } if values.len() > k => {
+                        let mut hashes: Vec<u64> = values.into_iter().map(hash_of).collect();
+                        hashes.sort_unstable();
+                        column.push_i64((((k as u128) << 64) / (u128::from(hashes[k]) + 1)) as i64);
+                    }
+                    _ => column.push_i64(values.len() as i64),
+                }
             }
             Operator::RelativeRank => {
                 let count =

@@ -2,7 +2,12 @@
 
 use super::history::Dictionary;
 use crate::accumulator::exact_sum::ExactSum;
+use crate::accumulator::extreme::End;
+use crate::accumulator::moments::Moments;
+use crate::accumulator::quantile::bucket_of_word;
 use crate::view::{SlotType, WindowSpec};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 
 /// One key's contributions to one slot, rising in time; `words` is empty for slots whose values nobody reads.
 #[derive(Debug, Default)]
@@ -124,6 +129,163 @@ impl SumWindow {
     }
 }
 
+/// Count, sum and sum of squares of a frame's values.
+#[derive(Debug)]
+pub(super) struct MomentsWindow {
+    pub(super) frame: usize,
+    slot_type: SlotType,
+    held: Held,
+    moments: Moments,
+}
+
+impl MomentsWindow {
+    pub(super) fn new(frame: usize, slot_type: SlotType) -> Self {
+        Self { frame, slot_type, held: Held::default(), moments: Moments::new() }
+    }
+
+    pub(super) fn restart(&mut self) {
+        (self.held, self.moments) = (Held::default(), Moments::new());
+    }
+
+    pub(super) fn advance(&mut self, frame: &Frame, words: &[u64]) {
+        let (moments, slot_type) = (&mut self.moments, self.slot_type);
+        match self.held.step_to(frame) {
+            Step::Slide(gone, come) => {
+                words[gone].iter().for_each(|&word| moments.sub_word(slot_type, word));
+                words[come].iter().for_each(|&word| moments.add_word(slot_type, word));
+            }
+            Step::Afresh(all) => {
+                *moments = Moments::new();
+                words[all].iter().for_each(|&word| moments.add_word(slot_type, word));
+            }
+        }
+    }
+
+    pub(super) fn moments(&self) -> &Moments {
+        &self.moments
+    }
+}
+
+/// The least or greatest value of a frame. It cannot be taken away again, so what may still become the extreme is
+/// kept: an element that a later one beats never can, for it leaves the frame first. The rest falls off in order,
+/// the present extreme at the front; every element comes and goes once.
+#[derive(Debug)]
+pub(super) struct ExtremeWindow {
+    pub(super) frame: usize,
+    pub(super) end: End,
+    slot_type: SlotType,
+    /// The index after the last element taken in.
+    high: usize,
+    /// Indices of elements, rising, each beaten by none after it.
+    open: VecDeque<usize>,
+}
+
+impl ExtremeWindow {
+    pub(super) fn new(frame: usize, end: End, slot_type: SlotType) -> Self {
+        Self { frame, end, slot_type, high: 0, open: VecDeque::new() }
+    }
+
+    pub(super) fn restart(&mut self) {
+        self.high = 0;
+        self.open.clear();
+    }
+
+    pub(super) fn advance(&mut self, frame: &Frame, words: &[u64]) {
+        while self.open.front().is_some_and(|&index| index < frame.low) {
+            self.open.pop_front();
+        }
+        for index in self.high.max(frame.low)..frame.high {
+            let beaten = |&held: &usize| !self.end.beats(self.slot_type, words[held], words[index]);
+            while self.open.back().is_some_and(beaten) {
+                self.open.pop_back();
+            }
+            self.open.push_back(index);
+        }
+        self.high = frame.high;
+    }
+
+    /// The word of the extreme; `None` of nothing.
+    pub(super) fn word(&self, words: &[u64]) -> Option<u64> {
+        self.open.front().map(|&index| words[index])
+    }
+}
+
+/// By what the values of an [`OrderedWindow`] are told apart and ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// By bucket.
+    Bucket(SlotType),
+    /// By the place among all strings in byte order.
+    Rank,
+    /// By the fixed hash of the string.
+    Hash,
+}
+
+/// How often each value occurs in a frame, in an order of the values.
+#[derive(Debug)]
+pub(super) struct OrderedWindow {
+    pub(super) frame: usize,
+    pub(super) order: Order,
+    held: Held,
+    counts: BTreeMap<u64, u32>,
+}
+
+impl OrderedWindow {
+    pub(super) fn new(frame: usize, order: Order) -> Self {
+        Self { frame, order, held: Held::default(), counts: BTreeMap::new() }
+    }
+
+    pub(super) fn restart(&mut self) {
+        self.held = Held::default();
+        self.counts.clear();
+    }
+
+    /// `of_codes` gives a string code's place in the order.
+    pub(super) fn advance(&mut self, frame: &Frame, words: &[u64], of_codes: &[u64]) {
+        let order = self.order;
+        let key = |word: u64| match order {
+            Order::Bucket(slot_type) => key_of_bucket(bucket_of_word(slot_type, word)),
+            Order::Rank | Order::Hash => of_codes[word as usize],
+        };
+        match self.held.step_to(frame) {
+            Step::Slide(gone, come) => {
+                for &word in &words[gone] {
+                    if let Entry::Occupied(mut count) = self.counts.entry(key(word)) {
+                        *count.get_mut() -= 1;
+                        if *count.get() == 0 {
+                            count.remove();
+                        }
+                    }
+                }
+                words[come].iter().for_each(|&word| *self.counts.entry(key(word)).or_default() += 1);
+            }
+            Step::Afresh(all) => {
+                self.counts.clear();
+                words[all].iter().for_each(|&word| *self.counts.entry(key(word)).or_default() += 1);
+            }
+        }
+    }
+
+    /// The values that occur, in their order.
+    pub(super) fn keys(&self) -> impl ExactSizeIterator<Item = u64> {
+        self.counts.keys().copied()
+    }
+
+    /// The buckets that occur with their counts, rising.
+    pub(super) fn buckets(&self) -> impl Iterator<Item = (i32, u64)> {
+        self.counts.iter().map(|(&key, &count)| (bucket_of_key(key), u64::from(count)))
+    }
+}
+
+/// A bucket as a key of the same order.
+fn key_of_bucket(bucket: i32) -> u64 {
+    u64::from(bucket.cast_unsigned() ^ 1 << 31)
+}
+
+fn bucket_of_key(key: u64) -> i32 {
+    (key as u32 ^ 1 << 31).cast_signed()
+}
+
 /// How often each value occurs in a frame, by dictionary code.
 #[derive(Debug)]
 pub(super) struct ValuesWindow {
@@ -181,6 +343,11 @@ impl ValuesWindow {
                 self.counts[moved as usize].1 = place as u32;
             }
         }
+    }
+
+    /// The number of distinct values.
+    pub(super) fn distinct(&self) -> usize {
+        self.present.len()
     }
 
     /// The up to `k` codes that occur most, most first, ties by the value's bytes.

@@ -1,6 +1,6 @@
 //! `StateV1`: golden bytes, round trips, and damaged bytes, which are errors and never panics.
 
-use crate::common::{Event, HOUR, MINUTE, SECOND, batch, full_view, plan_of, view_of};
+use crate::common::{Event, HOUR, MINUTE, SECOND, batch, full_view, plan_of, view_of, wide_view};
 use plumb_core::entity::EntityKey;
 use plumb_core::global::{GlobalPartial, global_key};
 use plumb_core::plan::Plan;
@@ -84,6 +84,7 @@ fn load(text: &str) -> Vec<FieldWrite> {
 /// new format number only, and these files stay readable.
 fn golden_states() -> Vec<(&'static str, Arc<Plan>, ViewState)> {
     let full = plan_of(&full_view(), 10 * MINUTE);
+    let wide = plan_of(&wide_view(), 10 * MINUTE);
     let life = plan_of(&view_of(&[(Operator::Sum, 1, WindowSpec::Lifetime)]), MINUTE);
     let state = |plan: &Arc<Plan>, events: &[Event]| state_of(plan, events);
     let mut folded = mixed(START - 20 * HOUR, 30, 3 * SECOND);
@@ -100,6 +101,8 @@ fn golden_states() -> Vec<(&'static str, Arc<Plan>, ViewState)> {
         ("big_tile", full.clone(), state(&full, &mixed(START, 20, SECOND + 1))),
         ("base_and_tiles", full.clone(), state(&full, &folded)),
         ("lifetime_floats", life.clone(), state(&life, &floats.collect::<Vec<_>>())),
+        ("wide_small_tiles", wide.clone(), state(&wide, &mixed(START, 12, 25 * SECOND))),
+        ("wide_base_and_tiles", wide.clone(), state(&wide, &folded)),
     ]
 }
 
@@ -183,8 +186,9 @@ proptest! {
         which in any::<prop::sample::Index>(),
         cut in any::<prop::sample::Index>(),
         flips in prop::collection::vec((any::<prop::sample::Index>(), 0u8..8), 0..4),
+        wide in any::<bool>(),
     ) {
-        let plan = plan_of(&full_view(), 10 * MINUTE);
+        let plan = plan_of(&if wide { wide_view() } else { full_view() }, 10 * MINUTE);
         let mut events = mixed(START - 30 * HOUR, count, step);
         events.extend(mixed(START, count, step));
         let writes = state_of(&plan, &events).snapshot();
@@ -214,8 +218,8 @@ proptest! {
     }
 
     #[test]
-    fn noise_is_an_error_or_a_state(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let plan = plan_of(&full_view(), 10 * MINUTE);
+    fn noise_is_an_error_or_a_state(bytes in prop::collection::vec(any::<u8>(), 0..200), wide in any::<bool>()) {
+        let plan = plan_of(&if wide { wide_view() } else { full_view() }, 10 * MINUTE);
         for field in [Field::Header, Field::Tile(START)] {
             let mut versioned = bytes.clone();
             versioned.insert(0, 1);

@@ -1,6 +1,7 @@
 //! A view with every operator, events for it, and a naive oracle: plain loops over the list of events, as
 //! catalogue.md states the definitions. Shares no code with the state, the codec or the reads.
 
+use num_bigint::BigInt;
 use plumb_core::column::{Column, DataType, Strings, Values};
 use plumb_core::contribution::Contributions;
 use plumb_core::entity::EntityDef;
@@ -127,6 +128,36 @@ pub(crate) fn full_view() -> ViewDef {
     ])
 }
 
+/// The operators that are not in [`full_view`], whose bytes are fixed, over several windows; and some that are, which
+/// share slots with them.
+pub(crate) fn wide_view() -> ViewDef {
+    let life = WindowSpec::Lifetime;
+    let tumbling = WindowSpec::Hopping { width_us: 5 * MINUTE, hop_us: 5 * MINUTE };
+    let hopped = WindowSpec::Sliding { width_us: 20 * MINUTE, hop_us: Some(7 * MINUTE) };
+    let (median, high) = (Operator::Quantile { ppm: 500_000 }, Operator::Quantile { ppm: 950_000 });
+    let (two, few) = (Operator::CollectSet { k: 2 }, Operator::CollectSet { k: 64 });
+    let mut aggregates = vec![
+        (Operator::Count, 1, sliding(HOUR)),
+        (Operator::Sum, 1, tumbling),
+        (Operator::Mean, 1, tumbling),
+        (Operator::TopK { k: 2 }, 2, sliding(HOUR)),
+        (Operator::Min, 5, sliding(HOUR)),
+        (Operator::Max, 5, life),
+        (Operator::ApproxDistinct { k: 100 }, 2, sliding(HOUR)),
+    ];
+    for window in [sliding(HOUR), sliding(90 * SECOND), tumbling, hopped, life] {
+        for slot in [1, 3] {
+            for operator in [Operator::Min, Operator::Max, Operator::Variance, Operator::StdDev, median, high] {
+                aggregates.push((operator, slot, window));
+            }
+        }
+        for operator in [Operator::CountDistinct, Operator::ApproxDistinct { k: 2 }, two, few] {
+            aggregates.push((operator, 2, window));
+        }
+    }
+    view_of(&aggregates)
+}
+
 pub(crate) fn plan_of(view: &ViewDef, lateness_us: i64) -> Arc<Plan> {
     Arc::new(Plan::new(view, lateness_us).unwrap())
 }
@@ -212,6 +243,80 @@ pub(crate) fn value_of(column: &Column, row: usize) -> Value {
 fn quarters(amounts: &[f64]) -> f64 {
     let sum: i128 = amounts.iter().map(|amount| (amount * 4.0) as i128).sum();
     sum as f64 / 4.0
+}
+
+/// The values of a slot in quarters, which are whole in these tests.
+fn numbers(events: &[&Event], slot: usize) -> Vec<i128> {
+    let quarters = |event: &&Event| match slot {
+        1 => (event.amount.unwrap() * 4.0) as i128,
+        _ => i128::from(event.quantity.unwrap()) * 4,
+    };
+    events.iter().map(quarters).collect()
+}
+
+/// Sample variance or deviation of numbers in quarters: the float nearest to the exact one, found by bisection.
+fn spread(quarters: &[i128], root: bool) -> Value {
+    let count = quarters.len() as i128;
+    if count < 2 {
+        return Value::Null;
+    }
+    let sum: i128 = quarters.iter().sum();
+    let above: i128 = quarters.iter().map(|&value| (value * count - sum).pow(2)).sum();
+    if above == 0 {
+        return Value::Float(0);
+    }
+    let below = BigInt::from(count * count * (count - 1) * 16);
+    // How x × 2^-200 lies beside the value; floats of these tests have no smaller bits.
+    let compare = |x: BigInt| match root {
+        false => (x * &below).cmp(&(BigInt::from(above) << 200u32)),
+        true => (x.pow(2) * &below).cmp(&(BigInt::from(above) << 400u32)),
+    };
+    let scaled = |bits: u64| match bits >> 52 {
+        0 => BigInt::default(),
+        exponent => (BigInt::from(bits << 12 >> 12 | 1 << 52) << exponent) >> 875u32,
+    };
+    let (mut low, mut high) = (0u64, 1e100f64.to_bits());
+    while low < high {
+        let middle = (low + high).div_ceil(2);
+        if compare(scaled(middle)).is_le() { low = middle } else { high = middle - 1 }
+    }
+    let up = match compare((scaled(low) + scaled(low + 1)) / 2) {
+        std::cmp::Ordering::Less => true,
+        std::cmp::Ordering::Equal => low % 2 == 1,
+        std::cmp::Ordering::Greater => false,
+    };
+    Value::Float(low + u64::from(up))
+}
+
+/// The middle of the bucket of a value that is no subnormal: 64 equal buckets to the octave.
+fn middle_of_bucket(value: f64) -> f64 {
+    if value == 0.0 {
+        return 0.0;
+    }
+    let mut octave = 1.0;
+    while octave > value.abs() {
+        octave /= 2.0;
+    }
+    while octave * 2.0 <= value.abs() {
+        octave *= 2.0;
+    }
+    let width = octave / 64.0;
+    let bucket = (value.abs() / width).floor();
+    (bucket * width + width / 2.0).copysign(value)
+}
+
+/// The fixed order of capped counts: FNV-1a, then the last steps of SplitMix64.
+fn mixed(text: &str) -> u64 {
+    let mut hash: u64 = 14_695_981_039_346_656_037;
+    for byte in text.bytes() {
+        hash ^= u64::from(byte);
+        hash = hash.wrapping_mul(1_099_511_628_211);
+    }
+    for (shift, factor) in [(30, 13_787_848_793_156_543_929), (27, 10_723_151_780_598_845_931)] {
+        hash ^= hash >> shift;
+        hash = hash.wrapping_mul(factor);
+    }
+    hash ^ hash >> 31
 }
 
 fn window(spec: WindowSpec, at: i64) -> (i64, i64) {
@@ -332,6 +437,57 @@ fn aggregate_at(aggregate: &AggregateDef, all: &[Event], mine: &[&Event], key: &
             match aggregate.operator {
                 Operator::SessionCount { .. } => Value::Int(sessions.len() as i64),
                 _ => Value::Int(sessions.iter().map(|session| session.1 - session.0).sum()),
+            }
+        }
+        Operator::Min | Operator::Max => {
+            let least = aggregate.operator == Operator::Min;
+            let outer = |is_less: bool| is_less == least;
+            let mut best: Option<&Event> = None;
+            for event in &inside {
+                let further = best.is_none_or(|best| match slot {
+                    1 => match event.amount.unwrap().total_cmp(&best.amount.unwrap()) {
+                        std::cmp::Ordering::Equal => false,
+                        order => outer(order.is_lt()),
+                    },
+                    3 => event.quantity != best.quantity && outer(event.quantity < best.quantity),
+                    _ => event.seen != best.seen && outer(event.seen < best.seen),
+                });
+                if further {
+                    best = Some(event);
+                }
+            }
+            best.map_or(Value::Null, |event| match slot {
+                1 => Value::Float(event.amount.unwrap().to_bits()),
+                3 => Value::Int(event.quantity.unwrap()),
+                _ => Value::Int(event.seen.unwrap()),
+            })
+        }
+        Operator::Variance | Operator::StdDev => {
+            spread(&numbers(&inside, slot), aggregate.operator == Operator::StdDev)
+        }
+        Operator::Quantile { ppm } => {
+            let mut sorted: Vec<f64> = numbers(&inside, slot).iter().map(|&quarters| quarters as f64 / 4.0).collect();
+            sorted.sort_by(f64::total_cmp);
+            let rank = (sorted.len() * ppm as usize).div_ceil(1_000_000);
+            match rank {
+                0 => Value::Null,
+                _ => Value::Float(middle_of_bucket(sorted[rank - 1]).to_bits()),
+            }
+        }
+        Operator::CountDistinct | Operator::ApproxDistinct { .. } | Operator::CollectSet { .. } => {
+            let mut values: Vec<&str> = inside.iter().map(|event| event.category.as_deref().unwrap()).collect();
+            values.sort_unstable();
+            values.dedup();
+            match aggregate.operator {
+                Operator::CountDistinct => Value::Int(values.len() as i64),
+                Operator::ApproxDistinct { k } if values.len() <= k => Value::Int(values.len() as i64),
+                Operator::ApproxDistinct { k } => {
+                    let mut hashes: Vec<u64> = values.iter().map(|value| mixed(value)).collect();
+                    hashes.sort_unstable();
+                    Value::Int((k as f64 / ((hashes[k] as f64 + 1.0) / 2f64.powi(64))) as i64)
+                }
+                Operator::CollectSet { k } => Value::Texts(values.into_iter().take(k).map(str::to_owned).collect()),
+                _ => unreachable!("the arm has these operators only"),
             }
         }
         Operator::RelativeRank => {

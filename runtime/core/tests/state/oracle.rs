@@ -1,7 +1,7 @@
 //! State and reads against a naive oracle: any permutation and partitioning of the events, any batch
 //! split, restarts and publishes at any point, read at awkward instants.
 
-use crate::common::{Event, HOUR, MINUTE, Row, SECOND, batch, full_view, oracle, plan_of, value_of};
+use crate::common::{Event, HOUR, MINUTE, Row, SECOND, batch, full_view, oracle, plan_of, value_of, wide_view};
 use plumb_core::entity::EntityKey;
 use plumb_core::global::{self, Distribution, GlobalPartial, global_key};
 use plumb_core::plan::Plan;
@@ -208,8 +208,9 @@ proptest! {
             Just(HOUR), Just(30 * MINUTE), Just(10 * MINUTE), Just(90 * SECOND), Just(5 * MINUTE)
         ]), 4),
         lateness in prop_oneof![Just(MINUTE), Just(20 * MINUTE), Just(HOUR)],
+        wide in any::<bool>(),
     ) {
-        let view = full_view();
+        let view = if wide { wide_view() } else { full_view() };
         let plan = plan_of(&view, lateness);
         let mut events = events;
         if sorted {
@@ -253,6 +254,7 @@ proptest! {
         chosen in prop::collection::vec((any::<prop::sample::Index>(), prop_oneof![
             Just(HOUR), Just(10 * MINUTE), Just(5 * MINUTE)
         ]), 3),
+        wide in any::<bool>(),
     ) {
         // All on one key within three minutes and again twenty minutes later: every tile is a big one.
         let events: Vec<Event> = seeds
@@ -263,7 +265,7 @@ proptest! {
                 ..event
             })
             .collect();
-        let view = full_view();
+        let view = if wide { wide_view() } else { full_view() };
         let plan = plan_of(&view, MINUTE);
         let mut partition = Partition::new(&plan);
         partition.apply(&events);
@@ -276,9 +278,10 @@ proptest! {
         (events, shuffled) in prop::collection::vec(event(), 1..80)
             .prop_flat_map(|events| (Just(events.clone()), Just(events).prop_shuffle())),
         cut in any::<prop::sample::Index>(),
+        wide in any::<bool>(),
     ) {
         // Generous lateness: nothing is folded before the end, so that both ends have the same floor throughout.
-        let plan = plan_of(&full_view(), 12 * HOUR);
+        let plan = plan_of(&if wide { wide_view() } else { full_view() }, 12 * HOUR);
         let mut straight = Partition::new(&plan);
         straight.apply(&events);
         let mut other = Partition::new(&plan);

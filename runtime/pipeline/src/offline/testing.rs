@@ -67,6 +67,23 @@ fn view_def(name: &str, entity: &str, key: &[&str], ttl_us: Option<i64>) -> View
     if entity == "item" {
         aggregates.push((Operator::RelativeRank, 0, hopping));
     }
+    let tumbling = WindowSpec::Hopping { width_us: 9, hop_us: 9 };
+    for window in [sliding(25), tumbling, WindowSpec::Lifetime] {
+        for slot in [2, 3] {
+            aggregates.extend([
+                (Operator::Min, slot, window),
+                (Operator::Max, slot, window),
+                (Operator::Variance, slot, window),
+                (Operator::StdDev, slot, window),
+                (Operator::Quantile { ppm: 500_000 }, slot, window),
+            ]);
+        }
+        aggregates.extend([
+            (Operator::CountDistinct, 4, window),
+            (Operator::ApproxDistinct { k: 1 }, 4, window),
+            (Operator::CollectSet { k: 2 }, 4, window),
+        ]);
+    }
     let aggregates: Vec<AggregateDef> = aggregates
         .into_iter()
         .enumerate()

@@ -83,11 +83,13 @@ pub(super) struct Params {
     pub(super) k: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) gap: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) q: Option<f64>,
 }
 
 impl Params {
     fn is_empty(&self) -> bool {
-        self.k.is_none() && self.gap.is_none()
+        self.k.is_none() && self.gap.is_none() && self.q.is_none()
     }
 }
 

@@ -70,6 +70,71 @@ fn names_types_and_durations_are_checked() {
 }
 
 #[test]
+fn every_operator_is_read_and_written_back() {
+    let operators = [
+        ("min", json!({}), Operator::Min),
+        ("max", json!({}), Operator::Max),
+        ("variance", json!({}), Operator::Variance),
+        ("stddev", json!({}), Operator::StdDev),
+        ("quantile", json!({ "q": 0.5 }), Operator::Quantile { ppm: 500_000 }),
+        ("quantile", json!({ "q": 0.999 }), Operator::Quantile { ppm: 999_000 }),
+        ("quantile", json!({ "q": 0.000001 }), Operator::Quantile { ppm: 1 }),
+    ];
+    for (name, params, operator) in operators {
+        let mut view: Value = serde_json::from_str(EXAMPLE).unwrap();
+        view["aggregates"][1]["operator"] = json!(name);
+        if params != json!({}) {
+            view["aggregates"][1]["params"] = params;
+        }
+        let described = parse(&view.to_string()).unwrap();
+        assert_eq!(described.def.aggregates[1].operator, operator);
+        assert_eq!(to_json(&described.def, &[]), view);
+    }
+    let operators = [
+        ("count_distinct", json!({}), Operator::CountDistinct),
+        ("approx_distinct", json!({ "k": 1024 }), Operator::ApproxDistinct { k: 1024 }),
+        ("collect_set", json!({ "k": 64 }), Operator::CollectSet { k: 64 }),
+    ];
+    for (name, params, operator) in operators {
+        let mut view: Value = serde_json::from_str(EXAMPLE).unwrap();
+        view["slots"][1]["type"] = json!("string");
+        view["aggregates"][1]["operator"] = json!(name);
+        if params != json!({}) {
+            view["aggregates"][1]["params"] = params;
+        }
+        let described = parse(&view.to_string()).unwrap();
+        assert_eq!(described.def.aggregates[1].operator, operator);
+        assert_eq!(to_json(&described.def, &[]), view);
+    }
+}
+
+#[test]
+fn wrong_parameters_are_refused() {
+    let with = |operator: &str, params: Value| {
+        refused(|view| {
+            view["aggregates"][1]["operator"] = json!(operator);
+            view["aggregates"][1]["params"] = params;
+        })
+    };
+    assert!(with("quantile", json!({})).contains("needs the parameter `q`"));
+    assert!(with("sum", json!({ "q": 0.5 })).contains("no parameter `q`"));
+    for q in [json!(0), json!(1), json!(-0.5), json!(0.0000001), json!(0.1234567)] {
+        assert!(with("quantile", json!({ "q": q })).contains("above 0 and below 1"), "{q}");
+    }
+    assert!(with("collect_set", json!({ "k": 5 })).contains("does not take"));
+    for (operator, k) in [("collect_set", 0), ("collect_set", 5_000), ("approx_distinct", 0)] {
+        let text = refused(|view| {
+            view["slots"][1]["type"] = json!("string");
+            view["aggregates"][1]["operator"] = json!(operator);
+            view["aggregates"][1]["params"] = json!({ "k": k });
+        });
+        assert!(text.contains("at most 4096"), "{text}");
+    }
+    let text = refused(|view| view["aggregates"][0]["operator"] = json!("max"));
+    assert!(text.contains("does not take a slot of type mark"), "{text}");
+}
+
+#[test]
 fn tumbling_is_hopping_by_its_width() {
     let mut view: Value = serde_json::from_str(EXAMPLE).unwrap();
     view["aggregates"][0]["window"] = json!({ "kind": "tumbling", "width": "5m" });

@@ -8,7 +8,8 @@ use plumb_core::event::EventBatch;
 use plumb_core::view::{AggregateDef, Operator, SlotType, WindowSpec};
 use plumb_transform::Transform;
 use rustc_hash::FxBuildHasher;
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One value that an event put into a slot.
 #[derive(Debug, Clone, PartialEq)]
@@ -209,6 +210,21 @@ impl Scan<'_> {
                         _ => ending.map(|(start, end)| end - start).sum(),
                     });
                 }
+                Operator::Min | Operator::Max => {
+                    let by_value = |a: &&&Point, b: &&&Point| order_of_values(&a.value, &b.value);
+                    let inside = inside.iter();
+                    let outermost = match aggregate.operator {
+                        Operator::Min => inside.min_by(by_value),
+                        _ => inside.max_by(by_value),
+                    };
+                    push_value(column, outermost.map(|point| &point.value));
+                }
+                Operator::Variance => push_float(column, spread(&inside, false)),
+                Operator::StdDev => push_float(column, spread(&inside, true)),
+                Operator::Quantile { ppm } => push_float(column, quantile(&inside, ppm)),
+                Operator::CountDistinct => column.push_i64(texts(&inside).len() as i64),
+                Operator::ApproxDistinct { k } => column.push_i64(about_how_many(&texts(&inside), k)),
+                Operator::CollectSet { k } => push_texts(column, texts(&inside).into_iter().take(k)),
                 Operator::RelativeRank => {
                     let standing = self.standings.entry(index).or_insert((i64::MIN, Vec::new()));
                     let own = inside.len() as u64;
@@ -242,25 +258,7 @@ fn edges(window: WindowSpec, as_of_us: i64) -> (Option<i64>, i64) {
 
 /// The exact sum as `numerator / 2^1074`, rounded once.
 fn exact_sum(points: &[&Point]) -> Option<f64> {
-    const SCALE: u32 = 1074;
-    let mut sum = BigInt::default();
-    for point in points {
-        match point.value {
-            Value::Integer(value) => sum += BigInt::from(value) << SCALE,
-            Value::Float(value) => {
-                let bits = value.to_bits();
-                let (exponent, fraction) = (bits >> 52 & 0x7ff, bits & ((1 << 52) - 1));
-                // As a multiple of 2^-1074: subnormals are their fraction.
-                let magnitude = match exponent {
-                    0 => BigInt::from(fraction),
-                    _ => BigInt::from(fraction + (1 << 52)) << (exponent - 1),
-                };
-                if value < 0.0 { sum -= magnitude } else { sum += magnitude }
-            }
-            _ => {}
-        }
-    }
-    round(&sum)
+    round(&points.iter().map(|point| scaled(&point.value)).sum())
 }
 
 /// `numerator / 2^1074` as the nearest f64, ties to even; `None` beyond f64.
@@ -299,24 +297,152 @@ fn push_most_frequent(column: &mut Column, points: &[&Point], k: usize) {
     let mut ordered: Vec<(&[u8], u64)> = counts.into_iter().collect();
     // Stable, and the map was in the order of bytes.
     ordered.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    push_texts(column, ordered.into_iter().take(k).map(|(text, _)| text));
+}
+
+fn push_texts<'a>(column: &mut Column, texts: impl Iterator<Item = &'a [u8]>) {
     if let Values::List { offsets, child } = &mut column.values {
-        ordered.iter().take(k).for_each(|(text, _)| child.push_bytes(text));
+        texts.for_each(|text| child.push_bytes(text));
         offsets.push(child.len() as u32);
     }
     column.mark_valid();
 }
 
-fn push_newest(column: &mut Column, points: &[&Point]) {
-    let newest = points.iter().max_by(|a, b| {
-        (a.time_us, &a.id).cmp(&(b.time_us, &b.id)).then_with(|| match (&a.value, &b.value) {
-            (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
-            (Value::Float(a), Value::Float(b)) => a.total_cmp(b),
-            (Value::Truth(a), Value::Truth(b)) => a.cmp(b),
-            (Value::Text(a), Value::Text(b)) => a.cmp(b),
-            _ => std::cmp::Ordering::Equal,
+/// The distinct texts, ascending.
+fn texts<'a>(points: &[&'a Point]) -> BTreeSet<&'a [u8]> {
+    let text = |point: &&'a Point| match &point.value {
+        Value::Text(text) => Some(&**text),
+        _ => None,
+    };
+    points.iter().filter_map(text).collect()
+}
+
+/// The number of texts: exact up to `k`, else by how small the `k + 1` smallest of their hashes are.
+fn about_how_many(texts: &BTreeSet<&[u8]>, k: usize) -> i64 {
+    if texts.len() <= k {
+        return texts.len() as i64;
+    }
+    let mut hashes: Vec<u64> = texts.iter().map(|text| mixed(text)).collect();
+    hashes.sort_unstable();
+    let all = u128::from(u64::MAX) + 1;
+    i64::try_from(k as u128 * all / (u128::from(hashes[k]) + 1)).unwrap_or(i64::MAX)
+}
+
+/// FNV-1a, then the last steps of SplitMix64.
+fn mixed(text: &[u8]) -> u64 {
+    let mut hash: u64 = 14_695_981_039_346_656_037;
+    for &byte in text {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(1_099_511_628_211);
+    }
+    for (shift, factor) in [(30, 13_787_848_793_156_543_929), (27, 10_723_151_780_598_845_931)] {
+        hash = (hash ^ hash >> shift).wrapping_mul(factor);
+    }
+    hash ^ hash >> 31
+}
+
+/// A number as a multiple of 2^-1074.
+fn scaled(value: &Value) -> BigInt {
+    match value {
+        Value::Integer(value) => BigInt::from(*value) << 1074,
+        Value::Float(value) => {
+            let (exponent, fraction) = (value.to_bits() >> 52 & 0x7ff, value.to_bits() & ((1 << 52) - 1));
+            let magnitude = match exponent {
+                0 => BigInt::from(fraction),
+                _ => BigInt::from(fraction + (1 << 52)) << (exponent - 1),
+            };
+            if *value < 0.0 { -magnitude } else { magnitude }
+        }
+        _ => BigInt::default(),
+    }
+}
+
+/// The sample variance Σ(x − mean)² / (n − 1), or its root, rounded once; of integers: n x − Σx is n times x − mean.
+fn spread(points: &[&Point], root: bool) -> Option<f64> {
+    let count = BigInt::from(points.len());
+    if points.len() < 2 {
+        return None;
+    }
+    let values: Vec<BigInt> = points.iter().map(|point| scaled(&point.value)).collect();
+    let sum: BigInt = values.iter().sum();
+    let squares: BigInt = values.iter().map(|value| (value * &count - &sum).pow(2)).sum();
+    let below: BigInt = &count * &count * (&count - 1);
+    // Units of 2^-2148 for the variance and of 2^-1074 for the root, and of far smaller ones to round from; a last
+    // bit that is set stands for everything cut off.
+    const MORE: u32 = 1_200;
+    let fine = |above: BigInt| {
+        let cut = &above / &below;
+        let rest = &cut * &below != above;
+        (cut, rest)
+    };
+    let (numerator, rest, scale) = match root {
+        true => {
+            let (cut, rest) = fine(squares << (2 * MORE));
+            let whole = cut.sqrt();
+            let rest = rest || whole.pow(2) != cut;
+            (whole, rest, MORE)
+        }
+        false => {
+            let (cut, rest) = fine(squares << MORE);
+            (cut, rest, MORE + 1074)
+        }
+    };
+    round_scaled((numerator << 1u32) + u32::from(rest), scale + 1)
+}
+
+/// `numerator / 2^(1074 + scale)`, not negative, as the nearest f64, ties to even; `None` beyond f64.
+fn round_scaled(numerator: BigInt, scale: u32) -> Option<f64> {
+    // The last bit that an f64 of this size keeps: 53 bits, but none below 2^-1074.
+    let unit = numerator.bits().saturating_sub(53).max(u64::from(scale));
+    let kept = &numerator >> unit;
+    let twice_rest = (&numerator - (&kept << unit)) << 1u32;
+    let one = BigInt::from(1u32) << unit;
+    let up = twice_rest > one || (twice_rest == one && kept.bit(0));
+    round(&((kept + u32::from(up)) << (unit - u64::from(scale))))
+}
+
+/// The value at rank ceil(n × ppm / 1,000,000), seen as the middle of its bucket: 64 equal ones in each octave.
+fn quantile(points: &[&Point], ppm: u32) -> Option<f64> {
+    let mut values: Vec<f64> = points
+        .iter()
+        .filter_map(|point| match point.value {
+            Value::Integer(value) => Some(value as f64),
+            Value::Float(value) => Some(value),
+            _ => None,
         })
-    });
-    match newest.map(|point| &point.value) {
+        .collect();
+    values.sort_by(f64::total_cmp);
+    let rank = (values.len() as u128 * u128::from(ppm)).div_ceil(1_000_000) as usize;
+    let value = *values.get(rank.checked_sub(1)?)?;
+    if value == 0.0 {
+        return Some(0.0);
+    }
+    // In units of 2^-1081, in which the buckets of the smallest numbers are whole too.
+    let magnitude = scaled(&Value::Float(value.abs())) << 7u32;
+    let width = BigInt::from(1u32) << (magnitude.bits() - 7);
+    let middle = (&magnitude / &width * &width) + (&width >> 1u32);
+    round(&(middle >> 7u32)).map(|middle| middle.copysign(value))
+}
+
+fn push_newest(column: &mut Column, points: &[&Point]) {
+    let newest = points
+        .iter()
+        .max_by(|a, b| (a.time_us, &a.id).cmp(&(b.time_us, &b.id)).then_with(|| order_of_values(&a.value, &b.value)));
+    push_value(column, newest.map(|point| &point.value));
+}
+
+/// Numbers by size, floats in their total order, texts by their bytes.
+fn order_of_values(a: &Value, b: &Value) -> Ordering {
+    match (a, b) {
+        (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
+        (Value::Float(a), Value::Float(b)) => a.total_cmp(b),
+        (Value::Truth(a), Value::Truth(b)) => a.cmp(b),
+        (Value::Text(a), Value::Text(b)) => a.cmp(b),
+        _ => Ordering::Equal,
+    }
+}
+
+fn push_value(column: &mut Column, value: Option<&Value>) {
+    match value {
         None => column.push_null(),
         Some(Value::Present) => column.push_bool(true),
         Some(Value::Integer(value)) => column.push_i64(*value),
