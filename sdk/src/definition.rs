@@ -204,6 +204,14 @@ pub enum Operator {
     SessionCount { gap: &'static str, gap_us: i64 },
     SessionDurationSum { gap: &'static str, gap_us: i64 },
     RelativeRank,
+    Min,
+    Max,
+    Variance,
+    StdDev,
+    Quantile { q: &'static str, ppm: u32 },
+    CountDistinct,
+    ApproxDistinct { k: u32 },
+    CollectSet { k: u32 },
 }
 
 impl Operator {
@@ -219,6 +227,14 @@ impl Operator {
             Operator::SessionCount { .. } => "session_count",
             Operator::SessionDurationSum { .. } => "session_duration_sum",
             Operator::RelativeRank => "relative_rank",
+            Operator::Min => "min",
+            Operator::Max => "max",
+            Operator::Variance => "variance",
+            Operator::StdDev => "stddev",
+            Operator::Quantile { .. } => "quantile",
+            Operator::CountDistinct => "count_distinct",
+            Operator::ApproxDistinct { .. } => "approx_distinct",
+            Operator::CollectSet { .. } => "collect_set",
         }
     }
 }
@@ -324,7 +340,10 @@ fn write_aggregate(json: &mut Json, aggregate: &AggregateDef) {
     json.key("operator").text(aggregate.operator.name());
     json.key("slots").texts(&[aggregate.slot]);
     match aggregate.operator {
-        Operator::TopK { k } => json.key("params").object(|json| json.key("k").raw(&k.to_string())),
+        Operator::TopK { k } | Operator::ApproxDistinct { k } | Operator::CollectSet { k } => {
+            json.key("params").object(|json| json.key("k").raw(&k.to_string()));
+        }
+        Operator::Quantile { q, .. } => json.key("params").object(|json| json.key("q").raw(q)),
         Operator::SessionCount { gap, .. } | Operator::SessionDurationSum { gap, .. } => {
             json.key("params").object(|json| json.key("gap").text(gap));
         }

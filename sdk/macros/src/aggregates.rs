@@ -8,10 +8,10 @@ use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
-use syn::{Attribute, DeriveInput, Error, Field, Ident, Index, LitInt, LitStr, Result, Token};
+use syn::{Attribute, DeriveInput, Error, Field, Ident, Index, LitFloat, LitInt, LitStr, Result, Token};
 
 /// Attribute, name of the type in `plumb_sdk::operator::op`.
-const OPERATORS: [(&str, &str); 9] = [
+const OPERATORS: [(&str, &str); 17] = [
     ("count", "Count"),
     ("sum", "Sum"),
     ("mean", "Mean"),
@@ -21,7 +21,18 @@ const OPERATORS: [(&str, &str); 9] = [
     ("session_count", "SessionCount"),
     ("session_duration_sum", "SessionDurationSum"),
     ("relative_rank", "RelativeRank"),
+    ("min", "Min"),
+    ("max", "Max"),
+    ("variance", "Variance"),
+    ("stddev", "StdDev"),
+    ("quantile", "Quantile"),
+    ("count_distinct", "CountDistinct"),
+    ("approx_distinct", "ApproxDistinct"),
+    ("collect_set", "CollectSet"),
 ];
+
+/// The most elements of a capped set; the host's limit.
+const MAX_SET: u32 = 4_096;
 
 /// `#[derive(Aggregates)]`.
 pub(crate) fn expand(derive: &DeriveInput) -> Result<TokenStream> {
@@ -114,6 +125,7 @@ struct Parameters {
 enum Value {
     Text(LitStr),
     Number(LitInt),
+    Share(LitFloat),
 }
 
 impl Parse for Parameters {
@@ -127,9 +139,12 @@ impl Parse for Parameters {
             }
             let key: Ident = input.parse()?;
             input.parse::<Token![=]>()?;
-            let value = match input.peek(LitInt) {
-                true => Value::Number(input.parse()?),
-                false => Value::Text(input.parse()?),
+            let value = if input.peek(LitInt) {
+                Value::Number(input.parse()?)
+            } else if input.peek(LitFloat) {
+                Value::Share(input.parse()?)
+            } else {
+                Value::Text(input.parse()?)
             };
             if named.iter().any(|(known, _)| *known == key) {
                 return Err(Error::new_spanned(&key, format!("`{key}` is given twice")));
@@ -147,7 +162,8 @@ fn parse_parameters(attribute: &Attribute, operator: &str) -> Result<Parameters>
     }
     let parameters: Parameters = attribute.parse_args()?;
     let own: &[&str] = match operator {
-        "top_k" => &["k"],
+        "top_k" | "approx_distinct" | "collect_set" => &["k"],
+        "quantile" => &["q"],
         "session_count" | "session_duration_sum" => &["gap"],
         _ => &[],
     };
@@ -172,6 +188,7 @@ impl Parameters {
         match self.value(key) {
             None => Ok(None),
             Some(Value::Number(number)) => Err(Error::new_spanned(number, RIGHT)),
+            Some(Value::Share(share)) => Err(Error::new_spanned(share, RIGHT)),
             Some(Value::Text(text)) => match duration::parse(&text.value()) {
                 Some(us) => Ok(Some((text.clone(), us))),
                 None => Err(Error::new_spanned(text, RIGHT)),
@@ -228,17 +245,48 @@ impl Parameters {
         }
     }
 
+    /// The parameter `k`.
+    fn how_many(&self, attribute: &Attribute, operator: &str, most: u32) -> Result<u32> {
+        match self.value("k") {
+            Some(Value::Number(k)) if k.base10_parse::<u32>().is_ok_and(|k| (1..=most).contains(&k)) => {
+                k.base10_parse::<u32>()
+            }
+            Some(_) if most == u32::MAX => Err(Error::new_spanned(attribute, "`k` is a whole number of at least 1")),
+            Some(_) => Err(Error::new_spanned(attribute, format!("`k` is a whole number from 1 to {most}"))),
+            None => Err(Error::new_spanned(attribute, format!("`{operator}` needs how many, as in k = 3"))),
+        }
+    }
+
+    /// The parameter `q`: its digits, and the same in millionths.
+    fn share(&self, attribute: &Attribute) -> Result<(String, u32)> {
+        const RIGHT: &str = "`q` is a number above 0 and below 1 of at most six digits";
+        let Some(Value::Share(share)) = self.value("q") else {
+            let why = if self.value("q").is_some() { RIGHT } else { "`quantile` needs which one, as in q = 0.5" };
+            return Err(Error::new_spanned(attribute, why));
+        };
+        let q: f64 = share.base10_parse()?;
+        let millionths = (q * 1e6).round();
+        if !share.suffix().is_empty() || !(1.0..1e6).contains(&millionths) || millionths / 1e6 != q {
+            return Err(Error::new_spanned(share, RIGHT));
+        }
+        Ok((format!("{q}"), millionths as u32))
+    }
+
     fn operator(&self, attribute: &Attribute, operator: &str, operator_type: &str) -> Result<TokenStream> {
         let variant = Ident::new(operator_type, attribute.span());
         match operator {
-            "top_k" => match self.value("k") {
-                Some(Value::Number(k)) if k.base10_parse::<u32>().is_ok_and(|k| k > 0) => {
-                    let k = k.base10_parse::<u32>()?;
-                    Ok(quote!(::plumb_sdk::Operator::#variant { k: #k }))
-                }
-                Some(_) => Err(Error::new_spanned(attribute, "`k` is a whole number of at least 1")),
-                None => Err(Error::new_spanned(attribute, "`top_k` needs how many, as in k = 3")),
-            },
+            "top_k" => {
+                let k = self.how_many(attribute, operator, u32::MAX)?;
+                Ok(quote!(::plumb_sdk::Operator::#variant { k: #k }))
+            }
+            "approx_distinct" | "collect_set" => {
+                let k = self.how_many(attribute, operator, MAX_SET)?;
+                Ok(quote!(::plumb_sdk::Operator::#variant { k: #k }))
+            }
+            "quantile" => {
+                let (q, ppm) = self.share(attribute)?;
+                Ok(quote!(::plumb_sdk::Operator::#variant { q: #q, ppm: #ppm }))
+            }
             "session_count" | "session_duration_sum" => match self.duration("gap")? {
                 Some((gap, gap_us)) => Ok(quote!(::plumb_sdk::Operator::#variant { gap: #gap, gap_us: #gap_us })),
                 None => {

@@ -44,6 +44,12 @@ pub fn derive_slots(input: TokenStream) -> TokenStream {
 /// | `count(slot)` | `i64` | every contribution |
 /// | `sum(slot)` | `Option<f64>` | numbers; exact, rounded once; null beyond f64, 0.0 of nothing |
 /// | `mean(slot)` | `Option<f64>` | numbers; the rounded sum by the count; null of nothing |
+/// | `min(slot)`, `max(slot)` | the slot's type | numbers and instants; -0.0 is less than 0.0; null of nothing |
+/// | `variance(slot)`, `stddev(slot)` | `Option<f64>` | numbers; of a sample (n − 1), exact, rounded once; null below two |
+/// | `quantile(slot, q = 0.5)` | `Option<f64>` | numbers; that of rank ceil(n × q), at most 1/128 of it off; null of nothing |
+/// | `count_distinct(slot)` | `i64` | strings; exact, so its state grows with them |
+/// | `approx_distinct(slot, k = 1024)` | `i64` | strings; exact up to k, then estimated, about 1 / √k off |
+/// | `collect_set(slot, k = 64)` | `Vec<&str>` | strings; the first k distinct ones, ascending |
 /// | `top_k(slot, k = 3)` | `Vec<&str>` | strings; those that occur most, ties ascending |
 /// | `last(slot)` | the slot's type | the newest value; null of nothing |
 /// | `last_time(slot)` | `Option<Time>` | the newest contribution's time |
@@ -60,7 +66,26 @@ pub fn derive_slots(input: TokenStream) -> TokenStream {
 /// | `tumbling = "5m"` | the last complete five minutes |
 #[proc_macro_derive(
     Aggregates,
-    attributes(slots, count, sum, mean, top_k, last, last_time, session_count, session_duration_sum, relative_rank)
+    attributes(
+        slots,
+        count,
+        sum,
+        mean,
+        min,
+        max,
+        variance,
+        stddev,
+        quantile,
+        count_distinct,
+        approx_distinct,
+        collect_set,
+        top_k,
+        last,
+        last_time,
+        session_count,
+        session_duration_sum,
+        relative_rank
+    )
 )]
 pub fn derive_aggregates(input: TokenStream) -> TokenStream {
     derive(input, aggregates::expand)

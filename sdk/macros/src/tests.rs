@@ -61,6 +61,14 @@ fn windows_are_checked() {
 fn operators_say_which_parameters_they_need() {
     assert!(aggregate("#[top_k(x, window = \"1h\")]").contains("needs how many"));
     assert!(aggregate("#[top_k(x, k = 0)]").contains("at least 1"));
+    assert!(aggregate("#[collect_set(x)]").contains("needs how many"));
+    assert!(aggregate("#[collect_set(x, k = 5000)]").contains("from 1 to 4096"));
+    assert!(aggregate("#[approx_distinct(x, k = \"5\")]").contains("from 1 to 4096"));
+    assert!(aggregate("#[quantile(x)]").contains("as in q = 0.5"));
+    assert!(aggregate("#[stddev(x, q = 0.5)]").contains("no parameter `q`"));
+    for q in ["0.0", "1.0", "1", "\"0.5\"", "0.1234567", "0.5f32"] {
+        assert!(aggregate(&format!("#[quantile(x, q = {q})]")).contains("above 0 and below 1"), "{q}");
+    }
     assert!(aggregate("#[session_count(x)]").contains("gap = \"30m\""));
     assert!(aggregate("#[count(x, gap = \"30m\")]").contains("no parameter `gap`"));
     for window in ["window = \"1h\"", "hopping = \"1h\", hop = \"7m\""] {
