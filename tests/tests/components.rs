@@ -16,7 +16,14 @@ fn shipped(engine: &Engine, view: &str) -> Transform {
 #[test]
 fn shipped_views_load_and_are_row_wise_over_the_whole_schema() {
     let engine = Engine::new(EngineOptions::default()).unwrap();
-    for (view, entity, features) in [("user_activity", "user", 10), ("item_activity", "item", 8)] {
+    let views = [
+        ("user_activity", "user", 10),
+        ("item_activity", "item", 8),
+        ("user_daily", "user", 4),
+        ("user_spend", "user", 2),
+        ("user_transactions", "user", 18),
+    ];
+    for (view, entity, features) in views {
         let transform = shipped(&engine, view);
         assert_eq!((transform.def().name.as_str(), transform.def().entity.name.as_str()), (view, entity));
         assert_eq!(transform.def().features.len(), features, "{view}");
