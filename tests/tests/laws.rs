@@ -156,7 +156,8 @@ impl Scenario {
         let before_all = self.events.iter().map(|event| event.time).min().unwrap_or(BASE);
         let mut reads = Vec::new();
         for at_us in instants.chain([before_all, before_all - 400 * DAY]) {
-            for (view, keys) in [("user_activity", USERS), ("item_activity", ITEMS)] {
+            for (view, entity, _) in oracle::VIEWS {
+                let keys = if entity == "user" { USERS } else { ITEMS };
                 for key in keys.into_iter().chain(["nobody"]).map(Some).chain([None]) {
                     reads.push(Read {
                         view: view.to_owned(),
@@ -173,10 +174,7 @@ impl Scenario {
 }
 
 fn said(events: &[OracleEvent], view: &str, key: &str, t: i64) -> Features {
-    let named = match view {
-        "user_activity" => oracle::user_activity(events, key, t),
-        _ => oracle::item_activity(events, key, t),
-    }?;
+    let named = oracle::view(view)?(events, key, t)?;
     Some(named.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect())
 }
 
@@ -254,8 +252,10 @@ fn offline(scenario: &Scenario) -> Result<(), CaseError> {
 type At = (String, String, i64);
 
 fn entities(event: &OracleEvent) -> impl Iterator<Item = (&'static str, &String)> {
-    let user = event.user.iter().map(|user| ("user_activity", user));
-    user.chain(event.item.iter().map(|item| ("item_activity", item)))
+    oracle::VIEWS.iter().filter_map(|&(view, entity, _)| {
+        let key = if entity == "user" { &event.user } else { &event.item };
+        Some((view, key.as_ref()?))
+    })
 }
 
 /// One row per event and entity, 1 µs after it.

@@ -78,18 +78,30 @@ fn same(left: &OracleValue, right: &OracleValue) -> bool {
     }
 }
 
-fn both() -> [String; 4] {
-    ["user_activity", "item_activity"]
-        .map(|view| ["--transform".to_owned(), process::component(view).display().to_string()])
-        .concat()
-        .try_into()
-        .unwrap()
+/// As [`same`], but for deviations and medians, of which less is promised.
+fn as_promised(feature: &str, left: &OracleValue, right: &OracleValue) -> bool {
+    let allowed = if feature.contains("std_") || feature.ends_with("_std") {
+        1e-9
+    } else if feature.contains("median") {
+        0.01
+    } else {
+        return same(left, right);
+    };
+    match (left, right) {
+        (OracleValue::Float(left), OracleValue::Float(right)) => (left - right).abs() <= right.abs() * allowed,
+        _ => left == right,
+    }
+}
+
+/// The shipped views as options of a command.
+fn shipped() -> Vec<String> {
+    let option = |view: &str| ["--transform".to_owned(), process::component(view).display().to_string()];
+    oracle::VIEWS.iter().flat_map(|&(view, ..)| option(view)).collect()
 }
 
 /// Runs a command that prints JSON.
 fn plumb(folder: &Path, words: &[&str]) -> Value {
-    let views = both();
-    let views: &[String] = if matches!(words[0], "join" | "audit") { &views } else { &[] };
+    let views = if matches!(words[0], "join" | "audit") { shipped() } else { Vec::new() };
     let all = ["--json"].iter().chain(words).map(|word| (*word).to_owned()).chain(views.iter().cloned());
     serde_json::from_str(&process::run_ok(folder, all)).unwrap()
 }
@@ -102,9 +114,12 @@ fn golden_values_come_out_of_the_join() {
         println!("skipped: there is no {}", golden.display());
         return;
     }
-    for (name, events) in
-        [("jd", "events_jd"), ("completejourney", "events_completejourney"), ("movielens", "ratings_movielens_small")]
-    {
+    // Ratings have no purchases to say anything about.
+    for (name, events, features) in [
+        ("jd", "events_jd", 42),
+        ("completejourney", "events_completejourney", 42),
+        ("movielens", "ratings_movielens_small", 18),
+    ] {
         let here = tempfile::tempdir().unwrap();
         let events = data.join(format!("{events}.parquet"));
         let labels = golden.join(format!("labels_{name}.parquet"));
@@ -123,17 +138,19 @@ fn golden_values_come_out_of_the_join() {
         assert_eq!(set.num_rows(), expected.num_rows());
         let mut compared = 0;
         for field in expected.schema().fields() {
-            if !["user_activity__", "item_activity__"].iter().any(|view| field.name().starts_with(view)) {
+            let view = field.name().split_once("__").map(|(view, _)| view);
+            if view.and_then(oracle::view).is_none() {
                 continue;
             }
             let (ours, theirs) = (column(&set, field.name()), column(&expected, field.name()));
             for row in 0..set.num_rows() {
                 let (ours, theirs) = (cell(ours, row), cell(theirs, row));
-                assert!(same(&ours, &theirs), "{name} row {row} {}: {ours}, expected {theirs}", field.name());
+                let equal = as_promised(field.name(), &ours, &theirs);
+                assert!(equal, "{name} row {row} {}: {ours}, expected {theirs}", field.name());
                 compared += 1;
             }
         }
-        assert_eq!(compared, 18 * set.num_rows());
+        assert_eq!(compared, features * set.num_rows());
         println!("{name}: {compared} golden values equal, {:.2} s", joined["seconds"].as_f64().unwrap());
     }
 }
@@ -287,7 +304,7 @@ fn requests_exactly_on_events_see_only_what_was_before() {
     };
     let exactly: Vec<usize> = (0..set.num_rows()).filter(|&row| on_an_event(row)).collect();
     assert_eq!(exactly.len(), 12_769);
-    for view in ["user_activity", "item_activity"] {
+    for (view, ..) in oracle::VIEWS {
         let newest = column(&set, &format!("{view}__event_time"));
         let newest = arrow_cast::cast(newest, &DataType::Timestamp(TimeUnit::Microsecond, None)).unwrap();
         let newest = newest.as_primitive::<TimestampMicrosecondType>();
@@ -299,11 +316,9 @@ fn requests_exactly_on_events_see_only_what_was_before() {
     let mut compared = 0;
     for &row in &rows {
         let (user, item) = (users[row].as_deref().unwrap(), items[row].as_deref().unwrap());
-        for (view, values) in [
-            ("user_activity", oracle::user_activity(&events, user, times[row])),
-            ("item_activity", oracle::item_activity(&events, item, times[row])),
-        ] {
-            for (name, value) in values.into_iter().flatten() {
+        for (view, entity, ask) in oracle::VIEWS {
+            let key = if entity == "user" { user } else { item };
+            for (name, value) in ask(&events, key, times[row]).into_iter().flatten() {
                 let ours = cell(column(&set, &format!("{view}__{name}")), row);
                 assert!(same(&ours, &value), "row {row} {view}:{name}: {ours}, the oracle says {value}");
                 compared += 1;
@@ -316,7 +331,7 @@ fn requests_exactly_on_events_see_only_what_was_before() {
     );
     let start = Instant::now();
     let audit = |set: &str| {
-        let views = both();
+        let views = shipped();
         let words = ["audit", set].into_iter().chain(inputs).map(str::to_owned);
         process::run(here, words.chain(views.iter().cloned()))
     };

@@ -247,11 +247,8 @@ impl Subject for OracleSubject {
 
     fn read(&mut self, read: &Read) -> Result<Option<Vec<(String, String)>>, CaseError> {
         let Some(key) = &read.key else { return Ok(None) };
-        let values = match read.view.as_str() {
-            "user_activity" => oracle::user_activity(&self.events, key, read.at_us),
-            "item_activity" => oracle::item_activity(&self.events, key, read.at_us),
-            other => return Err(format!("the oracle knows no view `{other}`").into()),
-        };
+        let view = oracle::view(&read.view).ok_or_else(|| format!("the oracle knows no view `{}`", read.view))?;
+        let values = view(&self.events, key, read.at_us);
         Ok(values.map(|values| values.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect()))
     }
 

@@ -3,6 +3,10 @@
 //! Slow on purpose and written from `catalogue.md` alone. It shares no code with the core, the guests
 //! or the decoders (only the text forms of values), so that agreement means something.
 
+mod spend;
+
+pub use spend::{user_daily, user_spend, user_transactions};
+
 use num_bigint::BigInt;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,6 +81,23 @@ impl From<Option<f64>> for OracleValue {
 
 /// A named value.
 pub type Named = (&'static str, OracleValue);
+
+/// A view's features of one entity at an instant; `None` = not found.
+pub type View = fn(&[OracleEvent], &str, i64) -> Option<Vec<Named>>;
+
+/// The views the oracle knows, each with its entity.
+pub const VIEWS: [(&str, &str, View); 5] = [
+    ("user_activity", "user", user_activity),
+    ("item_activity", "item", item_activity),
+    ("user_daily", "user", user_daily),
+    ("user_spend", "user", user_spend),
+    ("user_transactions", "user", user_transactions),
+];
+
+/// A view by its name.
+pub fn view(name: &str) -> Option<View> {
+    VIEWS.iter().find(|(known, ..)| *known == name).map(|&(.., view)| view)
+}
 
 /// The features of `user_activity` at `t`; `None` = not found.
 pub fn user_activity(events: &[OracleEvent], user: &str, t: i64) -> Option<Vec<Named>> {
@@ -172,8 +193,10 @@ fn popularity_rank(events: &[OracleEvent], item: &str, t: i64) -> f64 {
 /// The newest event before `t` that contributed to a view.
 pub fn newest_contribution(events: &[OracleEvent], view: &str, key: &str, t: i64) -> Option<i64> {
     let contributes = |e: &&OracleEvent| match view {
-        // Every event takes part in the user's sessions.
-        "user_activity" => e.user.as_deref() == Some(key),
+        // Every event takes part in the user's sessions, and is counted by the day.
+        "user_activity" | "user_daily" => e.user.as_deref() == Some(key),
+        "user_spend" => e.user.as_deref() == Some(key) && e.kind == "purchase",
+        "user_transactions" => e.user.as_deref() == Some(key) && !spend::transactions(&[*e]).is_empty(),
         _ => {
             e.item.as_deref() == Some(key)
                 && (matches!(e.kind.as_str(), "view" | "cart" | "purchase") || e.rating.is_some_and(f64::is_finite))

@@ -17,7 +17,7 @@ use plumb_pipeline::query::Value;
 use std::path::Path;
 
 /// The shipped views, which the oracle knows.
-pub const VIEWS: [&str; 2] = ["user_activity", "item_activity"];
+pub const VIEWS: [&str; 5] = ["user_activity", "item_activity", "user_daily", "user_spend", "user_transactions"];
 
 /// The name and value of every feature in declared order; `None` = not found.
 pub type Features = Option<Vec<(String, String)>>;

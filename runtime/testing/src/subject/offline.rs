@@ -81,19 +81,25 @@ impl OfflineSubject {
         Ok(BTreeMap::from([(SOURCE.to_owned(), reader)]))
     }
 
-    /// Answers reads by one join, one label each: the key field of other views is null there.
+    /// The key field of a view.
+    fn key_field(&self, view: &str) -> Option<&str> {
+        let transform = self.transforms.iter().find(|transform| transform.def().name == view)?;
+        transform.def().entity.key.first().map(String::as_str)
+    }
+
+    /// Answers reads by one join, one label each: the key fields of other entities are null there.
     pub fn answers(&self, reads: &[Read]) -> Result<Vec<Features>, CaseError> {
         let selection = Selection::all(&self.transforms);
         let mut keys: BTreeMap<String, Column> = BTreeMap::new();
-        for transform in &self.transforms {
+        for field in self.transforms.iter().map(|transform| &transform.def().entity.key[0]) {
             let mut column = Column::new(&DataType::Utf8);
             for read in reads {
                 match &read.key {
-                    Some(key) if transform.def().name == read.view => column.push_bytes(key.as_bytes()),
+                    Some(key) if self.key_field(&read.view) == Some(field) => column.push_bytes(key.as_bytes()),
                     _ => column.push_null(),
                 }
             }
-            keys.insert(transform.def().entity.key[0].clone(), column);
+            keys.insert(field.clone(), column);
         }
         let labels = Labels { times_us: reads.iter().map(|read| read.at_us).collect(), keys };
         let options = JoinOptions { threads: self.threads, ..JoinOptions::default() };
