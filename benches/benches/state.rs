@@ -4,7 +4,7 @@
 //! 68,000 items of very different popularity. Contributions are made natively, so nothing else is measured.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use plumb_core::column::DataType;
+use plumb_core::column::{Column, DataType};
 use plumb_core::contribution::Contributions;
 use plumb_core::entity::{EntityDef, EntityKey};
 use plumb_core::event::{EventBatch, Field as SourceField, SourceSchema};
@@ -116,6 +116,32 @@ fn item_plan() -> Arc<Plan> {
     Arc::new(Plan::new(&view("item", &slots, &aggregates), HOUR_US).expect("the view is well defined"))
 }
 
+/// The aggregates of `user_transactions`.
+fn transactions_plan() -> Arc<Plan> {
+    let slots = [("amount", SlotType::F64), ("item", SlotType::Utf8), ("category", SlotType::Utf8)];
+    let month = sliding(30 * DAY_US);
+    let tumbling = WindowSpec::Hopping { width_us: 5 * MINUTE_US, hop_us: 5 * MINUTE_US };
+    let aggregates = [
+        (Operator::Count, 0, month),
+        (Operator::Sum, 0, month),
+        (Operator::Mean, 0, month),
+        (Operator::Min, 0, month),
+        (Operator::Max, 0, month),
+        (Operator::StdDev, 0, month),
+        (Operator::Quantile { ppm: 500_000 }, 0, month),
+        (Operator::CountDistinct, 1, month),
+        (Operator::CollectSet { k: 64 }, 2, month),
+        (Operator::LastTime, 0, WindowSpec::Lifetime),
+        (Operator::Count, 0, tumbling),
+        (Operator::Sum, 0, tumbling),
+        (Operator::Mean, 0, tumbling),
+        (Operator::Max, 0, tumbling),
+        (Operator::Min, 0, tumbling),
+        (Operator::StdDev, 0, tumbling),
+    ];
+    Arc::new(Plan::new(&view("transactions", &slots, &aggregates), HOUR_US).expect("the view is well defined"))
+}
+
 fn schema() -> Arc<SourceSchema> {
     let field = |name: &str| SourceField { name: name.into(), data_type: DataType::Utf8, required: false };
     Arc::new(SourceSchema {
@@ -157,6 +183,16 @@ fn batches(plan: &Plan, events: usize, users: u64, span_us: i64) -> Vec<(EventBa
             let kind = random.below(10);
             let amount = (random.below(2_000) as f64 / 100.0) * (1 + random.below(3)) as f64;
             contributions.rows.push((at - first) as u32);
+            if plan.slots[0] == SlotType::F64 {
+                if kind > 1 {
+                    contributions.slots[0].push_f64(amount);
+                    contributions.slots[1].push_bytes((800_000 + item).to_string().as_bytes());
+                    contributions.slots[2].push_bytes(format!("CATEGORY {}", item % 200).as_bytes());
+                } else {
+                    contributions.slots.iter_mut().for_each(Column::push_null);
+                }
+                continue;
+            }
             contributions.slots[0].push_bool(kind == 0);
             contributions.slots[1].push_bool(kind == 1);
             contributions.slots[2].push_bool(kind > 1);
@@ -195,7 +231,9 @@ fn applied(plan: &Arc<Plan>, batches: &[(EventBatch, Contributions)], key_column
 fn apply(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("apply");
     group.throughput(Throughput::Elements(EVENTS as u64)).sample_size(10);
-    for (name, plan, key_column) in [("user", user_plan(), 1), ("item", item_plan(), 2)] {
+    for (name, plan, key_column) in
+        [("user", user_plan(), 1), ("item", item_plan(), 2), ("transactions", transactions_plan(), 1)]
+    {
         let batches = batches(&plan, EVENTS, 2_469, 365 * DAY_US);
         group.bench_function(name, |bencher| bencher.iter(|| applied(&plan, &batches, key_column)));
         group.bench_function(format!("{name} with publishes"), |bencher| {
@@ -229,16 +267,21 @@ fn fields(writes: Vec<FieldWrite>, key: &EntityKey) -> (Vec<u8>, Vec<(i64, Vec<u
 
 /// How long one key takes to publish after one more event, and to read, with 100 and with 1,000,000 events in 30 days.
 fn key(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("key");
-    let plan = user_plan();
+    for (name, plan) in [("key", user_plan()), ("key of transactions", transactions_plan())] {
+        key_of(criterion, name, &plan);
+    }
+}
+
+fn key_of(criterion: &mut Criterion, name: &str, plan: &Arc<Plan>) {
+    let mut group = criterion.benchmark_group(name);
     for events in [100, 1_000_000] {
-        let batches = batches(&plan, events, 1, 30 * DAY_US);
-        let state = applied(&plan, &batches, 1);
+        let batches = batches(plan, events, 1, 30 * DAY_US);
+        let state = applied(plan, &batches, 1);
         let key = EntityKey::from_parts(&["0"]);
         let (header, tiles) = fields(state.snapshot(), &key);
         let now_us = state.newest_us().unwrap_or(START_US);
         for (name, as_of_us) in [("now", now_us + 1), ("half an hour ago", now_us - HOUR_US / 2 - 17)] {
-            let wanted = tiles_needed(&plan, as_of_us);
+            let wanted = tiles_needed(plan, as_of_us);
             let edges: Vec<(i64, &[u8])> = tiles
                 .iter()
                 .filter(|(start_us, _)| wanted.contains(start_us))
@@ -248,11 +291,11 @@ fn key(criterion: &mut Criterion) {
             group.sample_size(if events > 100 { 10 } else { 100 });
             group.bench_function(format!("read {name}, {events} events, {bytes} B"), |bencher| {
                 bencher.iter(|| {
-                    let partial = Partial::decode_at(&plan, as_of_us, &header, edges.iter().copied())
+                    let partial = Partial::decode_at(plan, as_of_us, &header, edges.iter().copied())
                         .expect("the bytes are whole");
-                    let mut rows = AggregateBatch::new(&plan);
+                    let mut rows = AggregateBatch::new(plan);
                     let ranks: [Arc<Distribution>; 0] = [];
-                    rows.push(&plan, as_of_us, &[partial], &ranks).expect("the tiles are at hand");
+                    rows.push(plan, as_of_us, &[partial], &ranks).expect("the tiles are at hand");
                     rows
                 });
             });

@@ -5,10 +5,12 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use plumb_benches::native::{NativeGuest, definition};
 use plumb_core::column::{Column, Values};
 use plumb_core::event::{EventBatch, SourceSchema};
+use plumb_sdk::View;
 use plumb_transform::{Engine, EngineOptions, Transform, check};
 use std::hint::black_box;
 use std::sync::Arc;
 use user_activity::UserActivity;
+use user_transactions::UserTransactions;
 
 /// Purchases and views like those of the Complete Journey data.
 fn events(schema: &Arc<SourceSchema>, rows: usize) -> EventBatch {
@@ -49,16 +51,21 @@ fn aggregates(transform: &Transform, rows: usize) -> (Vec<i64>, Vec<Column>) {
 }
 
 fn transform_call(criterion: &mut Criterion) {
+    compare::<UserActivity>(criterion, "user_activity");
+    compare::<UserTransactions>(criterion, "user_transactions");
+}
+
+fn compare<V: for<'a> View<'a>>(criterion: &mut Criterion, name: &str) {
     let schema = Arc::new(SourceSchema::default_schema());
     let engine = Engine::new(EngineOptions::default()).expect("the engine starts");
-    let bytes = plumb_benches::component("user_activity").expect("the component is built");
+    let bytes = plumb_benches::component(name).expect("the component is built");
     let component = engine.load(&bytes).expect("the shipped component loads");
     let wasm = Transform::new(component, &schema, 0).expect("it fits the default schema");
-    let view = definition::<UserActivity>().expect("the definition is right");
-    let guest = Arc::new(NativeGuest::<UserActivity>::default());
+    let view = definition::<V>().expect("the definition is right");
+    let guest = Arc::new(NativeGuest::<V>::default());
     let native = Transform::native(view, guest, &schema, 0).expect("it fits the default schema");
 
-    let mut group = criterion.benchmark_group("extract");
+    let mut group = criterion.benchmark_group(format!("{name} extract"));
     for rows in [1, 64, 1024] {
         let batch = events(&schema, rows);
         assert_eq!(wasm.extract(&batch), native.extract(&batch), "both must compute the same bits");
@@ -71,7 +78,7 @@ fn transform_call(criterion: &mut Criterion) {
     }
     group.finish();
 
-    let mut group = criterion.benchmark_group("finalize");
+    let mut group = criterion.benchmark_group(format!("{name} finalize"));
     for rows in [1, 64, 1024] {
         let (instants, columns) = aggregates(&wasm, rows);
         assert_eq!(wasm.finalize(&instants, &columns), native.finalize(&instants, &columns));
@@ -84,7 +91,7 @@ fn transform_call(criterion: &mut Criterion) {
     }
     group.finish();
 
-    criterion.bench_function("load from source", |bencher| {
+    criterion.bench_function(&format!("{name} load from source"), |bencher| {
         bencher.iter(|| black_box(engine.load(black_box(&bytes))).expect("it loaded before"));
     });
 }
