@@ -12,8 +12,11 @@ pub struct Arranged {
     pub(super) rows: Vec<Row>,
     pub(super) words: Vec<u64>,
     pub(super) starts: Vec<usize>,
-    /// Per key the first time of any accepted event; `i64::MAX` = none.
+    /// Per key the first time of any accepted event, and at which it was known; `i64::MAX` = none.
     pub(super) first_us: Vec<i64>,
+    /// The place, among a row's words, of when it became known, if that is kept; how many words come before its values.
+    pub(super) known: Option<usize>,
+    pub(super) lead: usize,
     pub(super) dictionary: Dictionary,
     pub(super) ids: Pool,
 }
@@ -60,6 +63,10 @@ impl Arranged {
                     words[to] = if id == NO_ID { NO_ID } else { ids.push(part.ids.get(id)) };
                     (from, to) = (from + 1, to + 1);
                 }
+                if layout.keeps_known {
+                    words[to] = part.words[from];
+                    (from, to) = (from + 1, to + 1);
+                }
                 for slot in bits(row.mask & layout.value_mask) {
                     let value = part.words[from];
                     let text = layout.text_mask >> slot & 1 == 1;
@@ -76,7 +83,9 @@ impl Arranged {
                 rows.sort_by_key(|row| row.time_us);
             }
         }
-        Self { slices: first.slices.len() as u32, rows, words, starts, first_us, dictionary, ids }
+        let (slices, lead) = (first.slices.len() as u32, first.layout.lead());
+        let known = first.layout.keeps_known.then_some(usize::from(first.layout.keeps_ids));
+        Self { slices, rows, words, starts, first_us, known, lead, dictionary, ids }
     }
 }
 

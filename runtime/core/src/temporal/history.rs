@@ -93,7 +93,8 @@ pub(super) struct Row {
     pub(super) mask: u64,
     /// The key's number within its slice.
     pub(super) key: u32,
-    /// Index of its first word: the event id where ids are kept, then the present value slots' values.
+    /// Index of its first word: the event id where ids are kept, when it became known where that is kept, then the
+    /// present value slots' values.
     pub(super) word: u32,
 }
 
@@ -106,6 +107,8 @@ pub(super) struct Layout {
     pub(super) text_mask: u64,
     /// Whether the first word of a row is its event id (index into `ids`, `NO_ID` for none).
     pub(super) keeps_ids: bool,
+    /// Whether the next word is when the event became known, µs.
+    pub(super) keeps_known: bool,
 }
 
 /// The id word of an event without an id.
@@ -113,7 +116,7 @@ pub(super) const NO_ID: u64 = u64::MAX;
 
 impl Layout {
     pub(super) fn new(plan: &Plan) -> Self {
-        let mut layout = Layout { value_mask: 0, text_mask: 0, keeps_ids: plan.keeps_ids };
+        let mut layout = Layout { value_mask: 0, text_mask: 0, keeps_ids: plan.keeps_ids, keeps_known: false };
         for accumulator in &plan.accumulators {
             let bit = 1 << accumulator.slot;
             match accumulator.kind {
@@ -140,7 +143,12 @@ impl Layout {
 
     /// The number of words of a row that fills these slots.
     pub(super) fn words(&self, mask: u64) -> usize {
-        (mask & self.value_mask).count_ones() as usize + usize::from(self.keeps_ids)
+        (mask & self.value_mask).count_ones() as usize + self.lead()
+    }
+
+    /// The number of words before a row's values.
+    pub(super) fn lead(&self) -> usize {
+        usize::from(self.keeps_ids) + usize::from(self.keeps_known)
     }
 }
 
@@ -151,7 +159,8 @@ pub(super) struct Slice {
     pub(super) words: Vec<u64>,
     pub(super) dictionary: Dictionary,
     pub(super) ids: Pool,
-    /// Per key of the slice the first time of any accepted event that carries it; `i64::MAX` = none.
+    /// Per key of the slice the first time of any accepted event that carries it (where it is kept when events became
+    /// known: the first at which one had happened and was known); `i64::MAX` = none.
     pub(super) first_us: Vec<i64>,
 }
 
@@ -177,6 +186,12 @@ impl History {
         }
     }
 
+    /// Keeps when events became known too: at T only those are seen that were known before it.
+    pub fn keeping_known(mut self) -> Self {
+        self.layout.keeps_known = true;
+        self
+    }
+
     /// The number of slices of keys.
     pub fn slices(&self) -> usize {
         self.slices.len()
@@ -188,7 +203,7 @@ impl History {
     }
 
     /// Takes note of accepted events, whether or not they contribute: row `i` carries `keys[i]`
-    /// ([`NO_KEY`]: none of ours) at `times_us[i]`.
+    /// ([`NO_KEY`]: none of ours) at `times_us[i]`, or where it is kept when events became known the later of the two.
     pub fn see(&mut self, keys: &[u32], times_us: &[i64]) {
         let slices = self.slices.len() as u32;
         for (&key, &time_us) in keys.iter().zip(times_us).filter(|&(&key, _)| key != NO_KEY) {
@@ -205,6 +220,18 @@ impl History {
     /// keeps them) ids. Contributions of events without a key of ours are left out; the others' keys must
     /// have been seen.
     pub fn push(&mut self, keys: &[u32], times_us: &[i64], ids: Option<&Column>, contributions: &Contributions) {
+        self.push_known(keys, times_us, times_us, ids, contributions);
+    }
+
+    /// As [`push`](Self::push), of events that became known at `known_us`.
+    pub fn push_known(
+        &mut self,
+        keys: &[u32],
+        times_us: &[i64],
+        known_us: &[i64],
+        ids: Option<&Column>,
+        contributions: &Contributions,
+    ) {
         let mut masks = std::mem::take(&mut self.masks);
         self.non_finite += presence(&self.slots, contributions, &mut masks);
         let slices = self.slices.len() as u32;
@@ -220,6 +247,9 @@ impl History {
             if self.layout.keeps_ids {
                 let id = ids.and_then(|ids| ids.str_bytes(event));
                 slice.words.push(id.map_or(NO_ID, |id| slice.ids.push(id)));
+            }
+            if self.layout.keeps_known {
+                slice.words.push(known_us[event].cast_unsigned());
             }
             for slot in bits(mask & self.layout.value_mask) {
                 let value = match &contributions.slots[slot].values {

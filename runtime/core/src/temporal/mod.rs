@@ -258,17 +258,65 @@ impl<'a> Sweep<'a> {
             return;
         }
         let rows = &arranged.rows[arranged.starts[key]..arranged.starts[key + 1]];
+        if let Some(known) = arranged.known {
+            return self.as_known(rows, known, questions, ranks);
+        }
         self.fill(rows);
         let mut seen = 0;
         for same in questions.chunk_by(|a, b| a.as_of_us == b.as_of_us) {
-            let as_of_us = same[0].as_of_us;
-            seen += rows[seen..].partition_point(|row| row.time_us < as_of_us);
-            let newest_us = seen.checked_sub(1).map(|newest| rows[newest].time_us);
-            let row = u32::try_from(self.answers.as_of_us.len()).expect("labels are numbered by u32");
-            self.emit(as_of_us, |global| ranks[global][same[0].label as usize]);
-            self.answers.as_of_us.push(as_of_us);
-            self.answers.newest_us.push(newest_us);
-            self.answers.rows.extend(same.iter().map(|question| (question.label, row)));
+            seen += rows[seen..].partition_point(|row| row.time_us < same[0].as_of_us);
+            self.answer(same, &rows[..seen], ranks);
+        }
+    }
+
+    /// Answers questions of one instant, `seen` being what is seen of the rows the series hold.
+    fn answer(&mut self, same: &[Question], seen: &[Row], ranks: &[Vec<f64>]) {
+        let as_of_us = same[0].as_of_us;
+        let newest_us = seen.last().map(|newest| newest.time_us);
+        let row = u32::try_from(self.answers.as_of_us.len()).expect("labels are numbered by u32");
+        let until_us = newest_us.map_or(i64::MIN, |newest_us| newest_us.saturating_add(1));
+        self.emit(as_of_us, until_us, |global| ranks[global][same[0].label as usize]);
+        self.answers.as_of_us.push(as_of_us);
+        self.answers.newest_us.push(newest_us);
+        self.answers.rows.extend(same.iter().map(|question| (question.label, row)));
+    }
+
+    /// Answers a key's questions of which each sees what had happened and was known by then.
+    ///
+    /// Rows have turns: the first instant that sees them. As long as turns rise with time, what is seen is a beginning
+    /// of the rows, and everything slides as ever. A row that becomes known after a later one (or another of its
+    /// time) was seen breaks that: the structures are filled anew, from there on with it.
+    fn as_known(&mut self, rows: &[Row], known: usize, questions: &[Question], ranks: &[Vec<f64>]) {
+        let words = &self.arranged.words;
+        let instants: Vec<&[Question]> = questions.chunk_by(|a, b| a.as_of_us == b.as_of_us).collect();
+        let turn_of = |row: &Row| {
+            let seen_us = row.time_us.max(words[row.word as usize + known].cast_signed());
+            instants.partition_point(|same| same[0].as_of_us <= seen_us)
+        };
+        let turns: Vec<usize> = rows.iter().map(turn_of).collect();
+        let mut order: Vec<usize> = (0..rows.len()).filter(|&row| turns[row] < instants.len()).collect();
+        order.sort_by_key(|&row| turns[row]);
+        let mut breaks = vec![0];
+        let mut newest_us = None;
+        for same in order.chunk_by(|&a, &b| turns[a] == turns[b]) {
+            let (turn, last) = (turns[same[0]], same[same.len() - 1]);
+            // Nothing was seen before the first of all.
+            if newest_us.is_some_and(|newest_us| rows[same[0]].time_us <= newest_us) {
+                breaks.push(turn);
+            }
+            newest_us = newest_us.max(Some(rows[last].time_us));
+        }
+        breaks.push(instants.len());
+        for span in breaks.windows(2) {
+            let held: Vec<(usize, Row)> =
+                turns.iter().zip(rows).filter(|&(&turn, _)| turn < span[1]).map(|(&turn, row)| (turn, *row)).collect();
+            let (turns, held): (Vec<usize>, Vec<Row>) = held.into_iter().unzip();
+            self.fill(&held);
+            let mut seen = 0;
+            for (turn, same) in instants.iter().enumerate().take(span[1]).skip(span[0]) {
+                seen += turns[seen..].iter().take_while(|&&other| other <= turn).count();
+                self.answer(same, &held[..seen], ranks);
+            }
         }
     }
 
@@ -279,9 +327,9 @@ impl<'a> Sweep<'a> {
             self.series[slot].words.clear();
             self.ids[slot].clear();
         }
-        let ids = usize::from(self.plan.keeps_ids);
+        let keeps_ids = self.plan.keeps_ids;
         for row in rows {
-            let mut word = row.word as usize + ids;
+            let mut word = row.word as usize + self.arranged.lead;
             for slot in bits(row.mask & (self.used_mask | self.value_mask)) {
                 let series = &mut self.series[slot];
                 series.times_us.push(row.time_us);
@@ -289,7 +337,7 @@ impl<'a> Sweep<'a> {
                     series.words.push(self.arranged.words[word]);
                     word += 1;
                 }
-                if self.last_mask >> slot & 1 == 1 && ids == 1 {
+                if self.last_mask >> slot & 1 == 1 && keeps_ids {
                     self.ids[slot].push(self.arranged.words[row.word as usize]);
                 }
             }
@@ -329,10 +377,11 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Slides everything to an instant and appends a row of aggregates.
-    fn emit(&mut self, as_of_us: i64, rank: impl Fn(usize) -> f64) {
+    /// Slides everything to an instant and appends a row of aggregates; of the series only what is before `until_us`
+    /// is seen.
+    fn emit(&mut self, as_of_us: i64, until_us: i64, rank: impl Fn(usize) -> f64) {
         for frame in &mut self.frames {
-            frame.advance(&self.series[frame.slot].times_us, as_of_us);
+            frame.advance(&self.series[frame.slot].times_us, as_of_us, until_us);
         }
         for sum in &mut self.sums {
             let frame = &self.frames[sum.frame];

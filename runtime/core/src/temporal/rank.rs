@@ -13,22 +13,39 @@ pub struct RankHistory {
     global: GlobalDef,
     /// (hop bucket = time / hop, key id)
     counted: Vec<(i64, u32)>,
+    /// When each of `counted` became known, µs, if that is kept.
+    known_us: Option<Vec<i64>>,
     masks: Vec<u64>,
 }
 
 impl RankHistory {
     /// An empty history of the plan's distribution `global`.
     pub fn new(plan: &Plan, global: usize) -> Self {
-        Self { slots: plan.slots.clone(), global: plan.globals[global].clone(), counted: Vec::new(), masks: Vec::new() }
+        let (slots, global) = (plan.slots.clone(), plan.globals[global].clone());
+        Self { slots, global, counted: Vec::new(), known_us: None, masks: Vec::new() }
+    }
+
+    /// Keeps when events became known too: at T only those count that were known before it.
+    pub fn keeping_known(mut self) -> Self {
+        self.known_us = Some(Vec::new());
+        self
     }
 
     /// Adds what `extract` returned for a batch of events with these keys ([`NO_KEY`] = a null key) and times.
     pub fn push(&mut self, keys: &[u32], times_us: &[i64], contributions: &Contributions) {
+        self.push_known(keys, times_us, times_us, contributions);
+    }
+
+    /// As [`push`](Self::push), of events that became known at `known_us`.
+    pub fn push_known(&mut self, keys: &[u32], times_us: &[i64], known_us: &[i64], contributions: &Contributions) {
         presence(&self.slots, contributions, &mut self.masks);
         for (&event, &mask) in contributions.rows.iter().zip(&self.masks) {
             let key = keys[event as usize];
             if mask >> self.global.slot & 1 == 1 && key != NO_KEY {
                 self.counted.push((times_us[event as usize].div_euclid(self.global.hop_us), key));
+                if let Some(all) = &mut self.known_us {
+                    all.push(known_us[event as usize]);
+                }
             }
         }
     }
@@ -45,6 +62,11 @@ pub fn ranks(parts: &[RankHistory], keys: usize, label_keys: &[u32], label_times
     let mut order: Vec<u32> = (0..label_keys.len() as u32).filter(|&l| label_keys[l as usize] != NO_KEY).collect();
     order.sort_unstable_by_key(|&label| label_times_us[label as usize]);
     let (Some(&oldest), Some(&newest)) = (order.first(), order.last()) else { return ranks };
+    if parts.iter().any(|part| part.known_us.is_some()) {
+        let instants = order.iter().map(|&label| (label as usize, label_times_us[label as usize]));
+        as_known(parts, keys, instants, |label, standings| ranks[label] = standings.rank(label_keys[label]));
+        return ranks;
+    }
     let reach = end_of(label_times_us[oldest as usize]).saturating_sub(width)..end_of(label_times_us[newest as usize]);
     let mut counted: Vec<(i64, u32)> =
         parts.iter().flat_map(|part| &part.counted).filter(|(bucket, _)| reach.contains(bucket)).copied().collect();
@@ -72,6 +94,42 @@ pub fn ranks(parts: &[RankHistory], keys: usize, label_keys: &[u32], label_times
         ranks[label as usize] = standings.rank(label_keys[label as usize]);
     }
     ranks
+}
+
+/// Goes to each instant of the labels, which rise, with the standings of what was known before it: a contribution comes
+/// when its hop is complete and it is known, and goes with its hop.
+fn as_known(
+    parts: &[RankHistory],
+    keys: usize,
+    labels: impl Iterator<Item = (usize, i64)>,
+    mut at: impl FnMut(usize, &Standings),
+) {
+    let Some(GlobalDef { width_us, hop_us, .. }) = parts.first().map(|part| part.global.clone()) else { return };
+    let (mut comes, mut goes) = (Vec::new(), Vec::new());
+    for part in parts {
+        for (&(bucket, key), &known_us) in part.counted.iter().zip(part.known_us.iter().flatten()) {
+            let end_us = bucket.saturating_add(1).saturating_mul(hop_us);
+            let (come_us, go_us) = (end_us.max(known_us.saturating_add(1)), end_us.saturating_add(width_us));
+            if come_us < go_us {
+                comes.push((come_us, key));
+                goes.push((go_us, key));
+            }
+        }
+    }
+    let mut standings = Standings::new(&comes, keys);
+    comes.sort_unstable();
+    goes.sort_unstable();
+    let (mut come, mut go) = (comes.into_iter().peekable(), goes.into_iter().peekable());
+    for (label, time_us) in labels {
+        // What came and went since the label before comes first, so that it can go.
+        while let Some((_, key)) = come.next_if(|&(come_us, _)| come_us <= time_us) {
+            standings.add(key);
+        }
+        while let Some((_, key)) = go.next_if(|&(go_us, _)| go_us <= time_us) {
+            standings.remove(key);
+        }
+        at(label, &standings);
+    }
 }
 
 /// How many contributions each entity has in the window, and how many entities have how many.

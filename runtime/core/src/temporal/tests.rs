@@ -136,18 +136,40 @@ fn join(
     workers: usize,
     slices: usize,
 ) -> Vec<Option<Row>> {
+    join_known(events, None, labels, keys, workers, slices)
+}
+
+/// As [`join`], of what was known before T if it is said when each event became known.
+fn join_known(
+    events: &[Event],
+    known_us: Option<&[i64]>,
+    labels: &[(Option<u32>, i64)],
+    keys: usize,
+    workers: usize,
+    slices: usize,
+) -> Vec<Option<Row>> {
     let plan = Plan::new(&view(), 0).unwrap();
-    let mut parts: Vec<History> = (0..workers).map(|_| History::new(&plan, slices)).collect();
+    let (history, rank_history) = (|| History::new(&plan, slices), |g| RankHistory::new(&plan, g));
+    let history = || if known_us.is_some() { history().keeping_known() } else { history() };
+    let rank_history = |g| if known_us.is_some() { rank_history(g).keeping_known() } else { rank_history(g) };
+    let mut parts: Vec<History> = (0..workers).map(|_| history()).collect();
     let mut globals: Vec<Vec<RankHistory>> =
-        (0..plan.globals.len()).map(|g| (0..workers).map(|_| RankHistory::new(&plan, g)).collect()).collect();
+        (0..plan.globals.len()).map(|g| (0..workers).map(|_| rank_history(g)).collect()).collect();
     for (batch, events) in events.chunks(3).enumerate() {
         let keys: Vec<u32> = events.iter().map(|event| event.key.unwrap_or(NO_KEY)).collect();
         let times: Vec<i64> = events.iter().map(|event| event.time_us).collect();
         let contributions = contributions(events);
         let part = &mut parts[batch % workers];
-        part.see(&keys, &times);
-        part.push(&keys, &times, Some(&ids(events)), &contributions);
-        globals.iter_mut().for_each(|parts| parts[batch % workers].push(&keys, &times, &contributions));
+        let Some(known) = known_us.map(|known_us| &known_us[batch * 3..][..events.len()]) else {
+            part.see(&keys, &times);
+            part.push(&keys, &times, Some(&ids(events)), &contributions);
+            globals.iter_mut().for_each(|parts| parts[batch % workers].push(&keys, &times, &contributions));
+            continue;
+        };
+        let seen: Vec<i64> = times.iter().zip(known).map(|(&time_us, &known_us)| time_us.max(known_us)).collect();
+        part.see(&keys, &seen);
+        part.push_known(&keys, &times, known, Some(&ids(events)), &contributions);
+        globals.iter_mut().for_each(|parts| parts[batch % workers].push_known(&keys, &times, known, &contributions));
     }
     let label_keys: Vec<u32> = labels.iter().map(|label| label.0.unwrap_or(NO_KEY)).collect();
     let label_times: Vec<i64> = labels.iter().map(|label| label.1).collect();
@@ -345,6 +367,24 @@ proptest! {
         let rows = join(&events, &labels, 6, workers, slices);
         for (row, &(key, as_of_us)) in rows.iter().zip(&labels) {
             let expected = key.and_then(|key| naive(&events, key, as_of_us));
+            prop_assert_eq!(row, &expected, "key {:?} at {}", key, as_of_us);
+        }
+    }
+
+    #[test]
+    fn what_was_not_known_yet_is_not_seen(
+        events in proptest::collection::vec((event(), prop_oneof![-2i64..3, 0i64..80]), 0..60),
+        labels in proptest::collection::vec((proptest::option::weighted(0.9, 0u32..6), -70i64..150), 1..40),
+        workers in 1usize..4,
+        slices in 1usize..4,
+    ) {
+        let known_us: Vec<i64> = events.iter().map(|(event, lag_us)| event.time_us + lag_us).collect();
+        let events: Vec<Event> = events.into_iter().map(|(event, _)| event).collect();
+        let rows = join_known(&events, Some(&known_us), &labels, 6, workers, slices);
+        for (row, &(key, as_of_us)) in rows.iter().zip(&labels) {
+            let known = events.iter().zip(&known_us).filter(|&(_, &known_us)| known_us < as_of_us);
+            let known: Vec<Event> = known.map(|(event, _)| event.clone()).collect();
+            let expected = key.and_then(|key| naive(&known, key, as_of_us));
             prop_assert_eq!(row, &expected, "key {:?} at {}", key, as_of_us);
         }
     }

@@ -31,10 +31,11 @@ impl Frame {
         (self.low, self.high) = (0, 0);
     }
 
-    pub(super) fn advance(&mut self, times_us: &[i64], as_of_us: i64) {
+    /// Goes on to the window of an instant, of which only what is before `until_us` counts.
+    pub(super) fn advance(&mut self, times_us: &[i64], as_of_us: i64, until_us: i64) {
         let (start_us, end_us) = self.window.bounds(as_of_us);
         self.low = gallop(times_us, self.low, start_us);
-        self.high = gallop(times_us, self.high.max(self.low), end_us).max(self.low);
+        self.high = gallop(times_us, self.high.max(self.low), end_us.min(until_us)).max(self.low);
     }
 
     pub(super) fn count(&self) -> usize {
