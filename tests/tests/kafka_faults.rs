@@ -11,7 +11,7 @@ use plumb_testing::service::kafka::{Kafka, Sent, Stored};
 use plumb_testing::service::proxy::{Fault, Proxy};
 use plumb_testing::service::redis::Redis;
 use plumb_testing::service::s3::S3;
-use plumb_testing::service::{eventually, skipped};
+use plumb_testing::service::{eventually, skipped, within};
 use plumb_testing::stream::{Bucket, Online, Stream, careless, generated, questions, record};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -46,7 +46,8 @@ fn kafka_away_and_hung_and_back() {
     let mut job = Stream::new(kafka.clone(), online(), 4);
     job.brokers = kafka.proxy().address();
     let records = careless(&lines, 1);
-    let (early, late) = records.split_at(records.len() / 2);
+    let (early, rest) = records.split_at(records.len() / 2);
+    let (late, last) = rest.split_at(rest.len() - 200);
     let mut member = job.start("a");
     let reader = Reader::start(vec![member.address.clone()], questions(&lines));
     let feeder = job.feed(early.to_vec(), 2000);
@@ -63,14 +64,29 @@ fn kafka_away_and_hung_and_back() {
         member.must_live();
         (position(&job) > before).then_some(())
     });
-    // The same with connections that stay open and say nothing.
-    let hits = kafka.proxy().counts().hits;
+    // The same with connections that stay open and say nothing for a while, and are then reset.
     kafka.proxy().set(Fault::BlackHole);
+    job.send(last[..100].to_vec());
     std::thread::sleep(away / 2);
+    let hits = kafka.proxy().counts().hits;
+    let before = position(&job);
     kafka.proxy().set(Fault::Reset);
     eventually("connections reset", || (kafka.proxy().counts().hits > hits).then_some(()));
     kafka.proxy().set(Fault::None);
+    eventually("commits after the resets", || {
+        member.must_live();
+        (position(&job) > before).then_some(())
+    });
     feeder.finish();
+    job.drain(&mut [&mut member]);
+    // And with connections that nobody ends and nothing answers any more: such a peer is not waited for a minute, as
+    // librdkafka would by itself.
+    let hits = kafka.proxy().counts().hits;
+    kafka.proxy().set(Fault::Forgotten);
+    eventually("connections forgotten", || (kafka.proxy().counts().hits > hits).then_some(()));
+    let before = position(&job);
+    job.send(last[100..].to_vec());
+    within(Duration::from_secs(45), "commits over new connections", || (position(&job) == before + 100).then_some(()));
     let (truth, compared) = job.check(&mut [&mut member]);
     let met = reader.end(&truth, true);
     println!("{compared:?} {met:?}");

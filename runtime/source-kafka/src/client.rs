@@ -19,6 +19,10 @@ pub(crate) const TOPIC_KNOWN: Duration = Duration::from_secs(2);
 /// How long one request waits while more may follow.
 pub(crate) const REQUEST: Duration = Duration::from_secs(5);
 
+/// How long a request waits on a connection that says nothing before that is closed and made anew. librdkafka's own
+/// minute is longer than a session.
+const SILENT: Duration = Duration::from_secs(10);
+
 /// The settings of a connection.
 pub(crate) fn config(settings: &KafkaSettings) -> Result<ClientConfig> {
     let mut config = ClientConfig::new();
@@ -27,6 +31,8 @@ pub(crate) fn config(settings: &KafkaSettings) -> Result<ClientConfig> {
         .set("client.id", "plumb")
         .set("security.protocol", settings.security.name())
         .set("socket.keepalive.enable", "true")
+        // A peer that has gone without a word, as behind a firewall that forgot the connection, is given up after this.
+        .set("socket.timeout.ms", SILENT.as_millis().to_string())
         // A misspelt topic is a mistake to be told of, not a topic to be made.
         .set("allow.auto.create.topics", "false")
         // A broker that comes back is found within seconds.

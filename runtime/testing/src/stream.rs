@@ -230,7 +230,7 @@ impl Stream {
             }
             let logs: Vec<String> = members.iter().map(|member| tail(&member.service.log())).collect();
             assert!(
-                moved.elapsed() < Duration::from_secs(40),
+                moved.elapsed() < Duration::from_secs(90),
                 "nothing is committed any more: {last:?} of {ends:?}\n{}",
                 logs.join("\n--\n")
             );

@@ -7,7 +7,8 @@ pub mod proxy;
 pub mod redis;
 pub mod s3;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -41,17 +42,24 @@ fn script(name: &str) -> PathBuf {
     repository().join("deploy/dev").join(name)
 }
 
-/// A port of this machine that nobody uses and that this process has not given away, below those the kernel
-/// gives to clients: a service that was killed finds it free again.
+/// A port of this machine that nobody uses and that no test process has given away, below those the kernel gives to
+/// clients: a service that was killed finds it free again.
 pub fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    // A lock on a file says that a port is given away, to other test processes too; it ends with this process.
+    static GIVEN: Mutex<BTreeMap<u16, File>> = Mutex::new(BTreeMap::new());
     let mut given = GIVEN.lock().expect("no test panics while it holds this");
-    // Test binaries run one after the other, but several people may run them.
+    let folder = std::env::temp_dir().join("plumb-test-ports");
+    std::fs::create_dir_all(&folder).expect("a folder can be made");
     let mut port = 20_000 + (std::process::id() % 10_000) as u16;
     for _ in 0..10_000 {
         port = if port >= 29_999 { 20_000 } else { port + 1 };
-        if !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            given.insert(port);
+        if given.contains_key(&port) {
+            continue;
+        }
+        let file = File::options().create(true).append(true).open(folder.join(port.to_string()));
+        let file = file.expect("a file can be made");
+        if file.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            given.insert(port, file);
             return port;
         }
     }

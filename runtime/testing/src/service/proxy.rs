@@ -24,8 +24,11 @@ pub enum Fault {
     CutToClient(u64),
     /// Connections are reset, new ones at once.
     Reset,
-    /// Connections are accepted and stay open, and nothing passes.
+    /// Connections are accepted and stay open, and nothing passes until the fault changes.
     BlackHole,
+    /// Connections that are open now stay so and pass nothing any more, whatever comes after this; new ones are as
+    /// always. A firewall that has forgotten them does that.
+    Forgotten,
     /// The server's side is closed, the client's stays open and silent, as when a machine has gone.
     HalfOpen,
     /// An HTTP request is answered with this status, the server never sees it.
@@ -198,15 +201,18 @@ impl Shared {
         }
         let (Ok(client_too), Ok(server_too)) = (client.try_clone(), server.try_clone()) else { return };
         let own = Arc::clone(&self);
-        let back = std::thread::spawn(move || own.pass(server_too, client_too, Way::ToClient));
-        self.pass(client, server, Way::ToServer);
+        let back = std::thread::spawn(move || own.pass(server_too, client_too, Way::ToClient, number));
+        self.pass(client, server, Way::ToServer, number);
         // It has ended as this one has, or will when it looks.
         drop(back.join());
     }
 
-    /// Passes data one way until a side ends or a fault ends it.
-    fn pass(&self, mut from: TcpStream, mut to: TcpStream, way: Way) {
+    /// Passes data one way until a side ends or a fault ends it. `born` is the number of the fault that held when the
+    /// connection was made.
+    fn pass(&self, mut from: TcpStream, mut to: TcpStream, way: Way, born: u64) {
         let mut buffer = vec![0; 64 << 10];
+        // What was read and not passed on yet, and whether a fault that holds it was counted.
+        let (mut read, mut counted) = (0, false);
         let (mut seen, mut fault) = self.now();
         let mut left = allowance(&fault, way);
         loop {
@@ -224,10 +230,18 @@ impl Shared {
                     reset(&from);
                     return reset(&to);
                 }
-                // Both ends of the pair stay as they are until the fault changes.
+                // Both ends of the pair stay as they are until the fault changes; nothing of a stream is lost that goes
+                // on.
                 Fault::BlackHole => {
+                    if read > 0 && !std::mem::replace(&mut counted, true) {
+                        self.hit();
+                    }
                     std::thread::sleep(LOOK);
                     continue;
+                }
+                Fault::Forgotten if born != seen => {
+                    self.hit();
+                    return self.forget(from, &mut buffer);
                 }
                 Fault::HalfOpen => {
                     let server = if way == Way::ToServer { &to } else { &from };
@@ -243,26 +257,23 @@ impl Shared {
                 }
                 _ => {}
             }
-            let read = match from.read(&mut buffer) {
-                // The other direction may have closed the server's side for a fault that this one has yet to see.
-                Ok(0) if self.now().0 != seen => continue,
-                Ok(0) => {
-                    // An error means that it has gone already.
-                    drop(to.shutdown(Shutdown::Write));
-                    return;
+            if read == 0 {
+                match from.read(&mut buffer) {
+                    // The other direction may have closed the server's side for a fault that this one has yet to see.
+                    Ok(0) if self.now().0 != seen => {}
+                    Ok(0) => {
+                        // An error means that it has gone already.
+                        drop(to.shutdown(Shutdown::Write));
+                        return;
+                    }
+                    // Looked at once more: the fault may have come while this waited for data.
+                    Ok(size) => (read, counted) = (size, false),
+                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                    Err(_) if self.now().0 != seen => {}
+                    Err(_) => return close(&from, &to),
                 }
-                Ok(read) => read,
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
-                Err(_) if self.now().0 != seen => continue,
-                Err(_) => return close(&from, &to),
-            };
-            // The fault may have come while this waited for data.
-            let (number, current) = self.now();
-            if number != seen {
-                (seen, fault) = (number, current);
-                left = allowance(&fault, way);
+                continue;
             }
-            let mut piece = &buffer[..read];
             match &fault {
                 Fault::Latency(delay) => {
                     self.hit();
@@ -272,13 +283,9 @@ impl Shared {
                     self.hit();
                     std::thread::sleep(Duration::from_secs_f64(read as f64 / *rate as f64));
                 }
-                Fault::BlackHole | Fault::HalfOpen | Fault::Reset => {
-                    // Swallowed; the loop sees to the rest.
-                    self.hit();
-                    continue;
-                }
                 _ => {}
             }
+            let mut piece = &buffer[..read];
             let cut = left.is_some_and(|left| read as u64 > left);
             if let (true, Some(left)) = (cut, left) {
                 piece = &piece[..left as usize];
@@ -291,6 +298,19 @@ impl Shared {
             if cut {
                 self.hit();
                 return close(&from, &to);
+            }
+            read = 0;
+        }
+    }
+
+    /// Takes what a side sends to nobody, until that side gives up.
+    fn forget(&self, mut from: TcpStream, buffer: &mut [u8]) {
+        while !self.ended.load(Ordering::Relaxed) {
+            match from.read(buffer) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(_) => return,
             }
         }
     }
