@@ -20,6 +20,7 @@
 //! in the sorted dictionary. Decoding trusts nothing: damaged bytes are an error, never a panic and never
 //! an allocation that the bytes could not fill. Which plan the bytes follow is the state id's business.
 
+pub mod plain;
 mod value;
 pub(crate) mod wire;
 

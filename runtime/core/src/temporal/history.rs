@@ -38,6 +38,11 @@ impl Pool {
     pub(super) fn len(&self) -> usize {
         self.ends.len()
     }
+
+    /// The bytes in use.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len() + self.ends.len() * size_of::<usize>()
+    }
 }
 
 /// Distinct strings and their codes, numbered in the order first seen; codes never reach a result.
@@ -65,6 +70,11 @@ impl Dictionary {
 
     pub(super) fn len(&self) -> usize {
         self.pool.len()
+    }
+
+    /// The bytes in use.
+    pub(super) fn bytes(&self) -> usize {
+        self.pool.bytes() + self.table.len() * size_of::<u32>() * 2
     }
 
     /// By code the place of its string among all in byte order, and the codes in that order.
@@ -167,7 +177,7 @@ pub(super) struct Slice {
 /// Contributions of many events to one view, by dense key ids.
 #[derive(Debug)]
 pub struct History {
-    slots: Vec<SlotType>,
+    pub(super) slots: Vec<SlotType>,
     pub(super) layout: Layout,
     pub(super) slices: Vec<Slice>,
     non_finite: u64,

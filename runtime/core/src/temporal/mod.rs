@@ -11,6 +11,7 @@
 mod arrange;
 mod history;
 mod rank;
+mod unload;
 mod window;
 
 pub use arrange::Arranged;

@@ -31,6 +31,12 @@ impl RankHistory {
         self
     }
 
+    /// About how many bytes it takes up.
+    pub fn bytes(&self) -> usize {
+        self.counted.len() * size_of::<(i64, u32)>()
+            + self.known_us.as_ref().map_or(0, |known_us| known_us.len() * size_of::<i64>())
+    }
+
     /// Adds what `extract` returned for a batch of events with these keys ([`NO_KEY`] = a null key) and times.
     pub fn push(&mut self, keys: &[u32], times_us: &[i64], contributions: &Contributions) {
         self.push_known(keys, times_us, times_us, contributions);

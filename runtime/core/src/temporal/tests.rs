@@ -136,10 +136,10 @@ fn join(
     workers: usize,
     slices: usize,
 ) -> Vec<Option<Row>> {
-    join_known(events, None, labels, keys, workers, slices)
+    join_as(events, None, labels, keys, (workers, slices), usize::MAX)
 }
 
-/// As [`join`], of what was known before T if it is said when each event became known.
+/// As [`join`], of what was known before T.
 fn join_known(
     events: &[Event],
     known_us: Option<&[i64]>,
@@ -148,6 +148,19 @@ fn join_known(
     workers: usize,
     slices: usize,
 ) -> Vec<Option<Row>> {
+    join_as(events, known_us, labels, keys, (workers, slices), usize::MAX)
+}
+
+/// As [`join`], of what was known before T if it is said when each event became known; a worker's share is unloaded
+/// after so many batches, and loaded before the slices are answered.
+fn join_as(
+    events: &[Event],
+    known_us: Option<&[i64]>,
+    labels: &[(Option<u32>, i64)],
+    keys: usize,
+    (workers, slices): (usize, usize),
+    unload_after: usize,
+) -> Vec<Option<Row>> {
     let plan = Plan::new(&view(), 0).unwrap();
     let (history, rank_history) = (|| History::new(&plan, slices), |g| RankHistory::new(&plan, g));
     let history = || if known_us.is_some() { history().keeping_known() } else { history() };
@@ -155,22 +168,42 @@ fn join_known(
     let mut parts: Vec<History> = (0..workers).map(|_| history()).collect();
     let mut globals: Vec<Vec<RankHistory>> =
         (0..plan.globals.len()).map(|g| (0..workers).map(|_| rank_history(g)).collect()).collect();
+    let mut unloaded: Vec<Vec<Vec<u8>>> = vec![Vec::new(); slices];
     for (batch, events) in events.chunks(3).enumerate() {
         let keys: Vec<u32> = events.iter().map(|event| event.key.unwrap_or(NO_KEY)).collect();
         let times: Vec<i64> = events.iter().map(|event| event.time_us).collect();
         let contributions = contributions(events);
         let part = &mut parts[batch % workers];
-        let Some(known) = known_us.map(|known_us| &known_us[batch * 3..][..events.len()]) else {
-            part.see(&keys, &times);
-            part.push(&keys, &times, Some(&ids(events)), &contributions);
-            globals.iter_mut().for_each(|parts| parts[batch % workers].push(&keys, &times, &contributions));
-            continue;
-        };
-        let seen: Vec<i64> = times.iter().zip(known).map(|(&time_us, &known_us)| time_us.max(known_us)).collect();
-        part.see(&keys, &seen);
-        part.push_known(&keys, &times, known, Some(&ids(events)), &contributions);
-        globals.iter_mut().for_each(|parts| parts[batch % workers].push_known(&keys, &times, known, &contributions));
+        match known_us.map(|known_us| &known_us[batch * 3..][..events.len()]) {
+            None => {
+                part.see(&keys, &times);
+                part.push(&keys, &times, Some(&ids(events)), &contributions);
+                globals.iter_mut().for_each(|parts| parts[batch % workers].push(&keys, &times, &contributions));
+            }
+            Some(known) => {
+                let seen: Vec<i64> =
+                    times.iter().zip(known).map(|(&time_us, &known_us)| time_us.max(known_us)).collect();
+                part.see(&keys, &seen);
+                part.push_known(&keys, &times, known, Some(&ids(events)), &contributions);
+                globals
+                    .iter_mut()
+                    .for_each(|parts| parts[batch % workers].push_known(&keys, &times, known, &contributions));
+            }
+        }
+        if batch % unload_after == unload_after - 1 {
+            for (slice, chunks) in unloaded.iter_mut().enumerate() {
+                let mut bytes = Vec::new();
+                part.unload(slice, &mut bytes);
+                chunks.extend((!bytes.is_empty()).then_some(bytes));
+            }
+            assert_eq!(part.bytes(), 0, "all of it was unloaded");
+        }
     }
+    let mut loaded = history();
+    for (slice, chunks) in unloaded.iter().enumerate() {
+        chunks.iter().for_each(|bytes| loaded.load(slice, bytes).unwrap());
+    }
+    parts.push(loaded);
     let label_keys: Vec<u32> = labels.iter().map(|label| label.0.unwrap_or(NO_KEY)).collect();
     let label_times: Vec<i64> = labels.iter().map(|label| label.1).collect();
     let ranks: Vec<Vec<f64>> = globals.iter().map(|parts| ranks(parts, keys, &label_keys, &label_times)).collect();
@@ -390,12 +423,51 @@ proptest! {
     }
 
     #[test]
+    fn what_was_unloaded_and_loaded_counts_as_what_stayed(
+        events in proptest::collection::vec((event(), 0i64..40), 0..60),
+        labels in proptest::collection::vec((proptest::option::weighted(0.9, 0u32..6), -70i64..100), 1..40),
+        parts in (1usize..4, 1usize..4),
+        unload_after in 1usize..6,
+        is_known in any::<bool>(),
+    ) {
+        let known_us: Vec<i64> = events.iter().map(|(event, lag_us)| event.time_us + lag_us).collect();
+        let known_us = is_known.then_some(known_us.as_slice());
+        let events: Vec<Event> = events.into_iter().map(|(event, _)| event).collect();
+        let rows = join_as(&events, known_us, &labels, 6, parts, unload_after);
+        prop_assert_eq!(rows, join_known(&events, known_us, &labels, 6, 1, 1));
+    }
+
+    #[test]
     fn order_of_arrival_changes_nothing(
         (events, shuffled) in proptest::collection::vec(event(), 0..40)
             .prop_flat_map(|events| (Just(events.clone()), Just(events).prop_shuffle())),
         labels in proptest::collection::vec((Just(Some(1u32)), -70i64..100), 1..20),
     ) {
         prop_assert_eq!(join(&events, &labels, 4, 1, 1), join(&shuffled, &labels, 4, 2, 3));
+    }
+}
+
+#[test]
+fn a_history_cut_short_is_an_error() {
+    let event = |id: &str, text: &str| Event {
+        key: Some(1),
+        time_us: 5,
+        id: Some(id.into()),
+        mark: true,
+        number: Some(1.5),
+        integer: Some(-1),
+        text: Some(text.into()),
+    };
+    let events = [event("a", "x"), event("b", "y")];
+    let plan = Plan::new(&view(), 0).unwrap();
+    let mut history = History::new(&plan, 1);
+    history.see(&[1, 1], &[5, 5]);
+    history.push(&[1, 1], &[5, 5], Some(&ids(&events)), &contributions(&events));
+    let mut bytes = Vec::new();
+    history.unload(0, &mut bytes);
+    History::new(&plan, 1).load(0, &bytes).unwrap();
+    for end in 0..bytes.len() {
+        assert!(History::new(&plan, 1).load(0, &bytes[..end]).is_err(), "{end} of {} bytes", bytes.len());
     }
 }
 
