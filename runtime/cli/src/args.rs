@@ -332,6 +332,18 @@ pub(crate) struct Audit {
     /// The column of the labels' time.
     #[arg(long, value_name = "COLUMN", default_value = "event_time")]
     pub(crate) label_time: String,
+    /// Whether a label may see an event exactly at its time, as the set was meant to be.
+    #[arg(long, default_value = "before")]
+    pub(crate) as_of: AsOf,
+    /// The oldest newest contribution a view may have, e.g. 30d, if the set was made so [default: the view's TTL].
+    #[arg(long, value_name = "D")]
+    pub(crate) max_age: Option<String>,
+    /// Accept floats that differ relatively by at most this, e.g. 1e-9 for sums added in another order.
+    #[arg(long, value_name = "R", default_value_t = 0.0)]
+    pub(crate) tolerance: f64,
+    /// Join so many rows, or all, again from a history cut at their label: they must not change.
+    #[arg(long, value_name = "N|all", default_value = "32")]
+    pub(crate) truncate: String,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]
     pub(crate) inputs: Inputs,

@@ -1,17 +1,30 @@
 //! `plumb audit`: leakage in a training set.
 
 use super::offline::Prepared;
-use crate::args::Audit;
-use crate::context::Output;
-use crate::exit::Done;
+use crate::args::{AsOf as AsOfWord, Audit};
+use crate::context::{Output, duration};
+use crate::exit::{Done, usage};
 use anyhow::Result;
 use plumb_offline_parquet::{LabelFile, read_table};
-use plumb_pipeline::offline::audit::{AuditRequest, audit, expected_columns};
+use plumb_pipeline::offline::audit::{
+    AGE_CLASSES, AgeAudit, AuditRequest, FeatureAudit, LeakageReport, Truncate, audit, expected_columns,
+};
 use plumb_pipeline::offline::{AsOf, Selection};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 /// Recomputes the training set from history that ends strictly before each label, and compares.
 pub(crate) fn run(arguments: &Audit, output: Output) -> Result<Done> {
+    let tolerance = arguments.tolerance;
+    if !(0.0..1.0).contains(&tolerance) {
+        return Err(usage(format!("--tolerance {tolerance}: write a relative difference from 0 up to below 1")));
+    }
+    let truncate = match arguments.truncate.as_str() {
+        "all" => Truncate::All,
+        count => Truncate::Rows(
+            count.parse().map_err(|_| usage(format!("--truncate {count}: write a number of rows, or `all`")))?,
+        ),
+    };
+    let max_age_us = arguments.max_age.as_deref().map(|text| duration("--max-age", text)).transpose()?;
     let prepared = Prepared::new(&arguments.inputs)?;
     let selection = Selection::all(&prepared.transforms);
     let labels = LabelFile::read(&arguments.labels, &arguments.label_time, &prepared.key_fields(&selection))?;
@@ -25,26 +38,71 @@ pub(crate) fn run(arguments: &Audit, output: Output) -> Result<Done> {
         label_table: &labels.table()?,
         label_time: &arguments.label_time,
         dataset: &dataset,
-        as_of: AsOf::Before,
-        max_age_us: None,
+        as_of: match arguments.as_of {
+            AsOfWord::Before => AsOf::Before,
+            AsOfWord::At => AsOf::At,
+        },
+        max_age_us,
+        tolerance,
+        truncate,
         threads: prepared.threads,
     };
     let report = audit(&mut readers.lend(), &prepared.transforms, request)?;
     readers.report();
-    let violations: Vec<_> = report
-        .violations
-        .iter()
-        .map(|(class, found)| json!({"class": class, "count": found.count, "example": found.example}))
-        .collect();
-    let document = json!({
+    output.print(&document(&report), || report.to_string());
+    Ok(if report.passed() { Done::Ok } else { Done::Failed })
+}
+
+/// The report as JSON.
+fn document(report: &LeakageReport) -> Value {
+    let classes = report.violations.iter().map(|(class, found)| {
+        json!({
+            "class": class,
+            "kind": found.kind.name(),
+            "column": found.column,
+            "count": found.count,
+            "example": found.example,
+        })
+    });
+    json!({
         "passed": report.passed(),
         "rows_kept": report.rows_kept,
         "rows_dropped": report.rows_dropped,
-        "columns": report.columns,
+        "columns": report.features.iter().map(|feature| &feature.column).collect::<Vec<_>>(),
         "compared_values": report.compared_values,
+        "truncated_rows": report.truncated_rows,
+        "truncated_values": report.truncated_values,
         "violations": report.violation_count(),
-        "classes": violations,
-    });
-    output.print(&document, || report.to_string());
-    Ok(if report.passed() { Done::Ok } else { Done::Failed })
+        "classes": classes.collect::<Vec<_>>(),
+        "features": report.features.iter().map(of_feature).collect::<Vec<_>>(),
+        "feature_age": report.ages.iter().map(of_age).collect::<Vec<_>>(),
+    })
+}
+
+fn of_feature(feature: &FeatureAudit) -> Value {
+    let looks_like: Map<String, Value> =
+        feature.looks_like.iter().map(|(likeness, count)| (likeness.name().to_owned(), json!(count))).collect();
+    json!({
+        "column": feature.column,
+        "compared": feature.compared,
+        "violations": feature.violations,
+        "examined": feature.examined,
+        "looks_like": looks_like,
+        "best": feature.best().map(|(likeness, _)| likeness.name()),
+        "leak": feature.best().is_some_and(|(likeness, _)| likeness.is_leak()),
+    })
+}
+
+fn of_age(age: &AgeAudit) -> Value {
+    let names = AGE_CLASSES.iter().map(|&(_, name)| name).chain(["older"]);
+    let classes: Map<String, Value> =
+        names.zip(age.classes).map(|(name, rows)| (name.to_owned(), json!(rows))).collect();
+    json!({
+        "view": age.view,
+        "from_dataset": age.from_dataset,
+        "not_before_label": age.not_before,
+        "rows": classes,
+        "without_contribution": age.none,
+        "median_us": age.median_us,
+    })
 }

@@ -130,6 +130,27 @@ pub(super) fn transforms(ttl_us: Option<i64>) -> Vec<Transform> {
         .into()
 }
 
+/// As [`PassThrough`], but the quantity is the number of events that come later in the batch.
+struct LookAhead;
+
+impl Guest for LookAhead {
+    fn extract(&self, rows: usize, columns: &[&Column]) -> Result<GuestOutput<Contributions>, Fault> {
+        let mut output = PassThrough.extract(rows, columns)?;
+        output.value.slots[3] = Column::of(Values::I64((0..rows as i64).rev().collect()));
+        Ok(output)
+    }
+
+    fn finalize(&self, instants: &[i64], aggregates: &[Column]) -> Result<GuestOutput<Vec<Column>>, Fault> {
+        PassThrough.finalize(instants, aggregates)
+    }
+}
+
+/// A view `users` that is not row-wise: its `extract` sees later events.
+pub(super) fn look_ahead() -> Transform {
+    let schema = Arc::new(SourceSchema::default_schema());
+    Transform::native(view_def("users", "user", &["user_id"], None), Arc::new(LookAhead), &schema, 0).unwrap()
+}
+
 #[derive(Debug, Clone, Default)]
 pub(super) struct Event {
     pub(super) id: Option<String>,

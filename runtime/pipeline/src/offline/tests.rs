@@ -1,12 +1,14 @@
 //! The drivers against each other and against the audit, which follows the definitions on its own.
 
-use super::audit::{AuditRequest, Table, audit};
-use super::testing::{Event, Kept, Memory, POISON_COUNT, everything, labels, readers, text_column, transforms};
+use super::audit::{AuditRequest, LeakageReport, Likeness, Table, Truncate, ViolationKind, audit};
+use super::testing::{
+    Event, Kept, Memory, POISON_COUNT, everything, labels, look_ahead, readers, text_column, transforms,
+};
 use super::*;
 use crate::port::{ArchiveScan, EventReader};
 use plumb_core::column::Values;
 use plumb_core::event::EventBatch;
-use plumb_core::time::{DAY_US, HOUR_US};
+use plumb_core::time::{DAY_US, HOUR_US, MINUTE_US};
 use proptest::prelude::*;
 
 type LabelRow = (Option<&'static str>, Option<&'static str>, i64);
@@ -44,7 +46,7 @@ fn check_audit(
     dataset: &Table,
     ttl_us: Option<i64>,
     options: JoinOptions,
-) -> Result<audit::LeakageReport> {
+) -> Result<LeakageReport> {
     let request = AuditRequest {
         labels,
         label_table,
@@ -52,6 +54,8 @@ fn check_audit(
         dataset,
         as_of: options.as_of,
         max_age_us: options.max_age_us,
+        tolerance: 0.0,
+        truncate: Truncate::All,
         threads: 2,
     };
     audit(&mut readers(events, 7), &transforms(ttl_us), request)
@@ -130,6 +134,8 @@ proptest! {
         prop_assert!(report.passed(), "{}", report);
         prop_assert_eq!(report.rows_kept, set.summary.rows_kept);
         prop_assert_eq!(report.compared_values, set.summary.rows_kept * 151);
+        prop_assert_eq!(report.truncated_rows, set.summary.rows_kept);
+        prop_assert!(report.truncated_values >= set.summary.rows_kept * 100);
     }
 
     #[test]
@@ -302,9 +308,12 @@ fn the_audit_finds_what_was_planted() {
     let leaked = check(&replace("users__f0", Values::I64(vec![2, 2]))).unwrap();
     assert_eq!(
         leaked.to_string(),
-        "LeakageReport [FAILED] rows_kept=2 rows_dropped=0 violations=1\n  \
-         `users__f0` is not what history before the label gives: 1 values, e.g. row 1: 2, expected 1"
+        "LeakageReport [FAILED] rows_kept=2 rows_dropped=0 violations=2\n  \
+         `users__f0` changes when history is cut at the label: 1 values, e.g. row 1: 2, from the cut history 1\n  \
+         `users__f0` is not what history before the label gives: 1 values, e.g. row 1: 2, expected 1; 1 of 1 look like \
+         the values at the end of the label's hour: hourly features, joined inclusively"
     );
+    assert_eq!(leaked.violations.values().map(|found| found.kind).max(), Some(ViolationKind::Truncation));
     let late = check(&replace("users__event_time", Values::Timestamp(vec![7, 8]))).unwrap();
     assert_eq!(late.violations.keys().collect::<Vec<_>>(), ["`users__event_time` is not before the label"]);
     let stale = check(&replace("users__event_time", Values::Timestamp(vec![4, 8]))).unwrap();
@@ -316,6 +325,169 @@ fn the_audit_finds_what_was_planted() {
     assert!(check(&replace("users__f0", Values::F64(vec![1.0, 2.0]))).unwrap().passed());
     let error = check(&replace("event_time", Values::Timestamp(vec![9, 7]))).unwrap_err().to_string();
     assert!(error.starts_with("training-set row 1 is no label, or not in the labels' order"), "{error}");
+}
+
+/// A training set as somebody's SQL makes it: per label the greatest quantity and the newest time of the
+/// events of its user that `seen` lets in (label time, event time).
+fn naive_set(events: &[Event], labels: &[(&str, i64)], seen: impl Fn(i64, i64) -> bool) -> (Labels, Table, Table) {
+    let times = Column::of(Values::Timestamp(labels.iter().map(|label| label.1).collect()));
+    let users = text_column(&labels.iter().map(|label| Some(label.0)).collect::<Vec<_>>());
+    let keys = BTreeMap::from([("user_id".to_owned(), users.clone())]);
+    let columns = vec![("user_id".to_owned(), users), ("event_time".to_owned(), times.clone())];
+    let mut dataset = columns.clone();
+    let mine = |&(user, time): &(&str, i64)| -> Vec<&Event> {
+        events.iter().filter(|e| e.user.as_deref() == Some(user) && seen(time, e.time_us)).collect()
+    };
+    let mut greatest = Column::new(&DataType::I64);
+    let mut newest = Column::new(&DataType::Timestamp);
+    for label in labels {
+        let mine = mine(label);
+        match mine.iter().max_by_key(|event| event.time_us) {
+            Some(last) => {
+                greatest.push_i64(mine.iter().filter_map(|event| event.quantity).max().unwrap());
+                newest.push_i64(last.time_us);
+            }
+            None => [&mut greatest, &mut newest].into_iter().for_each(Column::push_null),
+        }
+    }
+    dataset.push(("users__f43".to_owned(), greatest));
+    dataset.push(("users__event_time".to_owned(), newest));
+    let labels = Labels::new("event_time", &times, keys).unwrap();
+    (labels, Table { columns }, Table { columns: dataset })
+}
+
+/// Two users over three days, an event every hour and a half, and labels in between and on events.
+fn three_days() -> (Vec<Event>, Vec<(&'static str, i64)>) {
+    let users = ["u1", "u2"];
+    let event = |n| Event { quantity: Some(n), ..event(n * 45 * MINUTE_US, users[n as usize % 2], "i1", "buy") };
+    let events = (0..96).map(event).collect();
+    let labels = (0..40).map(|n| (users[n as usize % 2], (n * 100 + 10) * MINUTE_US)).collect();
+    (events, labels)
+}
+
+#[test]
+fn a_daily_table_joined_to_labels_within_the_day_is_a_leak() {
+    let (events, labels) = three_days();
+    let same_day = |label: i64, event: i64| event.div_euclid(DAY_US) <= label.div_euclid(DAY_US);
+    let (of_file, label_table, dataset) = naive_set(&events, &labels, same_day);
+    let report = check_audit(&events, &of_file, &label_table, &dataset, None, JoinOptions::default()).unwrap();
+    assert!(!report.passed());
+    // Labels after the last event of their day have seen nothing they must not.
+    let leaks = labels.iter().filter(|label| {
+        events
+            .iter()
+            .any(|e| e.user.as_deref() == Some(label.0) && e.time_us >= label.1 && same_day(label.1, e.time_us))
+    });
+    let leaks = leaks.count() as u64;
+    assert!(leaks > 30);
+    let greatest = report.feature("users__f43").unwrap();
+    assert_eq!((greatest.violations, greatest.examined), (leaks, leaks));
+    assert_eq!(greatest.best(), Some((Likeness::EndOfDay, leaks)));
+    let by_kind = |kind| report.violations.values().find(|found| found.kind == kind).map(|found| found.count);
+    assert_eq!(by_kind(ViolationKind::Value), Some(leaks));
+    assert_eq!(by_kind(ViolationKind::EventTime), Some(leaks));
+    assert_eq!(by_kind(ViolationKind::Truncation), Some(leaks));
+    let ages = &report.ages[0];
+    assert_eq!((ages.not_before, ages.classes.iter().sum::<u64>()), (leaks, 40 - leaks));
+    let text = report.to_string();
+    let said = format!(
+        "; {leaks} of {leaks} look like the values at the end of the label's day (UTC): daily features, joined inclusively"
+    );
+    assert!(text.contains(&said), "{text}");
+    // The day before is what may be joined: late, but no leak. It is told apart.
+    let day_before = |label: i64, event: i64| event.div_euclid(DAY_US) < label.div_euclid(DAY_US);
+    let (of_file, label_table, dataset) = naive_set(&events, &labels, day_before);
+    let report = check_audit(&events, &of_file, &label_table, &dataset, None, JoinOptions::default()).unwrap();
+    let (likeness, _) = report.feature("users__f43").unwrap().best().unwrap();
+    assert_eq!((likeness, likeness.is_leak()), (Likeness::StartOfDay, false));
+    assert_eq!(report.ages[0].not_before, 0);
+}
+
+#[test]
+fn a_join_on_at_or_before_is_a_leak_where_times_tie() {
+    let (events, mut labels) = three_days();
+    // Every other label is put on an event of its user, as labels made of events are.
+    for label in labels.iter_mut().step_by(2) {
+        let mut own = events.iter().filter(|event| event.user.as_deref() == Some(label.0));
+        label.1 = own.find(|event| event.time_us >= label.1).map_or(label.1, |event| event.time_us);
+    }
+    let strictly = naive_set(&events, &labels, |label, event| event < label);
+    let inclusive = naive_set(&events, &labels, |label, event| event <= label);
+    let check = |(labels, table, dataset): &(Labels, Table, Table)| {
+        check_audit(&events, labels, table, dataset, None, JoinOptions::default()).unwrap()
+    };
+    assert!(check(&strictly).passed(), "{}", check(&strictly));
+    let report = check(&inclusive);
+    let greatest = report.feature("users__f43").unwrap();
+    assert_eq!(greatest.violations, 20);
+    assert_eq!(greatest.best(), Some((Likeness::LabelInstant, 20)));
+    assert_eq!(report.ages[0].not_before, 20);
+    // Asked for, it is no leak.
+    let (labels, table, dataset) = &inclusive;
+    let at = JoinOptions { as_of: AsOf::At, ..JoinOptions::default() };
+    assert!(check_audit(&events, labels, table, dataset, None, at).unwrap().passed());
+}
+
+#[test]
+fn an_extract_that_looks_ahead_is_found_by_cutting_history() {
+    let events: Vec<Event> = (0..6).map(|time| event(time, "u1", "i1", "buy")).collect();
+    let labels = labels(&[(Some("u1"), None, 3), (Some("u1"), None, 6)]);
+    let selection = Selection::all(&[look_ahead()]);
+    let set = join(&mut readers(&events, 9), &selection, &labels, &JoinOptions::default()).unwrap();
+    let (label_table, dataset) = tables(&labels, &set, &selection);
+    let request = AuditRequest {
+        labels: &labels,
+        label_table: &label_table,
+        label_time: "event_time",
+        dataset: &dataset,
+        as_of: AsOf::Before,
+        max_age_us: None,
+        tolerance: 0.0,
+        truncate: Truncate::All,
+        threads: 1,
+    };
+    let report = audit(&mut readers(&events, 9), &[look_ahead()], request).unwrap();
+    // Batched as in the join, the recomputation is deceived alike.
+    assert!(report.violations.values().all(|found| found.kind == ViolationKind::Truncation), "{report}");
+    let class = "`users__f43` changes when history is cut at the label";
+    assert_eq!(report.violations[class].example, "row 1: 5, from the cut history 2");
+    assert_eq!((report.violations[class].count, report.truncated_rows), (1, 2));
+}
+
+#[test]
+fn rounding_is_told_from_leaks_and_a_tolerance_accepts_it() {
+    let prices = [0.1, 0.2, 0.3];
+    let events: Vec<Event> = prices
+        .iter()
+        .zip(1..)
+        .map(|(&price, time)| Event { price: Some(price), ..event(time, "u1", "i1", "view") })
+        .collect();
+    let labels = labels(&[(Some("u1"), Some("i1"), 9)]);
+    let selection = everything(None);
+    let set = join(&mut readers(&events, 9), &selection, &labels, &JoinOptions::default()).unwrap();
+    let (label_table, mut dataset) = tables(&labels, &set, &selection);
+    // Added from left to right, as others do, it is 0.6000000000000001.
+    let sum = prices.iter().sum::<f64>();
+    let column = dataset.columns.iter_mut().find(|(name, _)| name == "users__f2").unwrap();
+    assert_ne!(column.1.as_f64().unwrap()[0].to_bits(), sum.to_bits());
+    column.1 = Column::of(Values::F64(vec![sum]));
+    let mut request = AuditRequest {
+        labels: &labels,
+        label_table: &label_table,
+        label_time: "event_time",
+        dataset: &dataset,
+        as_of: AsOf::Before,
+        max_age_us: None,
+        tolerance: 0.0,
+        truncate: Truncate::Rows(0),
+        threads: 1,
+    };
+    let strict = audit(&mut readers(&events, 9), &transforms(None), request).unwrap();
+    assert_eq!(strict.violation_count(), 1);
+    assert_eq!(strict.feature("users__f2").unwrap().best(), Some((Likeness::Rounding, 1)));
+    assert_eq!(strict.truncated_rows, 0);
+    request.tolerance = 1e-9;
+    assert!(audit(&mut readers(&events, 9), &transforms(None), request).unwrap().passed());
 }
 
 #[test]

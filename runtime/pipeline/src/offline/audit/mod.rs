@@ -1,20 +1,32 @@
 //! The leakage audit: recomputes a training set from history that ends strictly before each label.
 //!
-//! It calls the component's `extract` and `finalize`, but between them nothing that the join uses: [`naive`]
-//! scans an entity's contributions for every row and follows the definitions word by word.
+//! Two tests, from opposite sides. The first is what the values *should be*: it calls the component's `extract` and
+//! `finalize`, but between them nothing that the join uses: `naive` scans an entity's contributions for every row and
+//! follows the definitions word by word. What it finds wrong, `diagnose` recomputes at other instants (just after the
+//! label, at the end of its day, …) to say what kind of leak it looks like. The second is whether the future *can
+//! matter* (`truncate`): events from the label on are taken away before anything else sees them, the row is joined
+//! again, and must not change.
 
+mod diagnose;
 mod naive;
+mod report;
+mod truncate;
+
+pub use report::{AGE_CLASSES, AgeAudit, FeatureAudit, LeakageReport, Likeness, Violation, ViolationKind};
+pub use truncate::Truncate;
 
 use super::check::same_bits_at;
 use super::select::Selection;
 use super::{AsOf, Labels, Status, thread_count};
+use crate::decode::time::format_rfc3339;
 use crate::port::EventReader;
 use crate::{Error, Result};
+use diagnose::{Wrong, diagnose};
 use naive::Past;
 use plumb_core::column::{Bitmap, Column, DataType, Values};
 use plumb_transform::Transform;
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
+use truncate::Cut;
 
 /// Named columns of equal length, as read from a label or training-set file.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -50,71 +62,17 @@ pub struct AuditRequest<'a> {
     pub as_of: AsOf,
     /// Replaces every view's max age (µs).
     pub max_age_us: Option<i64>,
+    /// The largest relative difference of floats that is none; 0 = equal to the bit.
+    pub tolerance: f64,
+    /// Which rows are also joined again from a history that ends at their label.
+    pub truncate: Truncate,
     /// How many threads; 0 = one per core.
     pub threads: usize,
 }
 
-/// What an audit found.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LeakageReport {
-    /// Rows of the training set.
-    pub rows_kept: u64,
-    /// Labels that are not in it.
-    pub rows_dropped: u64,
-    /// Feature columns compared.
-    pub columns: Vec<String>,
-    /// Values compared.
-    pub compared_values: u64,
-    /// By class, what was found.
-    pub violations: BTreeMap<String, Violation>,
-}
-
-/// Violations of one class.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation {
-    /// How many values.
-    pub count: u64,
-    /// The first, for people: row, found and expected value.
-    pub example: String,
-}
-
-impl LeakageReport {
-    /// Whether nothing was found.
-    pub fn passed(&self) -> bool {
-        self.violations.is_empty()
-    }
-
-    /// The number of violations of all classes.
-    pub fn violation_count(&self) -> u64 {
-        self.violations.values().map(|violation| violation.count).sum()
-    }
-
-    fn add(&mut self, class: String, example: impl FnOnce() -> String) {
-        match self.violations.get_mut(&class) {
-            Some(violation) => violation.count += 1,
-            None => {
-                self.violations.insert(class, Violation { count: 1, example: example() });
-            }
-        }
-    }
-}
-
-impl fmt::Display for LeakageReport {
-    /// The report's line, then one line per class.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.passed() { "PASSED" } else { "FAILED" };
-        let (kept, dropped, count) = (self.rows_kept, self.rows_dropped, self.violation_count());
-        write!(f, "LeakageReport [{verdict}] rows_kept={kept} rows_dropped={dropped} violations={count}")?;
-        for (class, violation) in &self.violations {
-            write!(f, "\n  {class}: {} values, e.g. {}", violation.count, violation.example)?;
-        }
-        Ok(())
-    }
-}
-
-/// Recomputes every column `view__feature` of the training set that the transforms know and compares it to the
-/// bit; flags every `…__event_time` at or after its label. A training set whose rows are not a subsequence of
-/// the labels is the caller's mistake.
+/// Recomputes every column `view__feature` of the training set that the transforms know and compares it; flags every
+/// `…__event_time` at or after its label; joins rows again from a history cut at their label. A training set whose rows
+/// are not a subsequence of the labels is the caller's mistake.
 pub fn audit(
     readers: &mut BTreeMap<String, Box<dyn EventReader>>,
     transforms: &[Transform],
@@ -122,19 +80,18 @@ pub fn audit(
 ) -> Result<LeakageReport> {
     let (labels, dataset) = (request.labels, request.dataset);
     let rows = label_rows(&request)?;
-    let as_of_us: Vec<i64> = rows
-        .iter()
-        .map(|&row| match request.as_of {
-            AsOf::Before => labels.times_us[row],
-            AsOf::At => labels.times_us[row].saturating_add(1),
-        })
-        .collect();
+    let label_us: Vec<i64> = rows.iter().map(|&row| labels.times_us[row]).collect();
+    let as_of_us: Vec<i64> = match request.as_of {
+        AsOf::Before => label_us.clone(),
+        AsOf::At => label_us.iter().map(|time_us| time_us.saturating_add(1)).collect(),
+    };
+    let asked = Asked { request, rows, label_us, as_of_us };
     let mut report = LeakageReport {
-        rows_kept: rows.len() as u64,
-        rows_dropped: (labels.len() - rows.len()) as u64,
+        rows_kept: asked.rows.len() as u64,
+        rows_dropped: (labels.len() - asked.rows.len()) as u64,
         ..LeakageReport::default()
     };
-    check_event_times(dataset, &as_of_us, &mut report);
+    check_event_times(dataset, &asked.as_of_us, &mut report);
     let audited: Vec<Transform> = transforms.iter().filter(|view| has_columns(view, dataset)).cloned().collect();
     if audited.is_empty() {
         let names: Vec<&str> = transforms.iter().map(|view| view.def().name.as_str()).collect();
@@ -142,6 +99,7 @@ pub fn audit(
         return Err(Error::invalid(format!("the training set has no column `view__feature` of a view of `{names}`")));
     }
     let selection = Selection::all(&audited);
+    let mut truncated = BTreeSet::new();
     for (source, indices) in selection.by_source() {
         let reader = readers.get_mut(source).ok_or_else(|| {
             Error::invalid(format!("view `{}` reads source `{source}`, for which no events were given", {
@@ -149,20 +107,41 @@ pub fn audit(
             }))
         })?;
         let mut pasts = Vec::with_capacity(indices.len());
+        let mut cuts = Vec::new();
         for &index in &indices {
             let transform = &selection.views[index].transform;
             let columns = labels.key_columns(&transform.def().name, &transform.def().entity.key)?;
-            pasts.push(Past::new(transform, &columns, &rows, &as_of_us));
+            pasts.push(Past::new(transform, &columns, &asked.rows));
+            cuts.extend(Cut::new(transform, &columns, &asked)?);
         }
+        let mut newest_us = i64::MIN;
         while let Some(batch) = reader.next_batch()? {
+            newest_us = batch.times_us.iter().copied().fold(newest_us, i64::max);
             pasts.iter_mut().for_each(|past| past.add(&batch));
+            cuts.iter_mut().for_each(|cut| cut.add(&batch));
         }
         for mut past in pasts {
             past.sort();
-            compare_view(&past, &request, &as_of_us, &mut report)?;
+            compare_view(&past, &asked, newest_us.saturating_add(1), &mut report)?;
+        }
+        for cut in cuts {
+            truncated.extend(cut.compare(source, &asked, &mut report)?);
         }
     }
+    report.truncated_rows = truncated.len() as u64;
     Ok(report)
+}
+
+/// A request and which rows it asks for.
+#[derive(Debug)]
+struct Asked<'a> {
+    request: AuditRequest<'a>,
+    /// Per row of the training set, its label.
+    rows: Vec<usize>,
+    /// Their times.
+    label_us: Vec<i64>,
+    /// From which instant on each row must see nothing.
+    as_of_us: Vec<i64>,
 }
 
 /// The columns an audit would compare, by the name they have in a training set, with their types: what a reader of
@@ -233,101 +212,145 @@ fn check_event_times(dataset: &Table, as_of_us: &[i64], report: &mut LeakageRepo
         let Some(times_us) = column.as_i64() else { continue };
         for (row, (&time_us, &as_of_us)) in times_us.iter().zip(as_of_us).enumerate() {
             if column.is_valid(row) && time_us >= as_of_us {
-                report.add(format!("`{name}` is not before the label"), || {
-                    format!("row {}: {time_us} µs, the label sees what is before {as_of_us} µs", row + 1)
+                report.add(ViolationKind::EventTime, name, || {
+                    let (time, label) = (format_rfc3339(time_us), format_rfc3339(as_of_us));
+                    format!("row {}: {time}, the label sees what is before {label}", row + 1)
                 });
             }
         }
     }
 }
 
-/// Recomputes one view for every row, in threads, and compares.
-fn compare_view(
-    past: &Past<'_>,
-    request: &AuditRequest<'_>,
-    as_of_us: &[i64],
-    report: &mut LeakageReport,
-) -> Result<()> {
+/// Recomputes one view for every row and compares; `end_us` is just past the newest event.
+fn compare_view(past: &Past<'_>, asked: &Asked<'_>, end_us: i64, report: &mut LeakageReport) -> Result<()> {
+    let request = &asked.request;
     let def = past.transform().def();
     let max_age_us = request.max_age_us.or(def.ttl_us);
-    // Rows by time, so that neighbours share a distribution of ranks.
-    let mut order: Vec<usize> = (0..as_of_us.len()).collect();
-    order.sort_by_key(|&row| as_of_us[row]);
     let threads = thread_count(request.threads);
+    let rows: Vec<usize> = (0..asked.rows.len()).collect();
+    let expected = recompute(past, &rows, &asked.as_of_us, max_age_us, threads)?;
+    let mut wrong = Vec::new();
+    for (index, feature) in def.features.iter().enumerate() {
+        let name = format!("{}__{}", def.name, feature.name);
+        let Some(found) = request.dataset.column(&name) else { continue };
+        let found = coerced(&name, found, &feature.data_type)?;
+        let mut rows = Vec::new();
+        for row in 0..asked.rows.len() {
+            let (column, at) = expected.value(index, row);
+            if !is_same(&found, row, column, at, request.tolerance) {
+                report.add(ViolationKind::Value, &name, || {
+                    format!("row {}: {}, expected {}", row + 1, shown(&found, row), shown(column, at))
+                });
+                rows.push(row);
+            }
+        }
+        report.compared_values += asked.rows.len() as u64;
+        report.features.push(FeatureAudit {
+            column: name,
+            compared: asked.rows.len() as u64,
+            violations: rows.len() as u64,
+            examined: 0,
+            looks_like: BTreeMap::new(),
+        });
+        if !rows.is_empty() {
+            wrong.push(Wrong { feature: index, audit: report.features.len() - 1, found, rows });
+        }
+    }
+    diagnose(past, asked, &expected, end_us, &wrong, &mut report.features)?;
+    let name = format!("{}__event_time", def.name);
+    let found = request.dataset.column(&name).filter(|column| column.data_type() == DataType::Timestamp);
+    let found_us = |row: usize| {
+        let found = found?;
+        found.as_i64().filter(|_| found.is_valid(row)).map(|times_us| times_us[row])
+    };
+    for (row, &newest_us) in expected.newest_us.iter().enumerate().filter(|_| found.is_some()) {
+        let time_us = found_us(row);
+        // A time at or after the label is a class of its own.
+        if time_us != newest_us && time_us.is_none_or(|time_us| time_us < asked.as_of_us[row]) {
+            report.add(ViolationKind::NewestContribution, &name, || {
+                let shown = |time_us: Option<i64>| time_us.map_or_else(|| "null".to_owned(), format_rfc3339);
+                format!("row {}: {}, expected {}", row + 1, shown(time_us), shown(newest_us))
+            });
+        }
+    }
+    let ages = expected.newest_us.iter().enumerate().map(|(row, &newest_us)| {
+        let newest_us = if found.is_some() { found_us(row) } else { newest_us };
+        (asked.label_us[row], asked.as_of_us[row], newest_us)
+    });
+    report.ages.push(AgeAudit::of(&def.name, found.is_some(), ages));
+    Ok(())
+}
+
+/// Features of some rows at some instants.
+#[derive(Debug)]
+struct Recomputed {
+    /// Per row asked: whose share it was, and the row of its features; `None` = every feature null.
+    places: Vec<(usize, Option<usize>)>,
+    /// Per row asked, the newest contribution.
+    newest_us: Vec<Option<i64>>,
+    /// By share and feature.
+    features: Vec<Vec<Column>>,
+    /// By feature a single null.
+    nothing: Vec<Column>,
+}
+
+impl Recomputed {
+    /// A feature of the row asked for at `index`, as a column and a row of it.
+    fn value(&self, feature: usize, index: usize) -> (&Column, usize) {
+        match self.places[index] {
+            (share, Some(at)) => (&self.features[share][feature], at),
+            (_, None) => (&self.nothing[feature], 0),
+        }
+    }
+}
+
+/// Computes a view at `instants_us[i]` for the row `rows[i]`, in threads.
+fn recompute(
+    past: &Past<'_>,
+    rows: &[usize],
+    instants_us: &[i64],
+    max_age_us: Option<i64>,
+    threads: usize,
+) -> Result<Recomputed> {
+    // Rows by time, so that neighbours share a distribution of ranks.
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by_key(|&index| instants_us[index]);
     let shares: Vec<&[usize]> = order.chunks(order.len().div_ceil(threads).max(1)).collect();
-    let evaluated: Vec<Evaluated> = std::thread::scope(|scope| {
-        let workers: Vec<_> =
-            shares.iter().map(|rows| scope.spawn(|| evaluate(past, rows, as_of_us, max_age_us))).collect();
+    let evaluate = |share: &[usize]| {
+        let mut scan = past.scan();
+        let mut found_at = Vec::new();
+        let mut of_rows = Vec::with_capacity(share.len());
+        for &index in share {
+            let (row, as_of_us) = (rows[index], instants_us[index]);
+            let newest_us = past.newest_us(row, as_of_us);
+            let outside = Status::is_outside_max_age(newest_us, as_of_us, max_age_us);
+            let place = (past.is_found(row, as_of_us) && !outside).then(|| {
+                scan.aggregate(row, as_of_us);
+                found_at.push(as_of_us);
+                found_at.len() - 1
+            });
+            of_rows.push((index, place, newest_us));
+        }
+        (of_rows, past.transform().finalize(&found_at, &scan.into_columns()).features)
+    };
+    let evaluated: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = shares.iter().map(|&share| scope.spawn(move || evaluate(share))).collect();
         workers
             .into_iter()
             .map(|worker| worker.join().map_err(|_| Error::internal("a worker of the audit panicked")))
             .collect::<Result<_>>()
     })?;
-    // Where each row's expected values are: share, and row of its features.
-    let mut places: Vec<(usize, Option<usize>, Option<i64>)> = vec![(0, None, None); as_of_us.len()];
-    for (share, (rows, evaluated)) in shares.iter().zip(&evaluated).enumerate() {
-        for ((&row, &at), &newest_us) in rows.iter().zip(&evaluated.places).zip(&evaluated.newest_us) {
-            places[row] = (share, at, newest_us);
+    let mut places = vec![(0, None); rows.len()];
+    let mut newest = vec![None; rows.len()];
+    let mut features = Vec::with_capacity(evaluated.len());
+    for (share, (of_rows, columns)) in evaluated.into_iter().enumerate() {
+        for (index, place, newest_us) in of_rows {
+            (places[index], newest[index]) = ((share, place), newest_us);
         }
+        features.push(columns);
     }
-    for (index, feature) in def.features.iter().enumerate() {
-        let name = format!("{}__{}", def.name, feature.name);
-        let Some(found) = request.dataset.column(&name) else { continue };
-        let found = coerced(&name, found, &feature.data_type)?;
-        report.columns.push(name.clone());
-        let nothing = Column::nulls(&feature.data_type, 1);
-        for (row, &(share, at, _)) in places.iter().enumerate() {
-            let (expected, at) = at.map_or((&nothing, 0), |at| (&evaluated[share].features[index], at));
-            report.compared_values += 1;
-            if !same_bits_at(&found, row, expected, at) {
-                report.add(format!("`{name}` is not what history before the label gives"), || {
-                    format!("row {}: {}, expected {}", row + 1, shown(&found, row), shown(expected, at))
-                });
-            }
-        }
-    }
-    let name = format!("{}__event_time", def.name);
-    if let Some(found) = request.dataset.column(&name) {
-        for (row, &(_, _, newest_us)) in places.iter().enumerate() {
-            let time_us = found.as_i64().filter(|_| found.is_valid(row)).map(|times_us| times_us[row]);
-            // A time at or after the label is a class of its own.
-            if time_us != newest_us && time_us.is_none_or(|time_us| time_us < as_of_us[row]) {
-                report.add(format!("`{name}` is not the newest contribution before the label"), || {
-                    format!("row {}: {time_us:?} µs, expected {newest_us:?} µs", row + 1)
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What one thread expects of its rows.
-#[derive(Debug)]
-struct Evaluated {
-    /// Per row, the row of `features`; `None` = every feature null.
-    places: Vec<Option<usize>>,
-    newest_us: Vec<Option<i64>>,
-    features: Vec<Column>,
-}
-
-fn evaluate(past: &Past<'_>, rows: &[usize], as_of_us: &[i64], max_age_us: Option<i64>) -> Evaluated {
-    let mut scan = past.scan();
-    let mut instants = Vec::new();
-    let mut places = Vec::with_capacity(rows.len());
-    let mut newest = Vec::with_capacity(rows.len());
-    for &row in rows {
-        let newest_us = past.newest_us(row);
-        newest.push(newest_us);
-        if past.is_found(row) && !Status::is_outside_max_age(newest_us, as_of_us[row], max_age_us) {
-            places.push(Some(instants.len()));
-            instants.push(as_of_us[row]);
-            scan.aggregate(row);
-        } else {
-            places.push(None);
-        }
-    }
-    let features = past.transform().finalize(&instants, &scan.into_columns()).features;
-    Evaluated { places, newest_us: newest, features }
+    let nothing = past.transform().def().features.iter().map(|feature| Column::nulls(&feature.data_type, 1));
+    Ok(Recomputed { places, newest_us: newest, features, nothing: nothing.collect() })
 }
 
 /// A column of somebody's training set as the feature's type: other tools turn integers with nulls into floats.
@@ -351,6 +374,21 @@ fn coerced(name: &str, column: &Column, wanted: &DataType) -> Result<Column> {
     Ok(Column { validity: column.validity.clone(), values })
 }
 
+/// Whether two values are the same: to the bit, or as numbers no further apart than `tolerance`, relatively.
+fn is_same(found: &Column, row: usize, expected: &Column, at: usize, tolerance: f64) -> bool {
+    if same_bits_at(found, row, expected, at) {
+        return true;
+    }
+    let number = |column: &Column, row: usize| match &column.values {
+        Values::F64(values) if column.is_valid(row) => Some(values[row]),
+        _ => None,
+    };
+    match (number(found, row), number(expected, at)) {
+        (Some(a), Some(b)) => (a - b).abs() <= tolerance * a.abs().max(b.abs()),
+        _ => false,
+    }
+}
+
 /// A value for people.
 fn shown(column: &Column, row: usize) -> String {
     if !column.is_valid(row) {
@@ -360,7 +398,7 @@ fn shown(column: &Column, row: usize) -> String {
         Values::I64(v) => v[row].to_string(),
         Values::F64(v) => format!("{:?}", v[row]),
         Values::Bool(v) => (v[row] != 0).to_string(),
-        Values::Timestamp(v) => format!("{} µs", v[row]),
+        Values::Timestamp(v) => format_rfc3339(v[row]),
         Values::Utf8(v) | Values::Bytes(v) => format!("{:?}", String::from_utf8_lossy(v.get(row))),
         Values::List { offsets, child } => {
             let elements = (offsets[row]..offsets[row + 1]).map(|element| shown(child, element as usize));

@@ -43,7 +43,6 @@ pub(super) struct Past<'a> {
     transform: &'a Transform,
     /// Each row's entity key; `None` if it is null.
     row_keys: Vec<Option<EntityKey>>,
-    as_of_us: &'a [i64],
     entities: HashMap<EntityKey, Entity, FxBuildHasher>,
     /// Whether entities that no row asks for matter.
     everyone: bool,
@@ -54,8 +53,8 @@ pub(super) struct Past<'a> {
 }
 
 impl<'a> Past<'a> {
-    /// Nothing yet; row `i` asks for the key in row `rows[i]` of `keys`, at `as_of_us[i]`.
-    pub(super) fn new(transform: &'a Transform, keys: &[&Column], rows: &[usize], as_of_us: &'a [i64]) -> Self {
+    /// Nothing yet; row `i` asks for the key in row `rows[i]` of `keys`.
+    pub(super) fn new(transform: &'a Transform, keys: &[&Column], rows: &[usize]) -> Self {
         let row_keys: Vec<Option<EntityKey>> = rows.iter().map(|&row| key_at(keys, row)).collect();
         let slots = transform.def().slots.len();
         let mut entities: HashMap<EntityKey, Entity, FxBuildHasher> = HashMap::default();
@@ -67,7 +66,7 @@ impl<'a> Past<'a> {
         let ranks = transform.def().aggregates.iter().filter(|a| a.operator == Operator::RelativeRank);
         let ranked: BTreeMap<usize, Vec<_>> = ranks.map(|aggregate| (aggregate.slot, Vec::new())).collect();
         let ordered_by_id = transform.def().aggregates.iter().any(|aggregate| aggregate.operator == Operator::Last);
-        Self { transform, row_keys, as_of_us, entities, everyone: !ranked.is_empty(), ordered_by_id, ranked }
+        Self { transform, row_keys, entities, everyone: !ranked.is_empty(), ordered_by_id, ranked }
     }
 
     pub(super) fn transform(&self) -> &'a Transform {
@@ -118,15 +117,15 @@ impl<'a> Past<'a> {
         self.entities.get(self.row_keys[row].as_ref()?)
     }
 
-    /// Whether any accepted event before the row's instant carries its key.
-    pub(super) fn is_found(&self, row: usize) -> bool {
-        self.entity(row).is_some_and(|entity| entity.seen_us.first().is_some_and(|&first| first < self.as_of_us[row]))
+    /// Whether any accepted event before an instant carries the row's key.
+    pub(super) fn is_found(&self, row: usize, as_of_us: i64) -> bool {
+        self.entity(row).is_some_and(|entity| entity.seen_us.first().is_some_and(|&first| first < as_of_us))
     }
 
-    /// The newest contribution before the row's instant.
-    pub(super) fn newest_us(&self, row: usize) -> Option<i64> {
+    /// The newest contribution before an instant.
+    pub(super) fn newest_us(&self, row: usize, as_of_us: i64) -> Option<i64> {
         let entity = self.entity(row)?;
-        let newest = |points: &Vec<Point>| before(points, self.as_of_us[row]).last().map(|point| point.time_us);
+        let newest = |points: &Vec<Point>| before(points, as_of_us).last().map(|point| point.time_us);
         entity.slots.iter().filter_map(newest).max()
     }
 
@@ -174,10 +173,9 @@ pub(super) struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Appends the aggregates of a row whose key is found.
-    pub(super) fn aggregate(&mut self, row: usize) {
+    /// Appends the aggregates at an instant of a row whose key is found.
+    pub(super) fn aggregate(&mut self, row: usize, as_of_us: i64) {
         let past = self.past;
-        let as_of_us = past.as_of_us[row];
         let Some(entity) = past.entity(row) else { return };
         for (index, aggregate) in past.transform.def().aggregates.iter().enumerate() {
             let past_of_slot = before(&entity.slots[aggregate.slot], as_of_us);
