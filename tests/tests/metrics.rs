@@ -75,6 +75,7 @@ fn a_running_service_exposes_every_documented_metric() {
         ("plumb_dead_letters_total", "reason=\"after_max_future\"", 1.0),
         ("plumb_accounting_imbalance_records", "", 0.0),
         ("plumb_owned_partitions", "", 2.0),
+        ("plumb_source_reachable", "", 1.0),
         ("plumb_partition_live", "", 2.0),
         ("plumb_lag_records", "", 0.0),
         ("plumb_rebuild_progress_ratio", "", 2.0),

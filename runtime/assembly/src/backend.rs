@@ -154,11 +154,19 @@ impl Backend for ServiceBackend {
         let failure = status.failure.unwrap_or_default();
         let views = self.runtime.active_views();
         let warming: Vec<&str> = views.iter().filter(|view| !view.ready.is_ready()).map(ActiveView::name).collect();
-        vec![
+        // Answers go on from what was read before.
+        let sources = self.sources.iter().map(|(name, source)| Dependency {
+            name: format!("source {name}"),
+            ready: true,
+            detail: source.trouble().map(|why| format!("nothing new is read: {why}")).unwrap_or_default(),
+        });
+        let mut dependencies = vec![
             Dependency { name: "workers".into(), ready: failure.is_empty(), detail: failure },
             Dependency { name: "partitions".into(), ready: waiting.is_empty(), detail: waiting.join(", ") },
             Dependency { name: "views".into(), ready: warming.is_empty(), detail: warming.join(", ") },
-        ]
+        ];
+        dependencies.extend(sources);
+        dependencies
     }
 
     fn figures(&self) -> Figures {
@@ -171,6 +179,7 @@ impl Backend for ServiceBackend {
         let board = self.runtime.board();
         Figures {
             ends: partitions.iter().filter_map(end).collect(),
+            reachable: self.sources.iter().map(|(name, one)| (name.clone(), one.trouble().is_none())).collect(),
             ready: views.iter().map(|view| (view.name().to_owned(), view.ready.is_ready())).collect(),
             guests: views.iter().flat_map(|view| GuestFigures::of(&view.transform)).collect(),
             meters: board.meters().all(),

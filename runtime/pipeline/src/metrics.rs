@@ -67,6 +67,8 @@ metrics! {
         "1, with the version of plumb";
     OWNED_PARTITIONS = Gauge "plumb_owned_partitions" ["source"]
         "Partitions this process works on";
+    SOURCE_REACHABLE = Gauge "plumb_source_reachable" ["source"]
+        "1 while a source can be read, 0 while none of its brokers can be reached";
     FENCE_REJECTIONS = Counter "plumb_fence_rejections" []
         "Writes refused because a later owner has the partition; the process ends after one";
 
@@ -196,6 +198,8 @@ pub struct Figures {
     pub partitions: Vec<PartitionStatus>,
     /// The end of the log of a source's partition, where it is known.
     pub ends: BTreeMap<(String, u32), u64>,
+    /// The sources, and whether each can be read.
+    pub reachable: BTreeMap<String, bool>,
     /// The active views, and whether each answers.
     pub ready: BTreeMap<String, bool>,
     /// What calls of the active views' functions have taken.

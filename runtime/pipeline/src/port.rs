@@ -67,6 +67,10 @@ pub trait Source: Send + Sync {
     /// manifest (a file source: its files in the order first seen), `None` at the first start. A source that no
     /// longer has the record at `offset` fails with the gap it would leave, unless it was told to accept gaps.
     fn open(&self, partition: u32, offset: u64, memo: Option<&serde_json::Value>) -> Result<Box<dyn PartitionReader>>;
+    /// Why nothing can be read at the moment, as far as is known without asking; `None` where all is well.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
     /// Joins the processes that share the partitions between them; `None` if this process works on all of them.
     fn join(&self) -> Result<Option<Box<dyn Membership>>> {
         Ok(None)

@@ -137,6 +137,8 @@ impl Encoder<'_, '_> {
         }
         let owned = owned.iter().map(|(source, &count)| ([("source", *source)], count as f64));
         self.gauges(names::OWNED_PARTITIONS, owned)?;
+        let reachable = figures.reachable.iter().map(|(name, &yes)| ([("source", name)], f64::from(u8::from(yes))));
+        self.gauges(names::SOURCE_REACHABLE, reachable)?;
         self.counters(names::FENCE_REJECTIONS, [(NO_LABELS, figures.fence_rejections)].into_iter())?;
         self.gauges(names::STATE_LIMIT_BYTES, [(NO_LABELS, figures.max_state_bytes as f64)].into_iter())
     }

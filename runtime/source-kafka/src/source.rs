@@ -221,6 +221,10 @@ impl Source for KafkaSource {
         }
     }
 
+    fn trouble(&self) -> Option<String> {
+        (!self.is_reachable()).then(|| format!("no broker of {} can be reached", self.settings.brokers))
+    }
+
     fn open(&self, partition: u32, offset: u64, memo: Option<&serde_json::Value>) -> Result<Box<dyn PartitionReader>> {
         let topic = &self.settings.topic;
         let now = Memo { topic: topic.clone(), topic_id: self.data.identity(REQUEST)? };
