@@ -104,9 +104,12 @@ impl Service {
             publish_interval: settings.run.publish_interval,
             commit_interval: settings.run.commit_interval,
             commit_bytes: settings.run.commit_size_bytes,
+            max_uncommitted_bytes: settings.run.max_uncommitted_bytes,
             max_state_bytes: settings.run.max_state_bytes,
             hot_key: settings.run.hot_key.into(),
             bounded: options.until_end,
+            keep: settings.offline.keep_replaced,
+            merge_files: settings.offline.merges_files(),
             ..WorkerOptions::default()
         };
         let mut runtime_options = RuntimeOptions { worker, replace: options.replace, ..RuntimeOptions::default() };

@@ -42,7 +42,7 @@ impl Formats {
                 let format = settings.format.name();
                 return Err(Error::invalid(format!("format = \"{format}\" needs the address of a schema registry")));
             }
-            (registry, _) => registry.as_ref().map(Registry::new),
+            (registry, _) => registry.as_ref().map(Registry::new).transpose()?,
         };
         Ok(Self { settings: settings.clone(), registry, schema, unit, rules })
     }

@@ -10,8 +10,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use plumb_pipeline::{Error, Result};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
 /// How long somebody who needs a schema waits for it.
 const WAIT: Duration = Duration::from_millis(50);
@@ -80,10 +82,11 @@ struct Shared {
 }
 
 impl Registry {
-    /// A registry that has not been asked anything yet.
-    pub fn new(settings: &RegistrySettings) -> Self {
-        let client = Client::new(settings);
-        Self(Arc::new(Shared { client, entries: Mutex::default(), answered: Condvar::new() }))
+    /// A registry that has not been asked anything yet. The error, of kind `Invalid`, is about the file of its
+    /// authorities.
+    pub fn new(settings: &RegistrySettings) -> Result<Self> {
+        let client = Client::new(settings)?;
+        Ok(Self(Arc::new(Shared { client, entries: Mutex::default(), answered: Condvar::new() })))
     }
 
     /// The schema of an id, `None` if there is none. While it is not known, an error of kind `Unavailable`: try again.
@@ -159,18 +162,22 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    fn new(settings: &RegistrySettings) -> Self {
-        let config = ureq::Agent::config_builder()
+    fn new(settings: &RegistrySettings) -> Result<Self> {
+        let mut config = ureq::Agent::config_builder()
             .timeout_global(Some(REQUEST))
             .http_status_as_error(false)
             // Credentials go to where the operator said and nowhere else.
             .max_redirects(0)
             .user_agent(concat!("plumb/", env!("CARGO_PKG_VERSION")));
+        if let Some(file) = &settings.tls_ca {
+            let roots = RootCerts::new_with_certs(&authorities(file)?);
+            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
         let authorization = settings
             .credentials
             .as_ref()
             .map(|(name, password)| format!("Basic {}", BASE64.encode(format!("{name}:{}", password.reveal()))));
-        Self { url: settings.url.clone(), agent: config.build().into(), authorization }
+        Ok(Self { url: settings.url.clone(), agent: config.build().into(), authorization })
     }
 
     /// A schema with all it refers to; `None` if the id is unknown.
@@ -244,6 +251,19 @@ impl Client {
             _ => Err((format!("it answers {status} {said}").trim_end().to_owned(), status >= 500 || status == 429)),
         }
     }
+}
+
+/// The certificates of a PEM file.
+fn authorities(file: &Path) -> Result<Vec<Certificate<'static>>> {
+    let bad = |why: &dyn std::fmt::Display| Error::invalid(format!("registry_ca `{}`: {why}", file.display()));
+    let pem = std::fs::read(file).map_err(|error| bad(&error))?;
+    let mut certificates = Vec::new();
+    for item in parse_pem(&pem) {
+        if let PemItem::Certificate(certificate) = item.map_err(|error| bad(&error))? {
+            certificates.push(certificate);
+        }
+    }
+    if certificates.is_empty() { Err(bad(&"it holds no certificate")) } else { Ok(certificates) }
 }
 
 fn text_of(answer: &Value) -> Result<String, String> {

@@ -1,6 +1,7 @@
 //! How records are encoded, and where their schemas are.
 
 use plumb_pipeline::Secret;
+use std::path::PathBuf;
 
 /// How the records of a source are encoded.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,4 +48,6 @@ pub struct RegistrySettings {
     pub url: String,
     /// The name and password it asks for, if it does.
     pub credentials: Option<(String, Secret)>,
+    /// A PEM file of the authorities that its certificate must come from; `None` = those of the system.
+    pub tls_ca: Option<PathBuf>,
 }

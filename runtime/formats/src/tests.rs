@@ -73,7 +73,7 @@ impl FakeRegistry {
     }
 
     fn settings(&self, format: RecordFormat) -> FormatSettings {
-        let registry = RegistrySettings { url: self.url.clone(), credentials: None };
+        let registry = RegistrySettings { url: self.url.clone(), credentials: None, tls_ca: None };
         FormatSettings { format, registry: Some(registry), message: None }
     }
 
@@ -764,9 +764,10 @@ fn credentials_are_sent_and_never_shown() {
     let settings = |password: &str| RegistrySettings {
         url: registry.url.clone(),
         credentials: Some(("alice".into(), Secret::new(password))),
+        tls_ca: None,
     };
     let ask = |password: &str| {
-        let asked = Registry::new(&settings(password));
+        let asked = Registry::new(&settings(password)).unwrap();
         let end = Instant::now() + PATIENCE;
         loop {
             match asked.schema(7) {

@@ -64,6 +64,9 @@ pub struct WorkerOptions {
     pub leave_within: Duration,
     /// How long the offline store keeps what nothing refers to any more.
     pub keep: Duration,
+    /// Whether small row files are merged. Without, rows are let gather for longer while there is more to read, as
+    /// files stay as they are written.
+    pub merge_files: bool,
     /// How long the state of a view that was replaced is kept in a job that several processes share: others may answer
     /// from it a little longer.
     pub keep_replaced: Duration,
@@ -86,6 +89,7 @@ impl Default for WorkerOptions {
             leave_within: Duration::from_secs(8),
             keep_replaced: Duration::from_secs(10),
             keep: KEEP,
+            merge_files: true,
             commit_aside: true,
         }
     }

@@ -1,7 +1,7 @@
 //! From the raw tree to checked settings: types, bounds, and what does not exist yet.
 
 use super::raw::RawTable;
-use super::unit::{is_loopback, parse_address, parse_size};
+use super::unit::{format_size, is_loopback, parse_address, parse_size};
 use super::{
     DEFAULT_SOURCE, LogFormat, RunSettings, ServeSettings, Settings, SourceKind, SourceSettings, TelemetrySettings,
     TransformSettings, kafka, stores,
@@ -197,16 +197,40 @@ pub(super) fn duration(text: &str) -> Result<Duration> {
     Ok(Duration::from_micros(parse_duration(text)?.unsigned_abs()))
 }
 
+/// Reads a duration within bounds.
+pub(super) fn duration_within(bounds: (Duration, Duration)) -> impl Fn(&str) -> Result<Duration> {
+    move |text| {
+        let given = duration(text)?;
+        if (bounds.0..=bounds.1).contains(&given) {
+            return Ok(given);
+        }
+        let word = |bound: Duration| format_duration(i64::try_from(bound.as_micros()).unwrap_or(i64::MAX));
+        Err(Error::invalid(format!("write {} to {}", word(bounds.0), word(bounds.1))))
+    }
+}
+
 fn run(mut raw: RawTable, defaults: RunSettings) -> Result<RunSettings> {
     let settings = RunSettings {
         serve: raw.bool("serve", defaults.serve)?,
         publish_interval: raw.text("publish_interval", defaults.publish_interval, duration)?,
         commit_interval: raw.text("commit_interval", defaults.commit_interval, duration)?,
         commit_size_bytes: raw.text("commit_size", defaults.commit_size_bytes, parse_size)?,
+        max_uncommitted_bytes: raw.text("max_uncommitted", defaults.max_uncommitted_bytes, parse_size)?,
         threads: raw.integer("threads", defaults.threads, (0, 1_024))?,
         max_state_bytes: raw.text("max_state", defaults.max_state_bytes, parse_size)?,
         hot_key: raw.integer("hot_key", defaults.hot_key, (1, u32::MAX))?,
     };
+    if settings.max_uncommitted_bytes < settings.commit_size_bytes {
+        return Err(raw.refuse(
+            "max_uncommitted",
+            format!(
+                "= \"{}\" is less than {} = \"{}\": it must be at least that",
+                format_size(settings.max_uncommitted_bytes),
+                raw.path("commit_size"),
+                format_size(settings.commit_size_bytes)
+            ),
+        ));
+    }
     raw.finish()?;
     Ok(settings)
 }

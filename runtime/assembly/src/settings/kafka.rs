@@ -3,8 +3,8 @@
 use super::raw::{RawTable, either};
 use super::unit::{parse_address, parse_size};
 use super::{SourceKind, SourceSettings, check};
+use crate::Result;
 use crate::instance::AUTO;
-use crate::{Error, Result};
 use plumb_core::time::{DAY_US, format_duration};
 use plumb_formats::{FormatSettings, RecordFormat, RegistrySettings};
 use plumb_pipeline::Secret;
@@ -37,7 +37,11 @@ pub(super) fn kafka(raw: &mut RawTable, defaults: KafkaSettings) -> Result<(Kafk
         tls: tls(raw, security)?,
         instance_id: Some(raw.text("instance_id", AUTO.to_owned(), |text| Ok::<_, String>(text.to_owned()))?)
             .filter(|text| !text.is_empty()),
-        session_timeout: raw.text("session_timeout", defaults.session_timeout, session_timeout)?,
+        session_timeout: raw.text(
+            "session_timeout",
+            defaults.session_timeout,
+            check::duration_within(SESSION_TIMEOUT),
+        )?,
         dead_letter_topic: match raw.text("dead_letter_topic", String::new(), |text| match text {
             "" => Ok(String::new()),
             _ => topic(text),
@@ -59,14 +63,6 @@ fn topic(name: &str) -> Result<String, String> {
     let letter = |letter: u8| letter.is_ascii_alphanumeric() || b"._-".contains(&letter);
     let good = (1..=249).contains(&name.len()) && name.bytes().all(letter) && name != "." && name != "..";
     good.then(|| name.to_owned()).ok_or_else(|| "a topic's name is 1 to 249 of a-z, A-Z, 0-9, `.`, `_` and `-`".into())
-}
-
-fn session_timeout(text: &str) -> Result<Duration> {
-    let timeout = check::duration(text)?;
-    if (SESSION_TIMEOUT.0..=SESSION_TIMEOUT.1).contains(&timeout) {
-        return Ok(timeout);
-    }
-    Err(Error::invalid("write 1s to 30m"))
 }
 
 fn max_message(text: &str) -> Result<u32, String> {
@@ -157,12 +153,14 @@ pub(super) fn format(raw: &mut RawTable) -> Result<FormatSettings> {
     })?;
     let username = raw.optional("registry_username")?;
     let password = raw.secret("registry_password")?;
+    let tls_ca = raw.optional_path("registry_ca")?;
     let message = raw.optional("message")?;
     if format == RecordFormat::Json {
         let set = [
             ("registry_url", url.is_some()),
             ("registry_username", username.is_some()),
             ("registry_password", password.is_some()),
+            ("registry_ca", tls_ca.is_some()),
         ];
         raw.refuse_set(&set, || {
             let path = raw.path("format");
@@ -182,7 +180,11 @@ pub(super) fn format(raw: &mut RawTable) -> Result<FormatSettings> {
         }
         (None, None) => None,
     };
-    let registry = url.map(|url| RegistrySettings { url, credentials });
+    if tls_ca.is_some() && url.as_ref().is_some_and(|url| url.starts_with("http://")) {
+        let why = format!("is set, but {} does not use TLS: begin it with https://", raw.path("registry_url"));
+        return Err(raw.refuse("registry_ca", why));
+    }
+    let registry = url.map(|url| RegistrySettings { url, credentials, tls_ca });
     if format != RecordFormat::Json && registry.is_none() {
         let why = format!("= \"{}\" needs {}", format.name(), raw.path("registry_url"));
         return Err(raw.refuse("format", why));

@@ -20,6 +20,7 @@ use plumb_core::time::{DAY_US, HOUR_US, MINUTE_US};
 use plumb_formats::FormatSettings;
 use plumb_online_redis::RedisSettings;
 use plumb_pipeline::Secret;
+use plumb_pipeline::commit::collect::KEEP;
 use plumb_pipeline::decode::TimeUnit;
 use plumb_source_kafka::KafkaSettings;
 use plumb_store_object::S3Settings;
@@ -140,6 +141,37 @@ pub struct OfflineSettings {
     pub s3: Option<S3Settings>,
     /// `none`.
     pub snapshots: String,
+    /// Whether small row files are merged.
+    pub compaction: Compaction,
+    /// How long files are kept that nothing refers to any more.
+    pub keep_replaced: Duration,
+}
+
+/// Whether small row files are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compaction {
+    /// Where files can be exchanged at once: not in S3.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl Compaction {
+    /// Every choice by its name.
+    pub const ALL: [(&str, Self); 3] = [("auto", Self::Auto), ("on", Self::On), ("off", Self::Off)];
+}
+
+impl OfflineSettings {
+    /// Whether small row files are merged in this store.
+    pub fn merges_files(&self) -> bool {
+        match self.compaction {
+            Compaction::Auto => self.s3.is_none(),
+            Compaction::On => true,
+            Compaction::Off => false,
+        }
+    }
 }
 
 /// `[run]`.
@@ -153,6 +185,8 @@ pub struct RunSettings {
     pub commit_interval: Duration,
     /// After how many bytes of events is committed.
     pub commit_size_bytes: u64,
+    /// At so many bytes of events of this process that wait for commits no more is read.
+    pub max_uncommitted_bytes: u64,
     /// The most threads that work on partitions; 0 = one per core.
     pub threads: u32,
     /// At so many bytes of live state in this process no more is read.
@@ -218,12 +252,19 @@ impl Default for Settings {
             sources: BTreeMap::from([(DEFAULT_SOURCE.to_owned(), SourceSettings::default())]),
             transforms: TransformSettings { paths: vec!["target/plumb/*.wasm".into()] },
             online: OnlineSettings { url: Secret::new("embedded"), redis: None },
-            offline: OfflineSettings { url: "file:data/offline".into(), s3: None, snapshots: "none".into() },
+            offline: OfflineSettings {
+                url: "file:data/offline".into(),
+                s3: None,
+                snapshots: "none".into(),
+                compaction: Compaction::Auto,
+                keep_replaced: KEEP,
+            },
             run: RunSettings {
                 serve: false,
                 publish_interval: Duration::from_millis(100),
                 commit_interval: Duration::from_secs(30),
                 commit_size_bytes: 128 << 20,
+                max_uncommitted_bytes: 1 << 30,
                 threads: 0,
                 max_state_bytes: 8 << 30,
                 hot_key: 10_000,

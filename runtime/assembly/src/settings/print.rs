@@ -2,7 +2,7 @@
 
 use super::raw::mask_url;
 use super::unit::format_size;
-use super::{DEFAULT_SOURCE, LogFormat, OfflineSettings, OnlineSettings, Settings, SourceSettings};
+use super::{Compaction, DEFAULT_SOURCE, LogFormat, OfflineSettings, OnlineSettings, Settings, SourceSettings};
 use plumb_core::time::format_duration;
 use plumb_online_redis::RedisSettings;
 use plumb_pipeline::Secret;
@@ -39,6 +39,7 @@ pub(super) fn settings(settings: &Settings) -> String {
             ("publish_interval", duration(run.publish_interval)),
             ("commit_interval", duration(run.commit_interval)),
             ("commit_size", Value::String(format_size(run.commit_size_bytes))),
+            ("max_uncommitted", Value::String(format_size(run.max_uncommitted_bytes))),
             ("threads", Value::Integer(run.threads.into())),
             ("max_state", Value::String(format_size(run.max_state_bytes))),
             ("hot_key", Value::Integer(run.hot_key.into())),
@@ -97,15 +98,21 @@ fn online(online: &OnlineSettings) -> Value {
         ("tls_ca", path(redis.and_then(|redis| redis.tls_ca.as_ref()))),
         ("connections", Value::Integer(sizes.map_or(0, |redis| redis.connections).into())),
         ("buckets", Value::Integer(sizes.map_or(0, |redis| redis.buckets).into())),
+        ("connect_timeout", duration(sizes.map_or(Duration::ZERO, |redis| redis.connect_timeout))),
+        ("read_timeout", duration(sizes.map_or(Duration::ZERO, |redis| redis.read_timeout))),
+        ("write_timeout", duration(sizes.map_or(Duration::ZERO, |redis| redis.write_timeout))),
     ])
 }
 
 fn offline(offline: &OfflineSettings) -> Value {
     let none = S3Settings::default();
     let s3 = offline.s3.as_ref().unwrap_or(&none);
+    let compaction = Compaction::ALL.iter().find(|(_, choice)| *choice == offline.compaction);
     section([
         ("url", text(&offline.url)),
         ("snapshots", text(&offline.snapshots)),
+        ("compaction", text(compaction.map_or("auto", |(name, _)| name))),
+        ("keep_replaced", duration(offline.keep_replaced)),
         ("endpoint", optional(s3.endpoint.as_deref())),
         ("region", optional(s3.region.as_deref())),
         ("access_key", optional(s3.access_key.as_deref())),
@@ -158,6 +165,7 @@ fn source(source: &SourceSettings) -> Table {
         ("registry_url", optional(registry.map(|registry| registry.url.as_str()))),
         ("registry_username", optional(credentials.map(|(name, _)| name.as_str()))),
         ("registry_password", secret(credentials.map(|(_, password)| password))),
+        ("registry_ca", path(registry.and_then(|registry| registry.tls_ca.as_ref()))),
         ("message", optional(source.format.message.as_deref())),
         ("time_field", text(&source.time_field)),
         ("time_unit", text(source.time_unit.name())),

@@ -1,18 +1,26 @@
 //! Where answers and history are kept: `[online]` and `[offline]`.
 
-use super::check::{http_url, later};
+use super::check::{duration_within, http_url, later};
 use super::raw::RawTable;
-use super::{OfflineSettings, OnlineSettings};
+use super::{Compaction, OfflineSettings, OnlineSettings};
 use crate::{Error, Result};
 use plumb_online_redis::RedisSettings;
 use plumb_pipeline::Secret;
 use plumb_store_object::S3Settings;
+use std::time::Duration;
 
 /// The most buckets of an entity's keys: as many as a Cluster has slots.
 const MAX_BUCKETS: u32 = 16_384;
 
 /// The most connections to a Redis.
 const MAX_CONNECTIONS: u32 = 1_024;
+
+/// How long something asked of a Redis may take: a round trip within a data centre, and the patience of an operator.
+const REDIS_TIMEOUT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(300));
+
+/// How long unused files may be kept. A backfill's own are unused until it ends: less than the least may take one
+/// from under it.
+const KEEP_REPLACED: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(365 * 86_400));
 
 pub(super) fn online(mut raw: RawTable) -> Result<OnlineSettings> {
     let parsed = raw.text("url", None, |url| match url {
@@ -27,12 +35,18 @@ pub(super) fn online(mut raw: RawTable) -> Result<OnlineSettings> {
     let tls_ca = raw.optional_path("tls_ca")?;
     let connections = raw.integer("connections", defaults.connections, (1, MAX_CONNECTIONS))?;
     let buckets = raw.integer("buckets", defaults.buckets, (1, MAX_BUCKETS))?;
+    let connect_timeout = raw.text("connect_timeout", defaults.connect_timeout, duration_within(REDIS_TIMEOUT))?;
+    let read_timeout = raw.text("read_timeout", defaults.read_timeout, duration_within(REDIS_TIMEOUT))?;
+    let write_timeout = raw.text("write_timeout", defaults.write_timeout, duration_within(REDIS_TIMEOUT))?;
     let Some((url, redis)) = parsed else {
         let set = [
             ("namespace", namespace != defaults.namespace),
             ("tls_ca", tls_ca.is_some()),
             ("connections", connections != defaults.connections),
             ("buckets", buckets != defaults.buckets),
+            ("connect_timeout", connect_timeout != defaults.connect_timeout),
+            ("read_timeout", read_timeout != defaults.read_timeout),
+            ("write_timeout", write_timeout != defaults.write_timeout),
         ];
         raw.refuse_set(&set, || {
             format!("is a key of an online store in Redis, but {} = \"embedded\"", raw.path("url"))
@@ -49,7 +63,16 @@ pub(super) fn online(mut raw: RawTable) -> Result<OnlineSettings> {
     raw.finish()?;
     Ok(OnlineSettings {
         url: Secret::new(url),
-        redis: Some(RedisSettings { namespace, tls_ca, connections, buckets, ..redis }),
+        redis: Some(RedisSettings {
+            namespace,
+            tls_ca,
+            connections,
+            buckets,
+            connect_timeout,
+            read_timeout,
+            write_timeout,
+            ..redis
+        }),
     })
 }
 
@@ -75,6 +98,8 @@ pub(super) fn offline(mut raw: RawTable, data_dir: &str, defaults: OfflineSettin
         }
         _ => Err("write \"none\"".to_owned()),
     })?;
+    let compaction = raw.word("compaction", defaults.compaction, &Compaction::ALL)?;
+    let keep_replaced = raw.text("keep_replaced", defaults.keep_replaced, duration_within(KEEP_REPLACED))?;
     let endpoint = raw.text("endpoint", None, |url| match url {
         "" => Ok(None),
         _ => http_url(url).map(Some),
@@ -93,7 +118,7 @@ pub(super) fn offline(mut raw: RawTable, data_dir: &str, defaults: OfflineSettin
         ];
         raw.refuse_set(&set, || format!("is a key of an offline store in S3, but {} is \"{url}\"", raw.path("url")))?;
         raw.finish()?;
-        return Ok(OfflineSettings { url, s3: None, snapshots });
+        return Ok(OfflineSettings { url, s3: None, snapshots, compaction, keep_replaced });
     };
     match (&access_key, &secret_key) {
         (Some(_), None) => return Err(raw.refuse("access_key", format!("needs {} too", raw.path("secret_key")))),
@@ -108,5 +133,5 @@ pub(super) fn offline(mut raw: RawTable, data_dir: &str, defaults: OfflineSettin
     }
     raw.finish()?;
     let s3 = S3Settings { endpoint, region, access_key, secret_key, allow_http, ..s3 };
-    Ok(OfflineSettings { url, s3: Some(s3), snapshots })
+    Ok(OfflineSettings { url, s3: Some(s3), snapshots, compaction, keep_replaced })
 }

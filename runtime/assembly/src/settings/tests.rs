@@ -278,6 +278,7 @@ const SERVICES: &str = r#"
     registry_url = "https://registry:8081/"
     registry_username = "bob"
     registry_password = "hunter3"
+    registry_ca = "registry.pem"
     message = "shop.Click"
     dedupe_horizon = "7d"
     [online]
@@ -286,6 +287,9 @@ const SERVICES: &str = r#"
     tls_ca = "redis.pem"
     connections = 4
     buckets = 16
+    connect_timeout = "3s"
+    read_timeout = "300ms"
+    write_timeout = "7s"
     [offline]
     url = "s3://bucket/a/b/"
     endpoint = "http://127.0.0.1:9000"
@@ -293,7 +297,11 @@ const SERVICES: &str = r#"
     access_key = "key"
     secret_key = "hunter5"
     allow_http = true
+    compaction = "on"
+    keep_replaced = "3d"
     [run]
+    commit_size = "64MiB"
+    max_uncommitted = "256MiB"
     threads = 3
     max_state = "2GiB"
     hot_key = 500
@@ -322,16 +330,29 @@ fn services_are_settings() {
     let registry = source.format.registry.as_ref().unwrap();
     assert_eq!(registry.url, "https://registry:8081");
     assert_eq!(registry.credentials.as_ref().unwrap().1.reveal(), "hunter3");
+    assert_eq!(registry.tls_ca.as_deref(), Some(Path::new("registry.pem")));
     let redis = settings.online.redis.as_ref().unwrap();
     assert_eq!((redis.nodes.as_slice(), redis.database), (&[("redis".to_owned(), 6380)][..], 3));
     assert_eq!((redis.namespace.as_str(), redis.connections, redis.buckets), ("shop", 4, 16));
     assert_eq!(redis.password.as_ref().unwrap().reveal(), "hunter4");
+    let timeouts = [redis.connect_timeout, redis.read_timeout, redis.write_timeout];
+    assert_eq!(timeouts, [3_000, 300, 7_000].map(Duration::from_millis));
+    let offline = &settings.offline;
+    assert_eq!((offline.compaction, offline.keep_replaced), (Compaction::On, Duration::from_secs(3 * 86_400)));
+    assert_eq!((settings.run.commit_size_bytes, settings.run.max_uncommitted_bytes), (64 << 20, 256 << 20));
     let s3 = settings.offline.s3.as_ref().unwrap();
     assert_eq!((s3.bucket.as_str(), s3.prefix.as_str(), s3.region.as_deref()), ("bucket", "a/b", Some("eu-central-1")));
     assert_eq!(s3.secret_key.as_ref().unwrap().reveal(), "hunter5");
     assert_eq!((settings.run.threads, settings.telemetry.logs), (3, LogFormat::Json));
     assert_eq!((settings.run.max_state_bytes, settings.run.hot_key), (2 << 30, 500));
     assert_eq!(settings.telemetry.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4318"));
+}
+
+#[test]
+fn files_are_merged_where_they_can_be_exchanged_at_once_unless_said_otherwise() {
+    let merges = |text: &str| parse(&format!("[offline]\n{text}"), &[]).unwrap().offline.merges_files();
+    assert!(merges("") && !merges("url = \"s3://b\""));
+    assert!(!merges("compaction = \"off\"") && merges("url = \"s3://b\"\ncompaction = \"on\""));
 }
 
 #[test]
@@ -441,6 +462,11 @@ fn what_does_not_go_together_is_refused() {
             kafka("format = \"avro\"\nregistry_url = \"http://r\"\nregistry_username = \"u\""),
             "source.registry_username needs source.registry_password too",
         ),
+        (kafka("registry_ca = \"x\""), "source.registry_ca is set, but source.format = \"json\" needs no registry"),
+        (
+            kafka("format = \"avro\"\nregistry_url = \"http://r\"\nregistry_ca = \"x\""),
+            "source.registry_ca is set, but source.registry_url does not use TLS: begin it with https://",
+        ),
         (
             kafka("format = \"avro\"\nregistry_url = \"http://r\"\nmessage = \"M\""),
             "source.message names a Protobuf message, but source.format = \"avro\"",
@@ -452,6 +478,23 @@ fn what_does_not_go_together_is_refused() {
         (
             "[online]\nurl = \"redis://h\"\ntls_ca = \"x\"".to_owned(),
             "online.tls_ca is set, but online.url does not use TLS: begin it with rediss://",
+        ),
+        (
+            "[online]\nread_timeout = \"2s\"".to_owned(),
+            "online.read_timeout is a key of an online store in Redis, but online.url = \"embedded\"",
+        ),
+        (
+            "[online]\nurl = \"redis://h\"\nwrite_timeout = \"1h\"".to_owned(),
+            "online.write_timeout = \"1h\": write 10ms to 5m",
+        ),
+        ("[offline]\nkeep_replaced = \"1m\"".to_owned(), "offline.keep_replaced = \"1m\": write 1h to 365d"),
+        (
+            "[offline]\ncompaction = \"yes\"".to_owned(),
+            "offline.compaction = \"yes\": write \"auto\", \"on\" or \"off\"",
+        ),
+        (
+            "[run]\nmax_uncommitted = \"64MiB\"".to_owned(),
+            "plumb.toml: run.max_uncommitted = \"64MiB\" is less than run.commit_size = \"128MiB\": it must be at least that",
         ),
         ("[online]\nurl = \"redis://h\"\nnamespace = \"a:b\"".to_owned(), "online.namespace = \"a:b\": a namespace is"),
         ("[online]\nurl = \"redis://a,b\"".to_owned(), "online.url = \"redis://a,b\": several hosts are a Cluster"),

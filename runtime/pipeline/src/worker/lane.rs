@@ -361,12 +361,17 @@ impl Lane {
         let full = waiting >= options.commit_bytes || (all && waiting > 0);
         let since = now.saturating_sub(self.committed_at);
         // Rows that are spread thinly over many dates make as many small files: while more is waiting to be read,
-        // they are let gather.
-        let gathers = self.behind && self.partition.is_thin() && since < options.commit_interval * GATHER_INTERVALS;
+        // they are let gather; where files stay as they are written, until they are worth it.
+        let small = if options.merge_files { self.partition.is_thin() } else { self.partition.is_small() };
+        let gathers = self.behind && small && since < options.commit_interval * GATHER_INTERVALS;
         let due = full || self.ended || (since >= options.commit_interval && !gathers);
         if due && !self.commits.is_busy() {
             self.committed_at = now;
-            let tidy = if self.ended { Tidy::All } else { Tidy::Some };
+            let tidy = match (options.merge_files, self.ended) {
+                (false, _) => Tidy::Nothing,
+                (true, true) => Tidy::All,
+                (true, false) => Tidy::Some,
+            };
             if self.begin_commit(setup, now, tidy)? {
                 self.report(setup, true);
             } else if self.ended && !self.unpublished && !self.lost {

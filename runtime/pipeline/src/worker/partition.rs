@@ -23,6 +23,9 @@ pub const LETTER_BYTES_MAX: usize = 64 << 10;
 const MANY_DATES: u64 = 64;
 const FEW_ROWS: u64 = 1000;
 
+/// So many rows of a date are worth a file that is never merged with others.
+const FULL_ROWS: u64 = 100_000;
+
 /// A view over one partition.
 #[derive(Debug)]
 pub struct PartitionView {
@@ -248,6 +251,11 @@ impl Partition {
     pub fn is_thin(&self) -> bool {
         let dates = self.dates.len() as u64;
         dates > MANY_DATES && self.rows < dates * FEW_ROWS
+    }
+
+    /// Whether a commit now would write a file of a date that is small even if nothing is merged later.
+    pub fn is_small(&self) -> bool {
+        self.rows < self.dates.len() as u64 * FULL_ROWS
     }
 
     /// Makes the next commit keep every id: the ones committed before are damaged.

@@ -33,6 +33,7 @@ fn options() -> WorkerOptions {
         leave_within: Duration::from_millis(300),
         keep_replaced: Duration::ZERO,
         keep: Duration::from_secs(60),
+        merge_files: true,
         commit_aside: false,
     }
 }

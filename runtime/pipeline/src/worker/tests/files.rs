@@ -30,11 +30,15 @@ fn small_files_are_merged_whatever_call_is_the_last_and_each_row_is_in_the_tree_
         assert!(merged.iter().all(|(path, _)| path.contains("-m")), "one file a date and partition: {merged:?}");
         fuse.calls()
     };
-    let mut between = 0;
+    let (mut crashes, mut between) = (0, 0);
     for call in (0..calls).step_by((calls as usize / 200).max(1)) {
         let (world, fuse) = (World::default(), Fuse::at(call, call % 2 == 0));
         let _crashed = live_busily(&world, &log, &fuse);
-        assert!(fuse.is_dead());
+        if !fuse.is_dead() {
+            // Who merges when depends on what else this process is merging: another run may need fewer calls.
+            continue;
+        }
+        crashes += 1;
         let what = format!("crash at call {call}");
         // Before anybody has taken over: what a reader finds by the manifest is what is committed, once each.
         let store = world.store();
@@ -52,12 +56,33 @@ fn small_files_are_merged_whatever_call_is_the_last_and_each_row_is_in_the_tree_
         live_busily(&world, &log, &Fuse::never()).unwrap();
         check(&world, &log, &what);
     }
+    assert!(crashes > 100, "{crashes} crashes");
     assert!(between > 3, "{between} crashes between the manifest of a merge and its moves");
 }
 
 fn latest_manifests(world: &World) -> Vec<Manifest> {
     let store = world.store();
     (0..2).filter_map(|number| crate::commit::latest(&store, "default", number).unwrap()).collect()
+}
+
+#[test]
+fn without_merging_few_rows_gather_and_no_file_is_replaced() {
+    let log = log(900);
+    let manifests = |merge_files: bool| {
+        let (world, fuse) = (World::default(), Fuse::never());
+        let options = WorkerOptions { merge_files, ..busy_options() };
+        let mut worker = worker_with(&world, &log, &fuse, options).unwrap();
+        while worker.round().unwrap() != Round::Ended {}
+        worker.finish().unwrap();
+        check(&world, &log, "once");
+        let files = world.store().list("events/default").unwrap();
+        let merged = files.iter().filter(|(path, _)| path.contains("-m")).count();
+        assert_eq!(merged > 0, merge_files, "{files:?}");
+        assert_eq!(world.store().list("_trash").unwrap().is_empty(), !merge_files);
+        latest_manifests(&world).iter().map(|manifest| manifest.seq).sum::<u64>()
+    };
+    let (every_interval, gathered) = (manifests(true), manifests(false));
+    assert!(gathered * 4 < every_interval, "{gathered} commits where small ones gather, {every_interval} else");
 }
 
 #[test]
