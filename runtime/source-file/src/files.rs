@@ -1,5 +1,6 @@
 //! Which files a path means, in which order, and what identifies their content.
 
+use plumb_columnar::ParquetFile;
 use plumb_pipeline::{Error, Result};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -71,6 +72,30 @@ pub fn find(path: &Path) -> Result<Vec<EventFile>> {
     }
     found.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
     Ok(found)
+}
+
+/// Checks that every event file of a path says when its events were ingested: files of plumb's archive do, others are
+/// refused by name.
+pub fn require_ingest_times(path: &Path) -> Result<()> {
+    const COLUMNS: [&str; 4] = ["_source", "_partition", "_offset", "_ingest_time"];
+    for file in find(path)? {
+        let missing = match file.format {
+            Format::Parquet => {
+                let parquet = ParquetFile::open(&file.path)?;
+                COLUMNS.into_iter().filter(|name| parquet.schema().index_of(name).is_err()).collect()
+            }
+            Format::JsonLines | Format::Csv => COLUMNS.to_vec(),
+        };
+        if !missing.is_empty() {
+            return Err(Error::invalid(format!(
+                "`{}` does not say when its events were ingested (no {}): give files of plumb's archive, \
+                 as events/<source>/ of an offline store, or use `--knowledge event-time`",
+                file.path.display(),
+                missing.join(", ")
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// How often a folder is listed again because files in it have gone: plumb's own archive replaces files while it runs.

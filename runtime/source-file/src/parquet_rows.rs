@@ -114,7 +114,7 @@ impl ParquetRows {
                 let row = first + *row as u64;
                 return Err(Error::invalid(format!("`{}`, row {row} of an archive: {reason}", self.path.display())));
             }
-            self.stamp(&mut events, batch)?;
+            self.stamp(&mut events, batch, first)?;
         }
         let rejected = refused.into_iter().map(|(row, reason)| reject(&events, first, row, reason)).collect::<Vec<_>>();
         if !rejected.is_empty() {
@@ -125,11 +125,18 @@ impl ParquetRows {
     }
 
     /// Puts the offsets and ingest times that an archive keeps into its events.
-    fn stamp(&self, events: &mut EventBatch, batch: &RecordBatch) -> Result<()> {
+    fn stamp(&self, events: &mut EventBatch, batch: &RecordBatch, first: u64) -> Result<()> {
         let Some((offset, ingest)) = self.layout.archive else { return Ok(()) };
         let read = |name, place: usize, wanted| {
             let column = plumb_columnar::from_arrow(name, batch.column(place).as_ref(), wanted);
-            column.map_err(|error| self.mismatch(error))
+            let column = column.map_err(|error| self.mismatch(error))?;
+            match (0..column.len()).find(|&row| !column.is_valid(row)) {
+                None => Ok(column),
+                Some(row) => {
+                    let row = first + row as u64;
+                    Err(Error::invalid(format!("`{}`, row {row} of an archive: `{name}` is null", self.path.display())))
+                }
+            }
         };
         if let Some(offsets) = read("_offset", offset, &DataType::I64)?.as_i64() {
             events.offsets = offsets.iter().map(|&offset| offset as u64).collect();

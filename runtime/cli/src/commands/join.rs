@@ -43,10 +43,19 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
         eprintln!("plumb: `{file}`: column `{column}` holds times without a zone: taken as UTC");
     }
     let transforms: Vec<_> = selection.views.iter().map(|view| &view.transform).collect();
+    if options.knowledge == Knowledge::Ingested {
+        prepared.require_ingest_times(&transforms)?;
+    }
     let readers = prepared.open(&transforms)?;
     let set = join(&mut readers.lend(), &selection, labels.labels(), &options)?;
     readers.report();
     write_training_set(&arguments.out, &labels, &set.rows, &set.columns(&selection))?;
+    if set.summary.rows_ahead > 0 {
+        eprintln!(
+            "plumb: {} labels lie after the last event that was ingested: what arrives before them will change them",
+            set.summary.rows_ahead
+        );
+    }
     report_faults("extract", &set.summary.extract_faults);
     report_faults("finalize", &set.summary.finalize_faults);
     let seconds = start.elapsed().as_secs_f64();
@@ -55,6 +64,7 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
         "rows_in": summary.rows_in,
         "rows_kept": summary.rows_kept,
         "rows_dropped": summary.rows_dropped,
+        "rows_ahead": summary.rows_ahead,
         "events": summary.events,
         "features": selection.order.len(),
         "seconds": seconds,

@@ -10,7 +10,7 @@ use plumb_core::event::EventBatch;
 use plumb_pipeline::decode::time::format_rfc3339;
 use plumb_pipeline::offline::{Faults, Selection, needed_columns};
 use plumb_pipeline::port::EventReader;
-use plumb_source_file::{AcceptedEvents, EventOptions};
+use plumb_source_file::{AcceptedEvents, EventOptions, require_ingest_times};
 use plumb_transform::Transform;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -46,6 +46,16 @@ impl Prepared {
             }
         }
         Ok(Self { settings, transforms, paths, now_us, threads: inputs.reading.threads.unwrap_or(0) })
+    }
+
+    /// Refuses events of the transforms' sources that do not say when they were ingested.
+    pub(crate) fn require_ingest_times(&self, transforms: &[&Transform]) -> Result<()> {
+        for (source, path) in &self.paths {
+            if transforms.iter().any(|transform| transform.def().source == *source) {
+                require_ingest_times(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Opens a reader per source that the transforms name, of only the columns they can need.

@@ -1,7 +1,7 @@
 //! Features of a few entities at past instants, computed from the archive.
 
 use super::gather::Gathered;
-use super::join::{JoinSummary, Request};
+use super::join::{JoinSummary, Knowledge, Request};
 use super::select::{Selection, ViewSelection};
 use super::{Labels, ViewColumns, needed_columns};
 use crate::port::{Archive, ArchiveScan};
@@ -43,7 +43,7 @@ pub fn at(
         }
         for indices in entities.into_values() {
             let asked: Vec<&ViewSelection> = indices.iter().map(|&index| &views[index]).collect();
-            let of_scan = Request::new(&asked, request.rows, &request.rows.times_us, 1)?;
+            let of_scan = Request::new(&asked, request.rows, &request.rows.times_us, Knowledge::EventTime, 1)?;
             let mut share = of_scan.gatherer.share();
             let transforms: Vec<&Transform> = asked.iter().map(|view| &view.transform).collect();
             let scan = narrowed(scan, &transforms, request.rows)?;

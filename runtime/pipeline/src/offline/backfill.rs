@@ -128,10 +128,10 @@ fn backfill_source(
     let (views, entities) = Wanted::of(transforms.iter().copied());
     let keys = entities.iter().map(|_| SharedKeys::of_events()).collect();
     let before_us = options.to_us.unwrap_or(i64::MAX);
-    let gatherer = Gatherer { views, keys, before_us, slices, keeps_activity: true };
+    let gatherer = Gatherer { views, keys, before_us, slices, keeps_activity: true, keeps_known: false };
     let shares = gatherer.read(reader, threads)?;
     let Gatherer { views, keys, .. } = gatherer;
-    let Gathered { views: histories, activity, events, newest_us } = Gathered::of(shares);
+    let Gathered { views: histories, activity, events, newest_us, .. } = Gathered::of(shares);
     summary.events += events;
     let mut labels = Vec::with_capacity(keys.len());
     for (keys, activity) in keys.into_iter().zip(activity) {

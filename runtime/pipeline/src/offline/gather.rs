@@ -47,6 +47,8 @@ pub(super) struct Gatherer<'a> {
     pub(super) slices: usize,
     /// Whether to keep (time, key) of every event of each distinct entity key, for generated labels.
     pub(super) keeps_activity: bool,
+    /// Whether to keep when events were ingested: labels are to see only those ingested before them.
+    pub(super) keeps_known: bool,
 }
 
 /// What one worker gathered.
@@ -57,6 +59,7 @@ pub(super) struct Share {
     activity: Vec<Vec<(i64, u32)>>,
     events: u64,
     newest_us: Option<i64>,
+    newest_known_us: Option<i64>,
     scratch: Vec<Vec<u32>>,
 }
 
@@ -86,6 +89,8 @@ pub(super) struct Gathered {
     pub(super) events: u64,
     /// The newest time of an event, whatever entities it carries.
     pub(super) newest_us: Option<i64>,
+    /// When the last event was ingested, whatever entities it carries; `None` unless that is kept.
+    pub(super) newest_known_us: Option<i64>,
 }
 
 impl Gatherer<'_> {
@@ -93,17 +98,21 @@ impl Gatherer<'_> {
     pub(super) fn share(&self) -> Share {
         let view = |wanted: &Wanted<'_>| {
             let plan = wanted.transform.plan();
-            ViewShare {
-                history: History::new(plan, self.slices),
-                ranks: (0..plan.globals.len()).map(|global| RankHistory::new(plan, global)).collect(),
-                faults: Faults::default(),
+            let mut history = History::new(plan, self.slices);
+            let mut ranks: Vec<RankHistory> =
+                (0..plan.globals.len()).map(|global| RankHistory::new(plan, global)).collect();
+            if self.keeps_known {
+                history = history.keeping_known();
+                ranks = ranks.into_iter().map(RankHistory::keeping_known).collect();
             }
+            ViewShare { history, ranks, faults: Faults::default() }
         };
         Share {
             views: self.views.iter().map(view).collect(),
             activity: vec![Vec::new(); self.keys.len()],
             events: 0,
             newest_us: None,
+            newest_known_us: None,
             scratch: vec![Vec::new(); self.keys.len()],
         }
     }
@@ -148,6 +157,9 @@ impl Gatherer<'_> {
     pub(super) fn add(&self, share: &mut Share, batch: &EventBatch) -> Result<()> {
         share.events += batch.len() as u64;
         share.newest_us = share.newest_us.max(batch.times_us.iter().copied().max());
+        if self.keeps_known {
+            share.newest_known_us = share.newest_known_us.max(batch.record_times_us.iter().copied().max());
+        }
         for (index, keys) in self.keys.iter().enumerate() {
             let Some(view) = self.views.iter().find(|view| view.keys == index) else { continue };
             let columns: Vec<&Column> =
@@ -157,6 +169,13 @@ impl Gatherer<'_> {
             for (key, &time_us) in resolved.iter_mut().zip(&batch.times_us) {
                 if time_us >= self.before_us {
                     *key = NO_KEY;
+                }
+            }
+            if self.keeps_known {
+                for (key, &known_us) in resolved.iter_mut().zip(&batch.record_times_us) {
+                    if known_us >= self.before_us {
+                        *key = NO_KEY;
+                    }
                 }
             }
             if self.keeps_activity {
@@ -204,7 +223,7 @@ impl Gatherer<'_> {
     ) {
         let extracted = wanted.transform.extract(batch);
         for ranks in &mut to.ranks {
-            ranks.push(resolved, &batch.times_us, &extracted.contributions);
+            ranks.push_known(resolved, &batch.times_us, &batch.record_times_us, &extracted.contributions);
         }
         let asked: Vec<u32>;
         let resolved = if to.ranks.is_empty() {
@@ -218,18 +237,26 @@ impl Gatherer<'_> {
                 to.faults.add(batch.times_us[fault.row as usize], &fault.reason);
             }
         }
-        to.history.see(resolved, &batch.times_us);
-        to.history.push(resolved, &batch.times_us, batch.columns.first(), &extracted.contributions);
+        let (times_us, known_us) = (&batch.times_us, &batch.record_times_us);
+        if self.keeps_known {
+            let seen_us: Vec<i64> = times_us.iter().zip(known_us).map(|(&time, &known)| time.max(known)).collect();
+            to.history.see(resolved, &seen_us);
+        } else {
+            to.history.see(resolved, times_us);
+        }
+        to.history.push_known(resolved, times_us, known_us, batch.columns.first(), &extracted.contributions);
     }
 }
 
 impl Gathered {
     /// Brings the workers' shares together.
     pub(super) fn of(shares: Vec<Share>) -> Self {
-        let mut all = Gathered { views: Vec::new(), activity: Vec::new(), events: 0, newest_us: None };
+        let (views, activity) = (Vec::new(), Vec::new());
+        let mut all = Gathered { views, activity, events: 0, newest_us: None, newest_known_us: None };
         for share in shares {
             all.events += share.events;
             all.newest_us = all.newest_us.max(share.newest_us);
+            all.newest_known_us = all.newest_known_us.max(share.newest_known_us);
             all.activity.resize_with(share.activity.len(), Vec::new);
             for (to, from) in all.activity.iter_mut().zip(share.activity) {
                 to.extend(from);

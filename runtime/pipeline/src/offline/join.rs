@@ -36,7 +36,8 @@ pub enum Knowledge {
     /// Every accepted event with an earlier event time.
     #[default]
     EventTime,
-    /// Those that had also been ingested by then.
+    /// Those that had also been ingested before it: what could have been answered then. Batches of the readers must
+    /// carry ingest times.
     Ingested,
 }
 
@@ -75,6 +76,9 @@ pub struct JoinSummary {
     pub rows_kept: u64,
     /// Labels left out because an entity was not found.
     pub rows_dropped: u64,
+    /// Labels that lie after the last ingest time of a source they ask: what arrives before them will change their
+    /// rows. Counted with [`Knowledge::Ingested`] only.
+    pub rows_ahead: u64,
     /// Events read.
     pub events: u64,
     /// Per view with any: events it could not extract, among those of the labels' entities.
@@ -104,9 +108,6 @@ pub fn join(
     labels: &Labels,
     options: &JoinOptions,
 ) -> Result<TrainingSet> {
-    if options.knowledge == Knowledge::Ingested {
-        return Err(Error::invalid("`--knowledge ingested` comes with a later release; use `event-time`"));
-    }
     let threads = thread_count(options.threads);
     let as_of_us: Vec<i64> = match options.as_of {
         AsOf::Before => labels.times_us.clone(),
@@ -114,15 +115,18 @@ pub fn join(
     };
     let mut summary = JoinSummary { rows_in: labels.len() as u64, ..JoinSummary::default() };
     let mut views: Vec<Option<ViewColumns>> = vec![None; selection.views.len()];
+    let mut known_until_us = i64::MAX;
     for (source, indices) in selection.by_source() {
         let reader = readers.get_mut(source).ok_or_else(|| {
             let view = &selection.views[indices[0]].transform.def().name;
             Error::invalid(format!("view `{view}` reads source `{source}`, for which no events were given"))
         })?;
         let asked: Vec<&ViewSelection> = indices.iter().map(|&index| &selection.views[index]).collect();
-        let request = Request::new(&asked, labels, &as_of_us, threads * SLICES_PER_THREAD)?;
-        let shares = request.gatherer.read(reader.as_mut(), threads)?;
-        let answered = request.answer(Gathered::of(shares), options.max_age_us, threads, &mut summary)?;
+        let slices = threads * SLICES_PER_THREAD;
+        let request = Request::new(&asked, labels, &as_of_us, options.knowledge, slices)?;
+        let gathered = Gathered::of(request.gatherer.read(reader.as_mut(), threads)?);
+        known_until_us = known_until_us.min(gathered.newest_known_us.unwrap_or(i64::MIN));
+        let answered = request.answer(gathered, options.max_age_us, threads, &mut summary)?;
         for (index, columns) in indices.into_iter().zip(answered) {
             views[index] = Some(columns);
         }
@@ -136,6 +140,10 @@ pub fn join(
     let views = if rows.len() < labels.len() { views.iter().map(|view| view.take(&rows)).collect() } else { views };
     summary.rows_kept = rows.len() as u64;
     summary.rows_dropped = summary.rows_in - summary.rows_kept;
+    if options.knowledge == Knowledge::Ingested {
+        // An event may still be ingested in the very µs of the last one.
+        summary.rows_ahead = as_of_us.iter().filter(|&&time_us| time_us > known_until_us).count() as u64;
+    }
     Ok(TrainingSet { rows, views, summary })
 }
 
@@ -154,6 +162,7 @@ impl<'a> Request<'a> {
         asked: &'a [&'a ViewSelection],
         labels: &Labels,
         as_of_us: &'a [i64],
+        knowledge: Knowledge,
         slices: usize,
     ) -> Result<Self> {
         let (views, entities) = Wanted::of(asked.iter().map(|view| &view.transform));
@@ -168,7 +177,8 @@ impl<'a> Request<'a> {
             label_keys.push(of_labels);
         }
         let before_us = as_of_us.iter().copied().max().unwrap_or(i64::MIN);
-        let gatherer = Gatherer { views, keys, before_us, slices, keeps_activity: false };
+        let keeps_known = knowledge == Knowledge::Ingested;
+        let gatherer = Gatherer { views, keys, before_us, slices, keeps_activity: false, keeps_known };
         Ok(Self { asked, as_of_us, gatherer, label_keys })
     }
 

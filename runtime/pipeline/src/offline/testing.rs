@@ -155,6 +155,7 @@ pub(super) fn look_ahead() -> Transform {
 pub(super) struct Event {
     pub(super) id: Option<String>,
     pub(super) time_us: i64,
+    pub(super) ingest_us: i64,
     pub(super) user: Option<String>,
     pub(super) item: Option<String>,
     pub(super) kind: String,
@@ -171,7 +172,7 @@ pub(super) fn batch(events: &[Event]) -> EventBatch {
     };
     for (offset, event) in events.iter().enumerate() {
         batch.offsets.push(offset as u64);
-        batch.record_times_us.push(0);
+        batch.record_times_us.push(event.ingest_us);
         batch.times_us.push(event.time_us);
         texts(&mut batch.columns[0], &event.id);
         texts(&mut batch.columns[1], &event.user);
