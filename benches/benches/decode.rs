@@ -95,30 +95,37 @@ fn decode(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("accept");
     group.throughput(Throughput::Elements(EVENTS as u64));
-    // Half a million ids are remembered, so that the set does not sit in the cache; then every event is new.
-    let mut filled = Acceptor::new(&schema, AcceptRules::default());
-    for start in (0..512 * EVENTS).step_by(EVENTS) {
+    // Half a million ids are remembered, so that the set does not sit in the cache; then every event is new. A record a
+    // millisecond: with a horizon as many ids are forgotten.
+    let horizon_us = 512 * EVENTS as i64 * 1000;
+    let horizon = AcceptRules { dedupe_horizon_us: Some(horizon_us), ..AcceptRules::default() };
+    let stamped = |start: usize| {
         let mut batch = empty();
         decode_all(&mut JsonDecoder::new(schema.clone(), TimeUnit::Ms), &events(start), &mut batch);
-        filled.accept(batch);
+        batch.events.record_times_us.fill(STAMP_US + start as i64 * 1000);
+        batch
+    };
+    for (name, rules) in [("new ids", AcceptRules::default()), ("new ids of a horizon", horizon)] {
+        let mut filled = Acceptor::new(&schema, rules);
+        for start in (0..512 * EVENTS).step_by(EVENTS) {
+            filled.accept(stamped(start));
+        }
+        let mut next = 512 * EVENTS;
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                || {
+                    next += EVENTS;
+                    stamped(next - EVENTS)
+                },
+                |batch| {
+                    let accepted = filled.accept(batch);
+                    filled.drain_ids();
+                    accepted
+                },
+                criterion::BatchSize::LargeInput,
+            );
+        });
     }
-    let mut next = 512 * EVENTS;
-    group.bench_function("new ids", |bencher| {
-        bencher.iter_batched(
-            || {
-                let mut batch = empty();
-                decode_all(&mut JsonDecoder::new(schema.clone(), TimeUnit::Ms), &events(next), &mut batch);
-                next += EVENTS;
-                batch
-            },
-            |batch| {
-                let accepted = filled.accept(batch);
-                filled.drain_ids();
-                accepted
-            },
-            criterion::BatchSize::LargeInput,
-        );
-    });
     group.finish();
 }
 

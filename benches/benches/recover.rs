@@ -66,8 +66,14 @@ fn main() -> Result<()> {
         held = states.iter().map(ViewState::keys).sum();
         let restored = begun.elapsed();
         let schema = Arc::new(SourceSchema::default_schema());
-        let acceptor =
-            Acceptor::restore(&schema, AcceptRules::default(), manifest.accounting, manifest.newest_event_time_us, ids);
+        let acceptor = Acceptor::restore(
+            &schema,
+            AcceptRules::default(),
+            manifest.accounting,
+            manifest.newest_event_time_us,
+            None,
+            ids,
+        );
         std::hint::black_box(acceptor);
         let whole = begun.elapsed();
         for (least, found) in least.iter_mut().zip([read, restored - read, whole - restored]) {

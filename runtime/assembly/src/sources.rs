@@ -25,6 +25,7 @@ pub fn accept_rules(settings: &SourceSettings) -> AcceptRules {
         min_time_us: settings.min_time_us,
         max_future_us: settings.max_future_us,
         allowed_lateness_us: settings.allowed_lateness_us,
+        dedupe_horizon_us: (settings.kind == SourceKind::Kafka).then_some(settings.dedupe_horizon_us),
     }
 }
 

@@ -161,9 +161,11 @@ pub(crate) struct FakeSource {
     pub(crate) oldest: u64,
     /// A place in a group, to be taken once.
     pub(crate) membership: Mutex<Option<FakeMembership>>,
+    /// The timestamp of the record at an offset, µs.
+    pub(crate) stamp: fn(u64) -> i64,
 }
 
-/// The record timestamp of every fake record.
+/// The record timestamp of every fake record, unless it is said otherwise.
 pub(crate) const STAMP_US: i64 = 1_700_000_000_000_000;
 
 impl FakeSource {
@@ -174,7 +176,7 @@ impl FakeSource {
     pub(crate) fn of(partitions: &Arc<Mutex<Vec<Vec<Vec<u8>>>>>, bounded: bool) -> Self {
         let schema = Arc::new(SourceSchema::default_schema());
         let membership = Mutex::default();
-        Self { schema, partitions: partitions.clone(), bounded, start: 0, oldest: 0, membership }
+        Self { schema, partitions: partitions.clone(), bounded, start: 0, oldest: 0, membership, stamp: |_| STAMP_US }
     }
 
     pub(crate) fn setup_with(self) -> SourceSetup {
@@ -209,6 +211,7 @@ impl Source for FakeSource {
             offset: offset as usize,
             bounded: self.bounded,
             gap,
+            stamp: self.stamp,
         }))
     }
 }
@@ -220,6 +223,7 @@ struct FakeReader {
     offset: usize,
     bounded: bool,
     gap: Option<Gap>,
+    stamp: fn(u64) -> i64,
 }
 
 impl PartitionReader for FakeReader {
@@ -236,7 +240,7 @@ impl PartitionReader for FakeReader {
                 batch.next_offset += 1;
                 continue;
             }
-            let record = Record { offset: batch.next_offset, record_time_us: STAMP_US, bytes };
+            let record = Record { offset: batch.next_offset, record_time_us: (self.stamp)(batch.next_offset), bytes };
             self.decoder.decode_into(&mut batch, record);
         }
         match (batch.next_offset as usize > self.offset, self.bounded) {

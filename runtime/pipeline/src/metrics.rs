@@ -81,6 +81,8 @@ metrics! {
         "Applied events older than the partition's newest by more than the allowed lateness";
     DEDUPE_CONFLICTS = Counter "plumb_dedupe_conflicts" ["source", "partition"]
         "Duplicates whose payload differed from the first copy's";
+    REMEMBERED_IDS = Gauge "plumb_remembered_ids" ["source", "partition"]
+        "Event ids in memory by which copies are known, about 30 bytes each; in Kafka those of the dedupe horizon";
     DEAD_LETTERS = Counter "plumb_dead_letters" ["source", "partition", "reason"]
         "Records, or records of one view, that were dead-lettered, by the class of the reason";
     ACCOUNTING_IMBALANCE = Gauge "plumb_accounting_imbalance_records" ["source", "partition"]

@@ -204,6 +204,7 @@ impl Encoder<'_, '_> {
         });
         self.gauges(names::PARTITION_PAUSED, paused)?;
         self.gauges(names::GENERATION, gauge(|one| one.generation as f64))?;
+        self.gauges(names::REMEMBERED_IDS, gauge(|one| one.remembered_ids as f64))?;
         self.gauges(names::UNCOMMITTED_BYTES, gauge(|one| one.uncommitted_bytes as f64))?;
         let age = |one: &PartitionStatus| match one.committed_at_us {
             Some(at_us) if one.position > one.committed => (figures.now_us - at_us).max(0) as f64 / 1e6,

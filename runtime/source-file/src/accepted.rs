@@ -74,11 +74,13 @@ impl AcceptedEvents {
             columns: options.columns.clone(),
         };
         let decoders = Decoders::start(&files, &reading, options.threads)?;
+        // Whatever its source is told of a log, of files all ids are remembered.
+        let rules = AcceptRules { dedupe_horizon_us: None, ..options.rules };
         Ok(Self {
             files,
             decoders,
             schema: schema.clone(),
-            acceptor: Acceptor::new(schema, options.rules),
+            acceptor: Acceptor::new(schema, rules),
             archived: 0,
             refusals: Vec::new(),
             at: 0,

@@ -5,13 +5,17 @@
 //! (a record's own timestamp among them): no clock, no batch boundary, so a replay decides the same.
 //! Decoding is [`crate::decode`]'s; whether an event matters to a view is the view's.
 
+mod clock;
 mod ids;
 
+pub use clock::RecordClock;
+pub(crate) use clock::{keeps, time_us};
 pub use ids::{IdEntry, IdSet};
 
 use crate::decode::json::encode;
 use crate::decode::time::format_rfc3339;
 use crate::port::{Rejected, SourceBatch};
+use clock::Tick;
 use plumb_core::column::{Column, Values};
 use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_core::time::{DAY_US, HOUR_US, MINUTE_US, format_duration};
@@ -28,12 +32,19 @@ pub struct AcceptRules {
     /// An event older than the partition's newest by more than this counts as late, µs. Late events are
     /// applied like any other; this decides a metric only.
     pub allowed_lateness_us: i64,
+    /// For how long ids are remembered, µs of the records' own timestamps ([`RecordClock`]); `None` = for good.
+    pub dedupe_horizon_us: Option<i64>,
 }
 
 impl Default for AcceptRules {
-    /// 1990-01-01, 5 minutes, 1 hour.
+    /// 1990-01-01, 5 minutes, 1 hour, ids for good.
     fn default() -> Self {
-        Self { min_time_us: 7_305 * DAY_US, max_future_us: 5 * MINUTE_US, allowed_lateness_us: HOUR_US }
+        Self {
+            min_time_us: 7_305 * DAY_US,
+            max_future_us: 5 * MINUTE_US,
+            allowed_lateness_us: HOUR_US,
+            dedupe_horizon_us: None,
+        }
     }
 }
 
@@ -115,14 +126,24 @@ pub struct Accepted {
 /// in the nearest cache.
 const IDS_AHEAD: usize = 64;
 
+/// What is forgotten leaves memory after so many parts of the horizon at the latest, so memory holds that much more,
+/// and each id is looked at about as often.
+const SWEEPS: i64 = 8;
+
 /// Decides what counts in one source partition, and remembers the ids it has seen.
 #[derive(Debug)]
 pub struct Acceptor {
     rules: AcceptRules,
     required: Vec<usize>,
     ids: IdSet,
+    /// Where ids are forgotten.
+    clock: RecordClock,
+    /// The events of a block of the clock.
+    block: u32,
     /// Ids added since the last drain.
     fresh: Vec<[u8; IdEntry::BYTES]>,
+    /// Ids that were drained without a time have one now.
+    stamped: bool,
     newest_us: Option<i64>,
     accounting: Accounting,
     /// Of the batch at hand, kept for its memory.
@@ -157,25 +178,40 @@ impl Hashes {
 impl Acceptor {
     /// An acceptor at the beginning of a partition.
     pub fn new(schema: &Arc<SourceSchema>, rules: AcceptRules) -> Self {
-        Self::restore(schema, rules, Accounting::default(), None, std::iter::empty())
+        Self::restore(schema, rules, Accounting::default(), None, None, std::iter::empty())
     }
 
     /// An acceptor that goes on where another stopped, from what a commit kept of it: its accounting, its
-    /// newest event time and every entry it ever drained, in any order.
+    /// newest event time, its clock and every entry it drained and has not forgotten, in the order of draining.
     pub fn restore(
         schema: &Arc<SourceSchema>,
         rules: AcceptRules,
         accounting: Accounting,
         newest_us: Option<i64>,
+        clock: Option<RecordClock>,
         ids: impl IntoIterator<Item = [u8; IdEntry::BYTES]>,
     ) -> Self {
         let required =
             schema.fields.iter().enumerate().filter(|(_, field)| field.required).map(|(index, _)| index + 1).collect();
+        let clock = clock.unwrap_or_default();
         let mut set = IdSet::default();
-        for bytes in ids {
-            set.insert(IdEntry::from_bytes(&bytes));
+        let ids = ids.into_iter().map(|bytes| IdEntry::from_bytes(&bytes));
+        for entry in ids.filter(|entry| keeps(entry.time_s, clock.forgotten_us)) {
+            // An id accepted a second time counts from then.
+            set.insert(entry, |_| false);
         }
-        Self { rules, required, ids: set, fresh: Vec::new(), newest_us, accounting, hashes: Hashes::default() }
+        Self {
+            rules,
+            required,
+            ids: set,
+            clock,
+            block: clock::BLOCK,
+            fresh: Vec::new(),
+            stamped: false,
+            newest_us,
+            accounting,
+            hashes: Hashes::default(),
+        }
     }
 
     /// Decides a batch; batches must come in offset order. Nothing is copied when every event is accepted.
@@ -241,13 +277,25 @@ impl Acceptor {
         Rejected { offset: events.offsets[row], record_time_us: events.record_times_us[row], bytes, reason }
     }
 
-    /// Whether this is the first copy of its id; counts it as a duplicate if not. Without an id it is.
+    /// Whether this is the first copy of its id that is remembered; counts it as a duplicate if not. Without an id it
+    /// is.
     fn is_first(&mut self, events: &EventBatch, hashes: &Hashes, row: usize) -> bool {
+        let record_time_us = events.record_times_us[row];
+        let time_s = match self.rules.dedupe_horizon_us {
+            Some(horizon_us) => {
+                self.tick(record_time_us, horizon_us);
+                self.clock.time_s(record_time_us)
+            }
+            None => 0,
+        };
         if !events.columns[0].is_valid(row) {
             return true;
         }
-        let entry = IdEntry { id: hashes.ids[row], payload: hashes.payloads[row] };
-        match self.ids.insert(entry) {
+        // Half of the payload's hash is kept.
+        let entry = IdEntry { id: hashes.ids[row], payload: hashes.payloads[row] as u32, time_s };
+        let (clock, horizon_us) = (&self.clock, self.rules.dedupe_horizon_us);
+        let is_copy = |of_s| horizon_us.is_none_or(|horizon_us| clock.remembers(of_s, record_time_us, horizon_us));
+        match self.ids.insert(entry, is_copy) {
             None => {
                 self.fresh.push(entry.to_bytes());
                 true
@@ -256,6 +304,25 @@ impl Acceptor {
                 self.accounting.duplicate += 1;
                 self.accounting.dedupe_conflict += u64::from(first != entry.payload);
                 false
+            }
+        }
+    }
+
+    /// Notes the record time of an event that is not refused.
+    fn tick(&mut self, record_time_us: i64, horizon_us: i64) {
+        match self.clock.note(record_time_us, horizon_us, self.block) {
+            Tick::None => {}
+            Tick::Block => self.ids.sweep_next(self.clock.forgotten_us, (horizon_us / SWEEPS).max(1)),
+            // Those of commits before ids had times, and of records without a timestamp: remembered from now on.
+            Tick::First => {
+                let time_s = self.clock.time_s(0);
+                self.stamped |= self.ids.stamp(time_s);
+                for bytes in &mut self.fresh {
+                    let entry = IdEntry::from_bytes(bytes);
+                    if entry.time_s == 0 {
+                        *bytes = IdEntry { time_s, ..entry }.to_bytes();
+                    }
+                }
             }
         }
     }
@@ -282,7 +349,12 @@ impl Acceptor {
         self.newest_us
     }
 
-    /// The number of ids remembered.
+    /// The clock that says which ids are forgotten; `None` where none ever is.
+    pub fn clock(&self) -> Option<RecordClock> {
+        self.rules.dedupe_horizon_us.map(|_| self.clock)
+    }
+
+    /// The number of ids in memory: those remembered, and for some time those forgotten.
     pub fn remembered(&self) -> usize {
         self.ids.len()
     }
@@ -297,9 +369,14 @@ impl Acceptor {
         self.fresh.clear();
     }
 
-    /// Every entry, sorted: what a snapshot keeps. Drained entries are among them.
+    /// Whether entries drained before have got times since, so that the next commit must keep a snapshot. Asked once.
+    pub fn take_stamped(&mut self) -> bool {
+        std::mem::take(&mut self.stamped)
+    }
+
+    /// Every entry that is not forgotten, sorted: what a snapshot keeps. Drained entries are among them.
     pub fn snapshot_ids(&self) -> Vec<[u8; IdEntry::BYTES]> {
-        self.ids.sorted().into_iter().map(IdEntry::to_bytes).collect()
+        self.ids.sorted(self.clock.forgotten_us).into_iter().map(IdEntry::to_bytes).collect()
     }
 }
 

@@ -12,7 +12,7 @@ use super::manifest::{FileRef, Manifest, ViewRef, commit_name, state_folder};
 use super::state_file::{Contents, Encoder, IdBytes};
 use super::{place, rows, write_file};
 use crate::Result;
-use crate::accept::Accounting;
+use crate::accept::{Accounting, IdEntry, RecordClock, keeps, time_us};
 use crate::port::{Archive, DeadLetter, DeadLetterSink, Gap, ObjectStore, RowFile};
 use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_core::plan::StateId;
@@ -51,9 +51,11 @@ pub struct CommitPlan {
     pub views: Vec<ViewRef>,
     /// Their state. All snapshots if the commit before asked for them ([`Committer::wants_snapshot`]).
     pub states: Vec<ViewWrites>,
+    /// What decides which ids are forgotten; none where none is.
+    pub clock: Option<RecordClock>,
     /// The ids accepted since the commit before, or every one.
     pub ids: Vec<IdBytes>,
-    /// Whether `ids` are every one: what was committed of them before is damaged.
+    /// Whether `ids` are every one: what was committed of them before is damaged, or lacks their times.
     pub all_ids: bool,
     /// What the events look like.
     pub schema: Arc<SourceSchema>,
@@ -265,6 +267,7 @@ impl Committer {
         }
         next.state.extend(state.clone());
         next.ids.clone_from(ids);
+        next.clock = plan.clock;
         next.replaced.clear();
         rows::shorten(store, &prefix, &mut next)?;
         next.rows.extend(fresh.iter().cloned());
@@ -293,9 +296,12 @@ fn write_state(store: &dyn ObjectStore, prefix: &str, plan: &CommitPlan) -> Resu
 }
 
 /// Writes the new ids and merges files that have become as long as the one before them, so that n commits
-/// leave about log n files and every id is rewritten about log n times.
+/// leave about log n files and every id is rewritten about log n times. What is forgotten is left out, whole files
+/// at once.
 fn write_ids(store: &dyn ObjectStore, prefix: &str, files: &[FileRef], plan: &CommitPlan) -> Result<Vec<FileRef>> {
+    let forgotten_us = plan.clock.map_or(i64::MIN, |clock| clock.forgotten_us);
     let mut files = if plan.all_ids { Vec::new() } else { files.to_vec() };
+    files.retain(|file| file.newest_us.is_none_or(|newest_us| newest_us >= forgotten_us));
     if plan.ids.is_empty() {
         return Ok(files);
     }
@@ -308,16 +314,25 @@ fn write_ids(store: &dyn ObjectStore, prefix: &str, files: &[FileRef], plan: &Co
         }
     }
     let mut encoder = Encoder::default();
-    if merged.is_empty() {
+    let newest_us = if merged.is_empty() {
         encoder.ids(&plan.ids);
+        newest(&plan.ids)
     } else {
         let mut contents = Contents::default();
         for file in merged.iter().rev() {
             contents.read(&file.path, &fetch(store, file)?)?;
         }
+        contents.ids.retain(|entry| keeps(IdEntry::from_bytes(entry).time_s, forgotten_us));
         contents.ids.extend_from_slice(&plan.ids);
         encoder.ids(&contents.ids);
-    }
-    files.push(write_file(store, prefix, "ids", encoder.finish())?);
+        newest(&contents.ids)
+    };
+    files.push(FileRef { newest_us, ..write_file(store, prefix, "ids", encoder.finish())? });
     Ok(files)
+}
+
+/// The newest time of ids, µs, if all have one.
+fn newest(ids: &[IdBytes]) -> Option<i64> {
+    let times = || ids.iter().map(|entry| IdEntry::from_bytes(entry).time_s);
+    if times().any(|time_s| time_s == 0) { None } else { times().max().map(time_us) }
 }

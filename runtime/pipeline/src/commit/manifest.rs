@@ -1,7 +1,7 @@
 //! The manifest of a commit, format 1: JSON, unknown fields refused.
 
 use super::{damaged, sha256_hex};
-use crate::accept::Accounting;
+use crate::accept::{Accounting, RecordClock};
 use crate::port::{Gap, RowFile};
 use crate::{Error, Result};
 use plumb_core::plan::StateId;
@@ -46,8 +46,11 @@ pub struct Manifest {
     pub views: Vec<ViewRef>,
     /// State files, to be read in this order: a snapshot and the deltas after it.
     pub state: Vec<FileRef>,
-    /// Files of accepted ids; together they hold every one.
+    /// Files of accepted ids, oldest first; together they hold every one that is not forgotten.
     pub ids: Vec<FileRef>,
+    /// What decides which ids are forgotten; none where none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<RecordClock>,
     /// The first of `lists`, where an earlier version wrote it.
     pub listed: Option<FileRef>,
     /// Lists of the row files committed before `rows` and `dead_letters`, in commit order.
@@ -115,12 +118,15 @@ pub struct FileRef {
     pub bytes: u64,
     /// The SHA-256 of its bytes, hex.
     pub sha256: String,
+    /// The newest time of the ids in it, µs, if all have one: the file goes when that is forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_us: Option<i64>,
 }
 
 impl FileRef {
     /// The reference to these bytes under this path.
     pub fn of(path: String, bytes: &[u8]) -> Self {
-        Self { path, bytes: bytes.len() as u64, sha256: sha256_hex(bytes) }
+        Self { path, bytes: bytes.len() as u64, sha256: sha256_hex(bytes), newest_us: None }
     }
 
     /// Whether these are the bytes referred to.
@@ -160,6 +166,7 @@ impl Manifest {
             views: Vec::new(),
             state: Vec::new(),
             ids: Vec::new(),
+            clock: None,
             listed: None,
             lists: Vec::new(),
             removed: Vec::new(),

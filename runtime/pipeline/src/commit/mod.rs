@@ -81,7 +81,7 @@ fn place(store: &dyn ObjectStore, manifest: &Manifest) -> Result<()> {
 fn write_file(store: &dyn ObjectStore, prefix: &str, kind: &str, bytes: Vec<u8>) -> Result<FileRef> {
     let sha256 = sha256_hex(&bytes);
     let path = format!("{prefix}-{kind}-{}", &sha256[..16]);
-    let file = FileRef { path, bytes: bytes.len() as u64, sha256 };
+    let file = FileRef { path, bytes: bytes.len() as u64, sha256, newest_us: None };
     store.put(&file.path, bytes)?;
     Ok(file)
 }

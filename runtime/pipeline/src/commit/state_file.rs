@@ -1,13 +1,14 @@
-//! The bytes of state and of accepted ids in a commit, version 1.
+//! The bytes of state and of accepted ids in a commit, version 2.
 //!
 //! ```text
 //! magic "plumb\0st" · version u32 · sections · SHA-256 of all before
 //! section: tag u8, then
 //!   1 snapshot of a state, 2 its changes: state id 8 bytes · count u64 · fields
-//!   3 ids: count u64 · entries of 24 bytes
+//!   4 ids: count u64 · entries of 24 bytes: xxh3-128 of the id, payload hash u32, time in seconds u32
 //! field: key length u32, bytes · 0 header | 1 tile, start i64 · 0 removed | 1 length u32, bytes
 //! ```
-//! Numbers are little-endian. A snapshot replaces what sections before it said of its state.
+//! Numbers are little-endian. A snapshot replaces what sections before it said of its state. Version 1 had ids in a
+//! section 3, without a time and with 64 bits of the payload's hash; it is still read.
 
 use super::damaged;
 use crate::accept::IdEntry;
@@ -19,10 +20,14 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 const MAGIC: &[u8; 8] = b"plumb\0st";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The oldest version that is read.
+const OLDEST: u32 = 1;
 const SNAPSHOT: u8 = 1;
 const DELTA: u8 = 2;
-const IDS: u8 = 3;
+/// Ids of version 1.
+const UNTIMED_IDS: u8 = 3;
+const IDS: u8 = 4;
 
 /// An entry of the ids, encoded.
 pub type IdBytes = [u8; IdEntry::BYTES];
@@ -33,7 +38,7 @@ pub struct Contents {
     /// Per state the writes of its snapshot and of the changes after it, in order. A state whose snapshot was
     /// in none of the files is absent.
     pub states: BTreeMap<StateId, Vec<FieldWrite>>,
-    /// The ids.
+    /// The ids, in the order they were accepted in.
     pub ids: Vec<IdBytes>,
 }
 
@@ -124,19 +129,25 @@ impl Contents {
             return Err(damaged(path, "it is no state file"));
         }
         let version = u32::from_le_bytes(reader.array()?);
-        if version != VERSION {
+        if !(OLDEST..=VERSION).contains(&version) {
             return Err(Error::invalid(format!(
-                "`{path}` has version {version}, this version of plumb reads {VERSION}: it was written by another version"
+                "`{path}` has version {version}, this version of plumb reads {OLDEST} to {VERSION}: it was written by \
+                 another version"
             )));
         }
         while let Some((&tag, rest)) = reader.rest.split_first() {
             reader.rest = rest;
             match tag {
                 SNAPSHOT | DELTA => self.read_state(&mut reader, tag == SNAPSHOT)?,
-                IDS => {
+                IDS | UNTIMED_IDS => {
                     let count = reader.count(IdEntry::BYTES)?;
                     let entries = reader.take(count * IdEntry::BYTES)?.as_chunks::<{ IdEntry::BYTES }>().0;
+                    let first = self.ids.len();
                     self.ids.extend_from_slice(entries);
+                    if tag == UNTIMED_IDS {
+                        // The upper half of the payload's hash was where the time is now.
+                        self.ids[first..].iter_mut().for_each(|entry| entry[20..].fill(0));
+                    }
                 }
                 tag => return Err(damaged(path, format!("it has an unknown section {tag}"))),
             }

@@ -58,7 +58,7 @@ proptest! {
     fn no_bytes_make_the_reader_fail_otherwise_than_by_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(Contents::default().read("x", &bytes).is_err());
         // With a right checksum too, so that what is behind it gets to see them.
-        let mut body = b"plumb\0st\x01\0\0\0".to_vec();
+        let mut body = b"plumb\0st\x02\0\0\0".to_vec();
         body.extend_from_slice(&bytes);
         let sum = Sha256::digest(&body);
         body.extend_from_slice(&sum);
@@ -83,20 +83,36 @@ fn a_state_file_cut_or_changed_anywhere_is_damaged() {
 }
 
 #[test]
-fn the_bytes_of_version_1_stay_readable() {
-    let golden: &[u8] = include_bytes!("golden/state-v1.bin");
+fn the_bytes_of_every_version_stay_readable() {
     let writes = [
         FieldWrite { key: EntityKey::from_bytes(b"u1"), field: Field::Header, value: Some(b"abc".to_vec()) },
         FieldWrite { key: EntityKey::from_bytes(b"u1"), field: Field::Tile(-60_000_000), value: None },
     ];
     let ids = [[7; 24], [9; 24]];
-    assert_eq!(file(&writes, &writes[..1], &ids), golden);
-    let text = include_str!("golden/manifest-v1.json");
+    let second: &[u8] = include_bytes!("golden/state-v2.bin");
+    assert_eq!(file(&writes, &writes[..1], &ids), second);
+    let read = |golden: &[u8]| {
+        let mut contents = Contents::default();
+        contents.read("golden", golden).unwrap();
+        contents
+    };
+    let (first, second) = (read(include_bytes!("golden/state-v1.bin")), read(second));
+    assert_eq!((&first.states[&A], &second.states[&A]), (&writes.to_vec(), &writes.to_vec()));
+    assert_eq!(second.ids, ids);
+    // Version 1 knew no times, and more of the payload's hash.
+    let untimed = ids.map(|id| {
+        let mut entry = id;
+        entry[20..].fill(0);
+        entry
+    });
+    assert_eq!(first.ids, untimed);
     let path = manifest::manifest_path("default", 3, 7);
-    let manifest = Manifest::decode(&path, text.as_bytes()).unwrap();
-    assert_eq!(manifest.encode().unwrap(), text.trim_end().as_bytes());
-    assert_eq!((manifest.next_offset, manifest.rows.len()), (120, 1));
-    assert_eq!(manifest.views[0].state_id(), Some(StateId([1, 2, 3, 4, 5, 6, 7, 8])));
+    for text in [include_str!("golden/manifest-v1.json"), include_str!("golden/manifest-v1-clock.json")] {
+        let manifest = Manifest::decode(&path, text.as_bytes()).unwrap();
+        assert_eq!(manifest.encode().unwrap(), text.trim_end().as_bytes());
+        assert_eq!((manifest.next_offset, manifest.rows.len()), (120, 1));
+        assert_eq!(manifest.views[0].state_id(), Some(StateId([1, 2, 3, 4, 5, 6, 7, 8])));
+    }
 }
 
 #[test]

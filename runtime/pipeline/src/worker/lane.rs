@@ -542,6 +542,7 @@ impl Lane {
             status.accounting = *self.partition.accounting();
             status.newest_event_time_us = self.partition.newest_us();
             status.uncommitted_bytes = self.partition.uncommitted_bytes();
+            status.remembered_ids = self.partition.remembered_ids() as u64;
             status.dead_letters.clone_from(self.partition.letter_counts());
             if let Some(manifest) = self.commits.latest() {
                 if status.commit_seq != manifest.seq {

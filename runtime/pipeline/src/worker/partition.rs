@@ -120,7 +120,7 @@ impl Partition {
         views: Vec<PartitionView>,
     ) -> Self {
         Self {
-            acceptor: Acceptor::restore(schema, rules, base.accounting, base.newest_event_time_us, ids),
+            acceptor: Acceptor::restore(schema, rules, base.accounting, base.newest_event_time_us, base.clock, ids),
             views,
             position: base.next_offset,
             all_ids: false,
@@ -210,6 +210,11 @@ impl Partition {
         self.acceptor.newest_us()
     }
 
+    /// The number of event ids in memory.
+    pub fn remembered_ids(&self) -> usize {
+        self.acceptor.remembered()
+    }
+
     /// How many dead letters there were since the partition was taken over, by the class of their reason.
     pub fn letter_counts(&self) -> &BTreeMap<&'static str, u64> {
         &self.letter_counts
@@ -266,7 +271,7 @@ impl Partition {
     /// Takes what the next commit needs. `snapshot` asks for all state instead of changes.
     pub fn plan(&mut self, memo: Option<serde_json::Value>, snapshot: bool) -> CommitPlan {
         let fresh = self.acceptor.drain_ids();
-        let all_ids = std::mem::take(&mut self.all_ids);
+        let all_ids = std::mem::take(&mut self.all_ids) | self.acceptor.take_stamped();
         self.event_bytes = 0;
         self.dates.clear();
         self.rows = 0;
@@ -277,6 +282,7 @@ impl Partition {
             memo,
             views: self.views.iter().map(PartitionView::view_ref).collect(),
             states: self.views.iter_mut().map(|view| view.drain_commit(snapshot)).collect(),
+            clock: self.acceptor.clock(),
             ids: if all_ids { self.acceptor.snapshot_ids() } else { fresh },
             all_ids,
             schema: self.schema.clone(),

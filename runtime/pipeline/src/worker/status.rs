@@ -106,6 +106,8 @@ pub struct PartitionStatus {
     pub newest_event_time_us: Option<i64>,
     /// Memory that waits for the next commit, bytes.
     pub uncommitted_bytes: u64,
+    /// Event ids in memory.
+    pub remembered_ids: u64,
     /// Dead letters since the process started, by the class of their reason.
     pub dead_letters: BTreeMap<&'static str, u64>,
     /// Records the source no longer had and that were given up.

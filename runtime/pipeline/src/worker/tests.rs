@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 mod files;
+mod horizon;
 
 type Log = Arc<Mutex<Vec<Vec<Vec<u8>>>>>;
 
