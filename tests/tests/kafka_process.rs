@@ -8,7 +8,7 @@ use plumb_testing::reader::{Met, Questions, Reader};
 use plumb_testing::service::kafka::{Kafka, Sent};
 use plumb_testing::service::redis::Redis;
 use plumb_testing::service::{eventually, skipped, within};
-use plumb_testing::stream::{Member, Online, Stream, careless, generated, questions};
+use plumb_testing::stream::{Member, Online, Stream, careless, generated, questions, record};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -418,4 +418,80 @@ fn kafka_sigterm_commits_and_nothing_is_read_again() {
     assert!(summary["applied_now"].as_u64().unwrap() <= applied - committed.min(applied) * 9 / 10, "{summary}");
     job.run_lines = String::new();
     check(&job, &mut [job.start("c")]);
+}
+
+/// Copies inside and beyond the horizon, by the records' timestamps, some of which are wrong.
+fn copied(lines: &[String], begin_ms: i64) -> Vec<Sent> {
+    let mut chance = Chance(29);
+    let mut records: Vec<(i64, i64, Sent)> = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        // A line a second. Copies are sent so many seconds later; one of four says that it was then, others say 600 s
+        // more, the time of the first, or half an hour ahead.
+        let sent_s = index as i64;
+        records.push((sent_s, sent_s, record(line)));
+        if chance.below(4) == 0 {
+            let after_s = [1, 60, 590, 600, 601, 700, 1500][chance.below(7) as usize];
+            let says_s = match chance.below(8) {
+                0 => sent_s,
+                1 => sent_s + after_s + 600,
+                2 if chance.below(10) == 0 => sent_s + after_s + 1800,
+                _ => sent_s + after_s,
+            };
+            records.push((sent_s + after_s, says_s, record(line)));
+        }
+    }
+    records.sort_by_key(|(sent_s, ..)| *sent_s);
+    let stamped = |(_, says_s, sent)| Sent { timestamp: Some(begin_ms + says_s * 1000), ..sent };
+    records.into_iter().map(stamped).collect()
+}
+
+#[test]
+fn kafka_copies_count_again_beyond_the_horizon_over_kills_and_take_overs() {
+    if skipped("kafka_copies_count_again_beyond_the_horizon_over_kills_and_take_overs") {
+        return;
+    }
+    let mut job = job(2);
+    job.horizon_us = 600 * 1_000_000;
+    let lines = generated(9000, 200, 80, 31);
+    let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+    // The last is half an hour ahead at most: a broker takes no more than an hour.
+    let records = copied(&lines, (now_ms / 1000 - 12_000) * 1000);
+    let mut rest = records.as_slice();
+    for (round, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        let (part, later) = rest.split_at(records.len() / 5);
+        rest = later;
+        let before = job.committed().values().sum::<u64>();
+        let mut member = job.launch(name);
+        let feeder = job.feed(part.to_vec(), 4000);
+        within(Duration::from_secs(120), "commits of the process", || {
+            member.must_live();
+            (job.committed().values().sum::<u64>() > before + 300).then_some(())
+        });
+        member.service.kill();
+        feeder.finish();
+        println!("killed in round {round} at {:?}", job.committed());
+    }
+    job.send(rest.iter().cloned());
+    let mut members = vec![job.start("a")];
+    let (truth, compared) = check(&job, &mut members);
+    let counts = truth.accounting.values();
+    let (applied, duplicate) = counts.fold((0, 0), |sum, of| (sum.0 + of.applied, sum.1 + of.duplicate));
+    let ids: std::collections::BTreeSet<_> =
+        truth.accepted.iter().map(|placed| (placed.partition, placed.event.id.as_deref())).collect();
+    let again = truth.accepted.len() - ids.len();
+    println!("{compared:?} {applied} applied, {duplicate} duplicates, {again} ids count again");
+    assert!(again > 300 && duplicate > 300, "{again} of {}", ids.len());
+    // Long forgotten ids are neither in commits nor in memory.
+    for (partition, manifest) in checker::newest_manifests(&job.offline) {
+        let forgotten = manifest["clock"]["forgotten_us"].as_i64().unwrap();
+        assert!(forgotten > (now_ms - 9_000_000) * 1000, "partition {partition}: {}", manifest["clock"]);
+        for file in manifest["ids"].as_array().unwrap() {
+            assert!(file["newest_us"].as_i64().unwrap() >= forgotten, "partition {partition}: {file}");
+        }
+    }
+    let remembered = members[0].metric("plumb_remembered_ids", "").unwrap();
+    assert!(remembered > 500.0 && remembered < lines.len() as f64, "{remembered}");
+    // The same log with every id remembered is another: the checker sees the difference.
+    let forever = checker::Truth::of(&job.records(), 0..2);
+    assert_eq!(forever.accepted.len(), ids.len());
 }

@@ -30,6 +30,12 @@ const RECORD_BYTES_MAX: usize = 8 << 20;
 /// A window of the rank of `item_activity` begins at most so long before T, µs.
 const RANK_REACH_US: i64 = 62 * 60_000_000;
 
+/// For how long ids are remembered, µs of record time (the default of `dedupe_horizon`).
+pub const HORIZON_US: i64 = 30 * 86_400_000_000;
+
+/// The events of a block, which a partition's clock moves on after.
+const BLOCK: usize = 1024;
+
 /// An accepted event with its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Placed {
@@ -61,12 +67,19 @@ pub struct Truth {
 impl Truth {
     /// Judges records, given in order of partition and offset. `partitions` without any record count too.
     pub fn of(records: &[Stored], partitions: impl IntoIterator<Item = u32>) -> Self {
+        Self::remembering(records, partitions, HORIZON_US)
+    }
+
+    /// [`Truth::of`] where ids are remembered for so many µs of record time.
+    pub fn remembering(records: &[Stored], partitions: impl IntoIterator<Item = u32>, horizon_us: i64) -> Self {
         let mut truth = Self::default();
         for partition in partitions {
             truth.accounting.insert(partition, Accounting::default());
             truth.ends.insert(partition, 0);
         }
-        let mut first: HashMap<(u32, String), usize> = HashMap::new();
+        // Per id the copy that counts and the time until which it does, and the record times of each partition's events.
+        let mut first: HashMap<(u32, String), (usize, i64)> = HashMap::new();
+        let mut times: HashMap<u32, Times> = HashMap::new();
         for record in records {
             let partition = record.partition as u32;
             let counts = truth.accounting.entry(partition).or_default();
@@ -79,13 +92,18 @@ impl Truth {
                 continue;
             };
             let index = truth.accepted.len();
+            let stamp = record.timestamp.unwrap_or_default() * 1000;
+            let clock = times.entry(partition).or_default().add(stamp);
             if let Some(id) = event.id.clone() {
-                if let Some(&copy) = first.get(&(partition, id.clone())) {
+                let place = (partition, id);
+                if let Some((copy, _)) = first.get(&place).filter(|(_, until)| stamp <= *until && clock <= *until) {
                     counts.duplicate += 1;
-                    counts.dedupe_conflict += u64::from(truth.accepted[copy].event != event);
+                    counts.dedupe_conflict += u64::from(truth.accepted[*copy].event != event);
                     continue;
                 }
-                first.insert((partition, id), index);
+                // To the full second.
+                let since = stamp.max(clock).div_euclid(1_000_000) + i64::from(stamp.max(clock) % 1_000_000 > 0);
+                first.insert(place, (index, since * 1_000_000 + horizon_us));
             }
             counts.applied += 1;
             for (key, keys) in [(&event.user, &mut truth.by_user), (&event.item, &mut truth.by_item)] {
@@ -134,6 +152,24 @@ impl Truth {
             "user" => oracle::user_activity(&events, key, t),
             _ => oracle::item_activity(&events, key, t),
         }
+    }
+}
+
+/// The record times of a partition's events.
+#[derive(Debug, Default)]
+struct Times {
+    block: Vec<i64>,
+    clock: i64,
+}
+
+impl Times {
+    /// Adds that of an event; the partition's clock after it, µs: the newest among the oldest of each block.
+    fn add(&mut self, stamp: i64) -> i64 {
+        self.block.push(stamp);
+        if self.block.len() == BLOCK {
+            self.clock = self.block.drain(..).min().map_or(self.clock, |oldest| oldest.max(self.clock));
+        }
+        self.clock
     }
 }
 
@@ -446,6 +482,34 @@ mod tests {
         assert_eq!(views(None).as_deref(), Some("3"));
         assert_eq!(views(Some(&Positions::from([(0, 5), (1, 1)]))).as_deref(), Some("2"));
         assert_eq!(views(Some(&Positions::from([(0, 3)]))), None);
+    }
+
+    #[test]
+    fn copies_beyond_the_horizon_count_again() {
+        let a = event("a", "2024-03-10T12:00:00Z");
+        let at =
+            |offset: i64, ms: i64| Stored { timestamp: Some(1_710_072_100_000 + ms), ..stored(0, offset, Some(&a)) };
+        let offsets = |records: &[Stored]| -> Vec<u64> {
+            Truth::remembering(records, [0], 10_000_000).accepted.iter().map(|placed| placed.offset).collect()
+        };
+        // 10 s after the first, not after the last; a stamp in the future moves nothing.
+        assert_eq!(offsets(&[at(0, 0), at(1, 9000), at(2, 10_000), at(3, 10_001), at(4, 20_001)]), [0, 3]);
+        assert_eq!(offsets(&[at(0, 0), at(1, 500_000), at(2, 5)]), [0, 1]);
+        // A block of events that are later lets it go, whatever the stamp of the copy.
+        let events: Vec<String> = (0..1024).map(|n| event(&format!("e{n}"), "2024-03-10T12:00:00Z")).collect();
+        let block = |from: i64| {
+            let later = events.iter().zip(from..).map(move |(event, offset)| Stored {
+                timestamp: Some(1_710_072_100_000 + 20_000),
+                ..stored(0, offset, Some(event))
+            });
+            later.collect::<Vec<_>>()
+        };
+        let records = [block(0), vec![at(1024, -50_000), at(1025, 3000)], block(2000)].concat();
+        assert_eq!(offsets(&records).len(), 1025);
+        let records = [vec![at(0, 0)], block(1), vec![at(2000, 3000)]].concat();
+        assert_eq!(offsets(&records).len(), 1025);
+        let records = [vec![at(0, 0)], block(1), block(1025), vec![at(3000, 3000)]].concat();
+        assert_eq!(offsets(&records).last(), Some(&3000));
     }
 
     #[test]

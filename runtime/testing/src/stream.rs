@@ -48,6 +48,8 @@ pub struct Stream {
     pub offline: PathBuf,
     /// The bucket of the offline store.
     pub bucket: Option<Bucket>,
+    /// For how long ids are remembered, µs; a whole number of seconds.
+    pub horizon_us: i64,
     /// More lines of `[source]`.
     pub source_lines: String,
     /// Lines of `[run]` beside `serve`.
@@ -103,6 +105,7 @@ impl Stream {
             online,
             offline,
             bucket: None,
+            horizon_us: checker::HORIZON_US,
             source_lines: "session_timeout = \"3s\"\n".into(),
             run_lines: "publish_interval = \"30ms\"\ncommit_interval = \"200ms\"\n".into(),
             root,
@@ -134,7 +137,8 @@ impl Stream {
         };
         let text = format!(
             "data_dir = \"{data}\"\n\
-             [source]\nkind = \"kafka\"\nbrokers = \"{brokers}\"\ntopic = \"{topic}\"\ngroup = \"{group}\"\n{source}\
+             [source]\nkind = \"kafka\"\nbrokers = \"{brokers}\"\ntopic = \"{topic}\"\ngroup = \"{group}\"\n\
+             dedupe_horizon = \"{horizon}s\"\n{source}\
              [transforms]\npaths = [\"{components}/user_activity.wasm\", \"{components}/item_activity.wasm\"]\n\
              [online]\n{online}\
              [offline]\n{offline}\
@@ -144,6 +148,7 @@ impl Stream {
             brokers = self.brokers,
             topic = self.topic,
             group = self.group,
+            horizon = self.horizon_us / 1_000_000,
             source = self.source_lines,
             components = process::repository().join("target/plumb").display(),
             run = self.run_lines,
@@ -187,7 +192,7 @@ impl Stream {
     /// What the topic holds, judged by the oracle.
     pub fn truth(&self) -> Truth {
         let partitions = self.kafka.watermarks(&self.topic).into_keys().map(|partition| partition as u32);
-        Truth::of(&self.records(), partitions)
+        Truth::remembering(&self.records(), partitions, self.horizon_us)
     }
 
     /// What the topic holds.
