@@ -511,6 +511,8 @@ fn help_names_every_command_and_no_service_is_said_so() {
         "backfill",
         "join",
         "audit",
+        "stats",
+        "compare",
         "check",
         "dead-letters",
         "transforms",

@@ -8,7 +8,7 @@ const LAYERS: [&[&str]; 8] = [
     &["plumb-core"],
     &["plumb-transform"],
     &["plumb-pipeline"],
-    &["plumb-columnar"],
+    &["plumb-columnar", "plumb-insight"],
     &[
         "plumb-source-file",
         "plumb-source-kafka",

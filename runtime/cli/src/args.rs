@@ -40,6 +40,10 @@ pub(crate) enum Command {
     Join(Join),
     /// Look for leakage in a training set, ours or anyone's
     Audit(Audit),
+    /// What is in snapshots and training sets, column by column
+    Stats(Stats),
+    /// How the distributions of two snapshots or training sets differ
+    Compare(Compare),
     /// Compare online values with offline ones, feature by feature
     Check(Check),
     /// Records that could not be applied: look at them, publish them again
@@ -341,12 +345,57 @@ pub(crate) struct Audit {
     /// Accept floats that differ relatively by at most this, e.g. 1e-9 for sums added in another order.
     #[arg(long, value_name = "R", default_value_t = 0.0)]
     pub(crate) tolerance: f64,
+    /// Also write the report as one page that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
     /// Join so many rows, or all, again from a history cut at their label: they must not change.
     #[arg(long, value_name = "N|all", default_value = "32")]
     pub(crate) truncate: String,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]
     pub(crate) inputs: Inputs,
+}
+
+/// Which columns of tables, and how to read them.
+#[derive(Debug, Args)]
+pub(crate) struct Tables {
+    /// Only these columns, comma-separated; `user_activity__*` is all that begin so [default: all but those that begin
+    /// with `_`].
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) columns: Vec<String>,
+    /// How many threads [default: one per core].
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Also write the report as one page that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+}
+
+/// Arguments of `plumb stats`.
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// Tables: .parquet or .csv files, or folders of them.
+    #[arg(required = true, value_name = "FILE|FOLDER")]
+    pub(crate) paths: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented on the type")]
+    pub(crate) tables: Tables,
+}
+
+/// Arguments of `plumb compare`.
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// The table to measure from: a .parquet or .csv file, or a folder of them, e.g. one day of snapshots.
+    pub(crate) a: PathBuf,
+    /// The table to compare with it.
+    pub(crate) b: PathBuf,
+    /// Exit 1 if a column is past a limit: psi, ks, nulls (change of the share) or new (share of unseen values) above it,
+    /// p (of the KS test) below it, e.g. psi=0.2,nulls=0.05.
+    #[arg(long, value_name = "MEASURE=LIMIT", value_delimiter = ',')]
+    pub(crate) fail_on: Vec<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented on the type")]
+    pub(crate) tables: Tables,
 }
 
 /// Arguments of `plumb check`.

@@ -54,14 +54,32 @@ impl Output {
     }
 }
 
+/// Writes a page whole or not at all.
+pub(crate) fn write_page(path: &Path, page: &str) -> Result<()> {
+    let mut name = path.file_name().ok_or_else(|| usage(format!("--html {}: name a file", path.display())))?.to_owned();
+    name.push(format!(".{}.part", std::process::id()));
+    let part = path.with_file_name(name);
+    let written = std::fs::write(&part, page).and_then(|()| std::fs::rename(&part, path));
+    if written.is_err() {
+        // The failure that matters is told; what was written may not even be there.
+        drop(std::fs::remove_file(&part));
+    }
+    written.with_context(|| format!("write `{}`", path.display()))
+}
+
 /// A progress bar on a terminal, nothing when piped.
 pub(crate) fn progress(what: &'static str) -> indicatif::ProgressBar {
+    progress_of(what, "events")
+}
+
+/// The same, of other things than events.
+pub(crate) fn progress_of(what: &'static str, things: &str) -> indicatif::ProgressBar {
     if !std::io::stderr().is_terminal() {
         return indicatif::ProgressBar::hidden();
     }
     let bar = indicatif::ProgressBar::new_spinner().with_message(what);
-    let style = indicatif::ProgressStyle::with_template("{spinner} {msg} {human_pos} events, {per_sec}, {elapsed}");
-    if let Ok(style) = style {
+    let template = format!("{{spinner}} {{msg}} {{human_pos}} {things}, {{per_sec}}, {{elapsed}}");
+    if let Ok(style) = indicatif::ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }
     bar

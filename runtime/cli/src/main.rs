@@ -51,6 +51,8 @@ fn run(command: &Command, output: Output) -> anyhow::Result<Done> {
         Command::Backfill(arguments) => commands::backfill::run(arguments, output),
         Command::Join(arguments) => commands::join::run(arguments, output),
         Command::Audit(arguments) => commands::audit::run(arguments, output),
+        Command::Stats(arguments) => commands::stats::run(arguments, output),
+        Command::Compare(arguments) => commands::compare::run(arguments, output),
         Command::Check(arguments) => commands::check::run(arguments, output),
         Command::DeadLetters(arguments) => commands::dead_letters::run(arguments, output),
         Command::Transforms(arguments) => commands::transforms::run(arguments, output),

@@ -143,6 +143,26 @@ impl TableFile {
         Ok(Table { columns })
     }
 
+    /// The columns of a CSV file that are wanted, as what their cells look like; texts that are all times as times.
+    pub(crate) fn inferred(&self, wanted: &dyn Fn(&str) -> bool) -> Result<Table> {
+        let Content::Csv(file) = &self.content else {
+            return Err(Error::internal("the types of a Parquet file are not inferred"));
+        };
+        let mut columns = Vec::new();
+        for (name, cells) in file.names.iter().zip(&file.columns).filter(|(name, _)| wanted(name)) {
+            let data_type = infer(cells);
+            let first = cells.iter().flatten().next();
+            let is_time = first.is_some_and(|first| first.parse::<i64>().is_err() && instant(first).is_some());
+            let times = (data_type == DataType::Utf8 && is_time).then(|| self.times(name).ok()).flatten();
+            let column = match times {
+                Some((times, _)) => times,
+                None => self.parse(name, cells, &data_type)?,
+            };
+            columns.push((name.clone(), column));
+        }
+        Ok(Table { columns })
+    }
+
     /// Rows `rows` (rising) of all columns, unchanged; `times` and `keys` say which columns of a CSV file have
     /// a type of their own.
     pub(crate) fn take(&self, rows: &[u32], types: &BTreeMap<String, DataType>) -> Result<RecordBatch> {

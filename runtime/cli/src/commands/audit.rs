@@ -2,9 +2,10 @@
 
 use super::offline::Prepared;
 use crate::args::{AsOf as AsOfWord, Audit};
-use crate::context::{Output, duration};
+use crate::context::{Output, duration, write_page};
 use crate::exit::{Done, usage};
 use anyhow::Result;
+use plumb_insight::html;
 use plumb_offline_parquet::{LabelFile, read_table};
 use plumb_pipeline::offline::audit::{
     AGE_CLASSES, AgeAudit, AuditRequest, FeatureAudit, LeakageReport, Truncate, audit, expected_columns,
@@ -49,6 +50,9 @@ pub(crate) fn run(arguments: &Audit, output: Output) -> Result<Done> {
     };
     let report = audit(&mut readers.lend(), &prepared.transforms, request)?;
     readers.report();
+    if let Some(page) = &arguments.html {
+        write_page(page, &html::audit_page(&arguments.dataset.display().to_string(), &report))?;
+    }
     output.print(&document(&report), || report.to_string());
     Ok(if report.passed() { Done::Ok } else { Done::Failed })
 }
