@@ -95,6 +95,18 @@ pub(crate) struct Reading {
     pub(crate) now: Option<String>,
 }
 
+/// How much memory a command may take.
+#[derive(Debug, Args, Clone)]
+pub(crate) struct Memory {
+    /// Memory for what grows with the input, such as 512MiB (at least 64MiB); what does not fit goes to disk for a
+    /// while. No value depends on it [default: half of what is free].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+    /// The folder for what does not fit in memory [default: that of the output].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) spill_dir: Option<PathBuf>,
+}
+
 /// Arguments of `plumb test`.
 #[derive(Debug, Args)]
 pub(crate) struct Test {
@@ -320,6 +332,9 @@ pub(crate) struct Join {
     /// What counts as known at the label's time.
     #[arg(long, default_value = "event-time")]
     pub(crate) knowledge: Knowledge,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented on the type")]
+    pub(crate) memory: Memory,
     /// Exit 0 even if `finalize` failed for some rows.
     #[arg(long)]
     pub(crate) allow_errors: bool,

@@ -3,8 +3,10 @@
 use crate::exit::usage;
 use anyhow::{Context, Result};
 use plumb_assembly::Settings;
+use plumb_assembly::settings::parse_size;
 use plumb_core::time::parse_duration;
 use plumb_pipeline::decode::time::parse_rfc3339;
+use plumb_pipeline::offline::MEMORY_MIN_BYTES;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -74,13 +76,51 @@ pub(crate) fn progress(what: &'static str) -> indicatif::ProgressBar {
 
 /// The same, of other things than events.
 pub(crate) fn progress_of(what: &'static str, things: &str) -> indicatif::ProgressBar {
+    progress_to(what, things, None)
+}
+
+/// The same with the time left, where it is known how many there are.
+pub(crate) fn progress_to(what: &'static str, things: &str, total: Option<u64>) -> indicatif::ProgressBar {
     if !std::io::stderr().is_terminal() {
         return indicatif::ProgressBar::hidden();
     }
-    let bar = indicatif::ProgressBar::new_spinner().with_message(what);
-    let template = format!("{{spinner}} {{msg}} {{human_pos}} {things}, {{per_sec}}, {{elapsed}}");
+    let (bar, template) = match total {
+        Some(total) => (
+            indicatif::ProgressBar::new(total),
+            format!("{{msg}} {{wide_bar}} {{human_pos}} of {{human_len}} {things}, {{per_sec}}, {{eta}} left"),
+        ),
+        None => (
+            indicatif::ProgressBar::new_spinner(),
+            format!("{{spinner}} {{msg}} {{human_pos}} {things}, {{per_sec}}, {{elapsed}}"),
+        ),
+    };
     if let Ok(style) = indicatif::ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }
-    bar
+    bar.with_message(what)
+}
+
+/// The bytes that `--memory` gives, or half of what is free.
+pub(crate) fn memory_bytes(memory: Option<&str>) -> Result<u64> {
+    let Some(text) = memory else { return Ok((free_bytes() / 2).max(MEMORY_MIN_BYTES)) };
+    let bytes = parse_size(text).map_err(|why| usage(format!("--memory {text}: {why}")))?;
+    if bytes < MEMORY_MIN_BYTES {
+        return Err(usage(format!("--memory {text}: at least {}MiB are needed", MEMORY_MIN_BYTES >> 20)));
+    }
+    Ok(bytes)
+}
+
+/// What this process may still take of the machine's memory, and of its control group's where that has a limit.
+/// Elsewhere than on Linux 4 GiB are assumed.
+fn free_bytes() -> u64 {
+    const ASSUMED: u64 = 4 << 30;
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+    });
+    // `max` there is no number, hence no limit.
+    let group = number("/sys/fs/cgroup/memory.max")
+        .map(|limit| limit.saturating_sub(number("/sys/fs/cgroup/memory.current").unwrap_or(0)));
+    machine.unwrap_or(ASSUMED).min(group.unwrap_or(u64::MAX))
 }

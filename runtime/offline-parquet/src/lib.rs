@@ -3,13 +3,15 @@
 //! [`ParquetArchive`] stages accepted events beside the manifests and reads them back; [`SnapshotWriter`] takes
 //! the values of a backfill. Both write Hive-partitioned folders that hold finished rows only, once each, so DuckDB,
 //! Polars, pandas and Spark read them with a plain glob. [`LabelFile`], [`write_training_set`] and [`read_table`]
-//! are the files on both ends of a join and of an audit; [`scan_tables`] goes through tables of any size.
+//! are the files on both ends of a join and of an audit; [`LabelWindows`], [`TrainingWriter`] and [`LocalScratch`] are
+//! those of a join in bounded memory; [`scan_tables`] goes through tables of any size.
 
 mod archive;
 mod csv;
 mod dates;
 mod labels;
 mod scan;
+mod scratch;
 mod snapshot;
 mod table;
 #[cfg(test)]
@@ -19,8 +21,9 @@ mod values;
 
 pub use archive::{ArchiveReader, ParquetArchive, check_schema, read_dead_letters};
 pub use dates::date_of_day;
-pub use labels::LabelFile;
+pub use labels::{LabelFile, LabelScan, LabelWindows};
 pub use scan::{Scanned, TableBatch, scan_tables, table_files};
+pub use scratch::LocalScratch;
 pub use snapshot::SnapshotWriter;
 pub use table::read_table;
-pub use training::write_training_set;
+pub use training::{TrainingWriter, write_training_set};

@@ -2,14 +2,15 @@
 //! under its name or not at all.
 
 use crate::csv::push_cell;
-use crate::labels::LabelFile;
+use crate::labels::{LabelFile, LabelWindows, WINDOW_ROWS};
 use crate::table::{Content, Format};
 use crate::values::to_text;
 use arrow_array::{Array, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{ArrowError, Field, Schema};
-use plumb_columnar::{ColumnHint, Layout, ParquetWriter, arrow_type, convert, to_arrow};
+use plumb_columnar::{ColumnHint, Layout, ParquetWriter, arrow_type, convert, into_arrow};
 use plumb_core::column::{Column, DataType};
+use plumb_pipeline::offline::{Selection, TrainingSet, TrainingSink};
 use plumb_pipeline::{Error, Result};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -22,80 +23,191 @@ const CHUNK_ROWS: usize = 64 * 1024;
 /// Writes the label rows `rows` (rising) with all their columns, then `features` (one row per entry of `rows`),
 /// as Parquet or CSV by the ending of `path`, replacing what is there.
 pub fn write_training_set(path: &Path, labels: &LabelFile, rows: &[u32], features: &[(String, &Column)]) -> Result<()> {
-    let format = Format::of(path)?;
-    let label_names = labels.names();
-    for (index, (name, column)) in features.iter().enumerate() {
-        if label_names.contains(&name.as_str()) {
-            return Err(Error::invalid(format!(
-                "`{}` has a column `{name}`, which is also the name of a feature column; rename it",
-                labels.file().path.display()
-            )));
-        }
-        if features[..index].iter().any(|(other, _)| other == name) {
-            return Err(Error::invalid(format!("feature `{name}` is asked for twice")));
-        }
+    for (name, column) in features {
         if column.len() != rows.len() {
             return Err(Error::internal(format!("feature `{name}` has {} rows of {}", column.len(), rows.len())));
         }
     }
-    let unfinished = Unfinished::create(path)?;
-    let sink = BufWriter::new(&unfinished.file);
-    match format {
-        Format::Parquet => write_parquet(path, sink, labels, rows, features)?,
-        Format::Csv => write_csv(path, sink, labels, rows, features)?,
-    }
-    unfinished.finish()
+    let types: Vec<(String, DataType)> =
+        features.iter().map(|(name, column)| (name.clone(), column.data_type())).collect();
+    let columns: Vec<&Column> = features.iter().map(|(_, column)| *column).collect();
+    let mut file = TrainingFile::create(path, labels, &types)?;
+    file.write(labels, rows, &columns, 0)?;
+    file.finish()
 }
 
-fn write_parquet(
-    path: &Path,
-    sink: BufWriter<&File>,
-    labels: &LabelFile,
-    rows: &[u32],
-    features: &[(String, &Column)],
-) -> Result<()> {
-    let label_schema = labels.take(&[])?.schema();
-    let mut fields: Vec<Arc<Field>> = label_schema.fields().iter().cloned().collect();
-    fields.extend(
-        features.iter().map(|(name, column)| Arc::new(Field::new(name, arrow_type(&column.data_type()), true))),
-    );
-    let layout = Layout::new(Arc::new(Schema::new(fields)), |_| ColumnHint::Repeating).keeping_arrow_types();
-    let mut writer = ParquetWriter::new(path.display().to_string(), sink, &layout)?;
-    for (first, rows) in chunks(rows) {
-        let mut columns = labels.take(rows)?.columns().to_vec();
-        for (_, column) in features {
-            columns.push(to_arrow(&column.take(first..first + rows.len()))?);
-        }
-        let batch = RecordBatch::try_new(layout.schema().clone(), columns).map_err(|error| {
-            Error::internal(format!("columns of `{}` do not fit together: {error}", path.display()))
-        })?;
-        writer.write(&batch)?;
-    }
-    flush(path, writer.finish()?)
+/// A training set being written.
+#[derive(Debug)]
+struct TrainingFile {
+    unfinished: Unfinished,
+    body: Body,
 }
 
-fn write_csv(
-    path: &Path,
-    mut sink: BufWriter<&File>,
-    labels: &LabelFile,
-    rows: &[u32],
-    features: &[(String, &Column)],
-) -> Result<()> {
-    let cannot_write = |error| Error::unavailable(format!("write `{}`", path.display()), error);
-    let mut out = Vec::new();
-    let names = labels.names().into_iter().chain(features.iter().map(|(name, _)| name.as_str()));
-    push_line(&mut out, names.map(|name| Some(name.to_owned())));
-    for (first, rows) in chunks(rows) {
-        let label_cells = LabelCells::new(labels, rows)?;
-        for row in 0..rows.len() {
-            let labels = (0..label_cells.columns()).map(|column| label_cells.cell(column, row));
-            push_line(&mut out, labels.chain(features.iter().map(|(_, column)| to_text(column, first + row))));
+#[derive(Debug)]
+enum Body {
+    Parquet(Layout, Box<ParquetWriter<BufWriter<File>>>),
+    Csv(BufWriter<File>),
+}
+
+impl TrainingFile {
+    /// Begins a file whose rows have the columns of `labels`, then features of these names and types.
+    fn create(path: &Path, labels: &LabelFile, features: &[(String, DataType)]) -> Result<Self> {
+        let format = Format::of(path)?;
+        let label_names = labels.names();
+        for (index, (name, _)) in features.iter().enumerate() {
+            if label_names.contains(&name.as_str()) {
+                return Err(Error::invalid(format!(
+                    "`{}` has a column `{name}`, which is also the name of a feature column; rename it",
+                    labels.file().path.display()
+                )));
+            }
+            if features[..index].iter().any(|(other, _)| other == name) {
+                return Err(Error::invalid(format!("feature `{name}` is asked for twice")));
+            }
         }
-        sink.write_all(&out).map_err(cannot_write)?;
-        out.clear();
+        let unfinished = Unfinished::create(path)?;
+        let mut sink = BufWriter::new(unfinished.handle()?);
+        let body = match format {
+            Format::Parquet => {
+                let label_schema = labels.take(&[])?.schema();
+                let mut fields: Vec<Arc<Field>> = label_schema.fields().iter().cloned().collect();
+                fields.extend(
+                    features.iter().map(|(name, data_type)| Arc::new(Field::new(name, arrow_type(data_type), true))),
+                );
+                let layout =
+                    Layout::new(Arc::new(Schema::new(fields)), |_| ColumnHint::Repeating).keeping_arrow_types();
+                let writer = ParquetWriter::new(path.display().to_string(), sink, &layout)?;
+                Body::Parquet(layout, Box::new(writer))
+            }
+            Format::Csv => {
+                let mut out = Vec::new();
+                let names = label_names.into_iter().chain(features.iter().map(|(name, _)| name.as_str()));
+                push_line(&mut out, names.map(|name| Some(name.to_owned())));
+                sink.write_all(&out).map_err(|error| cannot_write(path, error))?;
+                Body::Csv(sink)
+            }
+        };
+        Ok(Self { unfinished, body })
     }
-    sink.write_all(&out).map_err(cannot_write)?;
-    flush(path, sink)
+
+    /// Appends the label rows `rows` (rising) of `labels` with the features' rows from `first` on.
+    fn write(&mut self, labels: &LabelFile, rows: &[u32], features: &[&Column], first: usize) -> Result<()> {
+        let path = &self.unfinished.path;
+        for (start, rows) in chunks(rows) {
+            let first = first + start;
+            match &mut self.body {
+                Body::Parquet(layout, writer) => {
+                    let mut columns = labels.take(rows)?.columns().to_vec();
+                    for column in features {
+                        columns.push(into_arrow(column.take(first..first + rows.len()))?);
+                    }
+                    let batch = RecordBatch::try_new(layout.schema().clone(), columns).map_err(|error| {
+                        Error::internal(format!("columns of `{}` do not fit together: {error}", path.display()))
+                    })?;
+                    writer.write(&batch)?;
+                }
+                Body::Csv(sink) => {
+                    let mut out = Vec::new();
+                    let label_cells = LabelCells::new(labels, rows)?;
+                    for row in 0..rows.len() {
+                        let labels = (0..label_cells.columns()).map(|column| label_cells.cell(column, row));
+                        push_line(&mut out, labels.chain(features.iter().map(|column| to_text(column, first + row))));
+                    }
+                    sink.write_all(&out).map_err(|error| cannot_write(path, error))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the file in its place.
+    fn finish(self) -> Result<()> {
+        let path = &self.unfinished.path;
+        flush(
+            path,
+            match self.body {
+                Body::Parquet(_, writer) => writer.finish()?,
+                Body::Csv(sink) => sink,
+            },
+        )?;
+        self.unfinished.finish()
+    }
+}
+
+/// Writes a training set as the parts of a join in bounded memory come: the label columns are read again beside them.
+#[derive(Debug)]
+pub struct TrainingWriter {
+    path: PathBuf,
+    windows: LabelWindows,
+    /// The window at hand, and its first row.
+    window: Option<(u64, LabelFile)>,
+    selection: Selection,
+    file: Option<TrainingFile>,
+}
+
+impl TrainingWriter {
+    /// Writes to `path`, Parquet or CSV by ending, what is joined to the labels of these windows.
+    pub fn new(path: &Path, windows: LabelWindows, selection: Selection) -> Result<Self> {
+        Format::of(path)?;
+        Ok(Self { path: path.to_owned(), windows, window: None, selection, file: None })
+    }
+
+    /// The file to write to, begun once the first window is there; `false` after the last window.
+    fn next_window(&mut self) -> Result<bool> {
+        let first = self.window.take().map_or(0, |(first, window)| first + window.labels().len() as u64);
+        let Some(window) = self.windows.next_window()? else { return Ok(false) };
+        if self.file.is_none() {
+            self.file = Some(TrainingFile::create(&self.path, &window, &self.selection.column_types())?);
+        }
+        self.window = Some((first, window));
+        Ok(true)
+    }
+
+    /// Puts the file in its place, once all parts were written.
+    pub fn finish(mut self) -> Result<()> {
+        if self.file.is_none() {
+            self.next_window()?;
+        }
+        match self.file {
+            Some(file) => file.finish(),
+            None => Err(Error::internal("a label file without windows")),
+        }
+    }
+}
+
+impl TrainingSink for TrainingWriter {
+    fn write(&mut self, part: &TrainingSet) -> Result<()> {
+        let columns: Vec<&Column> = part.columns(&self.selection).into_iter().map(|(_, column)| column).collect();
+        let mut done = 0;
+        while done < part.rows.len() {
+            let row = u64::from(part.rows[done]);
+            let end_of = |window: &Option<(u64, LabelFile)>| {
+                window.as_ref().map_or(0, |(first, window)| first + window.labels().len() as u64)
+            };
+            while end_of(&self.window) <= row {
+                if !self.next_window()? {
+                    return Err(Error::unavailable("read the labels again", "there are fewer than before"));
+                }
+            }
+            let (Some((first, window)), Some(file)) = (&self.window, &mut self.file) else {
+                return Err(Error::internal("rows without a window of labels"));
+            };
+            // Cut at fixed rows of the labels, so that the file is the same however the parts were.
+            let end = end_of(&self.window).min((row / WINDOW_ROWS as u64 + 1) * WINDOW_ROWS as u64);
+            let rows: Vec<u32> = part.rows[done..]
+                .iter()
+                .take_while(|&&row| u64::from(row) < end)
+                .map(|&row| (u64::from(row) - first) as u32)
+                .collect();
+            file.write(window, &rows, &columns, done)?;
+            done += rows.len();
+        }
+        Ok(())
+    }
+}
+
+fn cannot_write(path: &Path, error: std::io::Error) -> Error {
+    Error::unavailable(format!("write `{}`", path.display()), error)
 }
 
 fn push_line(out: &mut Vec<u8>, cells: impl Iterator<Item = Option<String>>) {
@@ -180,13 +292,14 @@ fn chunks(rows: &[u32]) -> impl Iterator<Item = (usize, &[u32])> {
     rows.chunks(CHUNK_ROWS).enumerate().map(|(index, rows)| (index * CHUNK_ROWS, rows))
 }
 
-fn flush(path: &Path, sink: BufWriter<&File>) -> Result<()> {
+fn flush(path: &Path, sink: BufWriter<File>) -> Result<()> {
     sink.into_inner()
         .map(drop)
         .map_err(|error| Error::unavailable(format!("write `{}`", path.display()), error.into_error()))
 }
 
 /// A file being written beside its final place; removed unless finished.
+#[derive(Debug)]
 struct Unfinished {
     file: File,
     written: PathBuf,
@@ -209,6 +322,11 @@ impl Unfinished {
         let file = File::create(&written)
             .map_err(|error| Error::unavailable(format!("write `{}`", written.display()), error))?;
         Ok(Self { file, written, path: path.to_owned(), folder })
+    }
+
+    /// Another handle of the file, to write by.
+    fn handle(&self) -> Result<File> {
+        self.file.try_clone().map_err(|error| cannot_write(&self.path, error))
     }
 
     fn finish(self) -> Result<()> {

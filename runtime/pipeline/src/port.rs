@@ -442,6 +442,21 @@ pub trait EventReader: Send {
     fn next_batch(&mut self) -> Result<Option<EventBatch>>;
 }
 
+/// Room on disk for what a job cannot keep in memory. What is in it is gone once this is dropped, however the process
+/// ends.
+pub trait Scratch: Send + Sync + std::fmt::Debug {
+    /// Adds bytes at the end; returns where they begin.
+    fn append(&self, bytes: &[u8]) -> Result<u64>;
+    /// Reads as many bytes as the buffer holds, from where they were said to begin.
+    fn read(&self, at: u64, bytes: &mut [u8]) -> Result<()>;
+}
+
+/// Where a job makes its scratch files.
+pub trait ScratchFolder: Send + Sync + std::fmt::Debug {
+    /// A new one, empty.
+    fn create(&self) -> Result<Box<dyn Scratch>>;
+}
+
 /// The view whose values a [`SnapshotSink`] gets, with what its files need to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotView {

@@ -1,6 +1,6 @@
 //! The events of files that count, for the offline commands.
 
-use crate::files::{EventFile, find};
+use crate::files::{EventFile, Format, find};
 use crate::parallel::{Decoded, Decoders, Step};
 use crate::reader::{Reading, say_zoneless, shift};
 use plumb_core::event::{EventBatch, SourceSchema};
@@ -89,6 +89,11 @@ impl AcceptedEvents {
             piece_rows: 0,
             zoneless_said: false,
         })
+    }
+
+    /// The number of rows there are, if it is known before they are read: of Parquet files.
+    pub fn rows(&self) -> Option<u64> {
+        self.files.iter().all(|file| file.format == Format::Parquet).then(|| self.decoders.rows())
     }
 
     /// What became of the rows read so far; events of an archive count as applied.

@@ -13,6 +13,8 @@ mod stores;
 mod tests;
 mod unit;
 
+pub use unit::parse_size;
+
 use crate::instance::AUTO;
 use crate::{Error, Result};
 use plumb_core::event::{Field, SourceSchema};

@@ -1,7 +1,7 @@
 //! Sizes and addresses as text.
 
 /// Reads a size in bytes: a whole number and a unit of `B`, `KiB`, `MiB`, `GiB`, as in `"64 MiB"`.
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let unit_bytes: Option<u64> = match unit.trim_start() {

@@ -1,12 +1,12 @@
 //! `plumb join`: a point-in-time training set.
 
-use super::offline::{Prepared, faults_json, report_faults};
+use super::offline::{Answering, Prepared, faults_json, report_faults, scratch_folder};
 use crate::args::{AsOf as AsOfWord, ColdStart as ColdStartWord, Join, Knowledge as KnowledgeWord};
-use crate::context::{Output, duration};
+use crate::context::{Output, duration, memory_bytes};
 use crate::exit::{Done, usage};
 use anyhow::Result;
-use plumb_offline_parquet::{LabelFile, write_training_set};
-use plumb_pipeline::offline::{AsOf, ColdStart, JoinOptions, Knowledge, Selection, join};
+use plumb_offline_parquet::{LabelScan, LabelWindows, LocalScratch, TrainingWriter};
+use plumb_pipeline::offline::{AsOf, Budget, ColdStart, JoinOptions, Knowledge, Selection, join_within};
 use serde_json::json;
 use std::time::Instant;
 
@@ -37,29 +37,36 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
     if selection.views.is_empty() {
         return Err(usage("--features names none; write view:feature or view:*, comma-separated"));
     }
-    let labels = LabelFile::read(&arguments.labels, &arguments.label_time, &prepared.key_fields(&selection))?;
-    if labels.time_without_zone() {
-        let (file, column) = (arguments.labels.display(), &arguments.label_time);
-        eprintln!("plumb: `{file}`: column `{column}` holds times without a zone: taken as UTC");
-    }
+    let bytes = memory_bytes(arguments.memory.memory.as_deref())?;
+    let keys = prepared.key_fields(&selection);
+    let windows = || LabelWindows::open(&arguments.labels, &arguments.label_time, &keys);
+    let (mut labels, mut writer) =
+        (LabelScan::new(windows()?), TrainingWriter::new(&arguments.out, windows()?, selection.clone())?);
     let transforms: Vec<_> = selection.views.iter().map(|view| &view.transform).collect();
     if options.knowledge == Knowledge::Ingested {
         prepared.require_ingest_times(&transforms)?;
     }
     let readers = prepared.open(&transforms)?;
-    let set = join(&mut readers.lend(), &selection, labels.labels(), &options)?;
+    let scratch = LocalScratch::new(&scratch_folder(arguments.memory.spill_dir.as_deref(), &arguments.out));
+    let answering = Answering::default();
+    let budget = Budget { bytes, scratch: &scratch, progress: Some(&answering) };
+    let summary = join_within(&mut readers.lend(), &selection, &mut labels, &options, budget, &mut writer)?;
+    drop(answering);
+    if labels.time_without_zone() {
+        let (file, column) = (arguments.labels.display(), &arguments.label_time);
+        eprintln!("plumb: `{file}`: column `{column}` holds times without a zone: taken as UTC");
+    }
     readers.report();
-    write_training_set(&arguments.out, &labels, &set.rows, &set.columns(&selection))?;
-    if set.summary.rows_ahead > 0 {
+    writer.finish()?;
+    if summary.rows_ahead > 0 {
         eprintln!(
             "plumb: {} labels lie after the last event that was ingested: what arrives before them will change them",
-            set.summary.rows_ahead
+            summary.rows_ahead
         );
     }
-    report_faults("extract", &set.summary.extract_faults);
-    report_faults("finalize", &set.summary.finalize_faults);
+    report_faults("extract", &summary.extract_faults);
+    report_faults("finalize", &summary.finalize_faults);
     let seconds = start.elapsed().as_secs_f64();
-    let summary = &set.summary;
     let document = json!({
         "rows_in": summary.rows_in,
         "rows_kept": summary.rows_kept,

@@ -1,20 +1,20 @@
 //! What the offline commands share: components and readers of events from the words of the command line.
 
 use crate::args::{Inputs, Reading};
-use crate::context::{instant, now_us, progress, settings};
+use crate::context::{instant, now_us, progress_to, settings};
 use crate::exit::usage;
 use anyhow::Result;
 use plumb_assembly::sources::accept_rules;
 use plumb_assembly::{Settings, components};
 use plumb_core::event::EventBatch;
 use plumb_pipeline::decode::time::format_rfc3339;
-use plumb_pipeline::offline::{Faults, Selection, needed_columns};
+use plumb_pipeline::offline::{Faults, Progress, Selection, needed_columns};
 use plumb_pipeline::port::EventReader;
 use plumb_source_file::{AcceptedEvents, EventOptions, require_ingest_times};
 use plumb_transform::Transform;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Settings, components and where the events are.
 #[derive(Debug)]
@@ -69,7 +69,8 @@ impl Prepared {
             }
             let columns = needed_columns(of_source.iter().copied());
             let reader = open_events(&self.settings, source, path, self.now_us, Some(columns), self.threads)?;
-            let shared = Shared { reader: Arc::new(Mutex::new(reader)), bar: progress("reading") };
+            let bar = progress_to("reading", "events", reader.rows());
+            let shared = Shared { reader: Arc::new(Mutex::new(reader)), bar };
             readers.insert(source.clone(), shared);
         }
         Ok(Readers(readers))
@@ -177,6 +178,39 @@ impl Prepared {
             }
         }
         fields
+    }
+}
+
+/// Where scratch files go: the folder given, else the one that the output will be in.
+pub(crate) fn scratch_folder(given: Option<&Path>, out: &Path) -> PathBuf {
+    match (given, out.parent()) {
+        (Some(given), _) => given.to_owned(),
+        (None, Some(folder)) if folder != Path::new("") => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Shows how far answering is.
+#[derive(Debug, Default)]
+pub(crate) struct Answering(OnceLock<indicatif::ProgressBar>);
+
+impl Progress for Answering {
+    fn begin_answers(&self, labels: u64) {
+        self.0.get_or_init(|| progress_to("answering", "labels", Some(labels)));
+    }
+
+    fn answered(&self, labels: u64) {
+        if let Some(bar) = self.0.get() {
+            bar.inc(labels);
+        }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if let Some(bar) = self.0.get() {
+            bar.finish_and_clear();
+        }
     }
 }
 

@@ -81,6 +81,61 @@ fn finalize_slice(asked: Asked<'_>, slice: &Arranged, questions: Vec<Question>, 
     SliceRows { answers, finalized, features: all.features, faults: all.faults }
 }
 
+/// The answers to some questions about one slice: one row for each whose key is found, rising by label.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) labels: Vec<u32>,
+    pub(super) status: Vec<Status>,
+    /// The newest contribution.
+    pub(super) event_time: Column,
+    /// The asked features.
+    pub(super) features: Vec<Column>,
+    pub(super) faults: Faults,
+}
+
+/// Answers questions about one slice, whose labels index `ranked`. Of `asked` only the view, the features and the max
+/// age are looked at.
+pub(super) fn answer_slice(asked: Asked<'_>, slice: &Arranged, questions: Vec<Question>, ranked: &[Vec<f64>]) -> Found {
+    let rows = finalize_slice(asked, slice, questions, ranked);
+    let mut reasons = vec![None; rows.features.first().map_or(0, Column::len)];
+    rows.faults.iter().for_each(|fault| reasons[fault.row as usize] = Some(fault.reason.as_str()));
+    let mut pairs = rows.answers.rows.clone();
+    pairs.sort_unstable_by_key(|&(label, _)| label);
+    let def = asked.transform.def();
+    let mut found = Found {
+        labels: pairs.iter().map(|&(label, _)| label).collect(),
+        status: Vec::with_capacity(pairs.len()),
+        event_time: Column::new(&DataType::Timestamp),
+        features: asked.features.iter().map(|&feature| Column::new(&def.features[feature].data_type)).collect(),
+        faults: Faults::default(),
+    };
+    for (_, row) in pairs {
+        let row = row as usize;
+        match rows.answers.newest_us[row] {
+            Some(newest_us) => found.event_time.push_i64(newest_us),
+            None => found.event_time.push_null(),
+        }
+        let place = rows.finalized[row];
+        found.status.push(match place {
+            None => Status::OutsideMaxAge,
+            Some(at) => match reasons.get(at as usize).copied().flatten() {
+                Some(reason) => {
+                    found.faults.add(rows.answers.as_of_us[row], reason);
+                    Status::Error
+                }
+                None => Status::Found,
+            },
+        });
+        for (to, &feature) in found.features.iter_mut().zip(asked.features) {
+            match place {
+                Some(at) => to.push_from(&rows.features[feature], at as usize),
+                None => to.push_null(),
+            }
+        }
+    }
+    found
+}
+
 /// Brings the slices' rows into the order of the labels.
 fn in_label_order(asked: Asked<'_>, slices: &[SliceRows]) -> (ViewColumns, Faults) {
     const NONE: (u32, u32) = (u32::MAX, 0);
@@ -133,7 +188,12 @@ fn in_label_order(asked: Asked<'_>, slices: &[SliceRows]) -> (ViewColumns, Fault
 }
 
 /// The ranks of all labels in each distribution of the view: labels cut along time, a sweep for each part.
-fn rank_all(asked: Asked<'_>, history: &ViewHistory, total_keys: usize, threads: usize) -> Result<Vec<Vec<f64>>> {
+pub(super) fn rank_all(
+    asked: Asked<'_>,
+    history: &ViewHistory,
+    total_keys: usize,
+    threads: usize,
+) -> Result<Vec<Vec<f64>>> {
     let mut ranked = Vec::with_capacity(history.ranks.len());
     if history.ranks.is_empty() {
         return Ok(ranked);
@@ -157,7 +217,7 @@ fn rank_all(asked: Asked<'_>, history: &ViewHistory, total_keys: usize, threads:
 }
 
 /// Runs `work` for each task, threads taking the next one as they get free; the results in the tasks' order.
-fn in_threads<I, T>(threads: usize, tasks: I, work: impl Fn(I::Item) -> T + Sync) -> Result<Vec<T>>
+pub(super) fn in_threads<I, T>(threads: usize, tasks: I, work: impl Fn(I::Item) -> T + Sync) -> Result<Vec<T>>
 where
     I: IntoIterator<IntoIter: ExactSizeIterator + Send>,
     T: Send,

@@ -2,6 +2,7 @@
 
 use super::Faults;
 use super::keys::SharedKeys;
+use super::spill::Unloading;
 use crate::port::EventReader;
 use crate::{Error, Result};
 use plumb_core::column::Column;
@@ -63,6 +64,13 @@ pub(super) struct Share {
     scratch: Vec<Vec<u32>>,
 }
 
+impl Share {
+    /// The histories, one per view.
+    pub(super) fn histories(&mut self) -> impl Iterator<Item = &mut History> {
+        self.views.iter_mut().map(|view| &mut view.history)
+    }
+}
+
 #[derive(Debug)]
 struct ViewShare {
     history: History,
@@ -119,6 +127,16 @@ impl Gatherer<'_> {
 
     /// Reads everything with `threads` workers that take turns at the reader.
     pub(super) fn read(&self, reader: &mut dyn EventReader, threads: usize) -> Result<Vec<Share>> {
+        self.read_unloading(reader, threads, None)
+    }
+
+    /// As [`read`](Self::read), shares that get large being unloaded on the way.
+    pub(super) fn read_unloading(
+        &self,
+        reader: &mut dyn EventReader,
+        threads: usize,
+        unloading: Option<&Unloading<'_>>,
+    ) -> Result<Vec<Share>> {
         let stop = AtomicBool::new(false);
         let reader = Mutex::new(reader);
         let work = || -> Result<Share> {
@@ -134,7 +152,11 @@ impl Gatherer<'_> {
                     reader.next_batch().inspect_err(|_| stop.store(true, Ordering::Relaxed))?
                 };
                 let Some(batch) = batch else { break };
-                self.add(&mut share, &batch).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+                let added = self.add(&mut share, &batch).and_then(|()| match unloading {
+                    Some(unloading) => self.unload_large(&mut share, unloading, threads),
+                    None => Ok(()),
+                });
+                added.inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
             }
             Ok(share)
         };
@@ -151,6 +173,25 @@ impl Gatherer<'_> {
                 .collect()
         });
         shares.into_iter().collect()
+    }
+
+    /// Unloads a share that has got large.
+    fn unload_large(&self, share: &mut Share, unloading: &Unloading<'_>, threads: usize) -> Result<()> {
+        for (wanted, view) in self.views.iter().zip(&share.views) {
+            let bytes: usize = view.ranks.iter().map(RankHistory::bytes).sum();
+            if bytes > unloading.fixed_bytes / threads {
+                return Err(Error::invalid(format!(
+                    "view `{}` ranks among all entities, for which every event's place has to be kept: more than the \
+                     {} MiB that the memory given leaves for it; give more",
+                    wanted.transform.def().name,
+                    unloading.fixed_bytes >> 20
+                )));
+            }
+        }
+        if share.views.iter().map(|view| view.history.bytes()).sum::<usize>() > unloading.share_bytes {
+            unloading.unload(share)?;
+        }
+        Ok(())
     }
 
     /// Adds a batch to a worker's share.

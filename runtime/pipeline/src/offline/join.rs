@@ -7,7 +7,7 @@ use super::select::{Selection, ViewSelection};
 use super::{Faults, Labels, SLICES_PER_THREAD, Status, ViewColumns, thread_count};
 use crate::port::EventReader;
 use crate::{Error, Result};
-use plumb_core::column::Column;
+use plumb_core::column::{Column, DataType};
 use std::collections::BTreeMap;
 
 /// Which events a label sees.
@@ -85,6 +85,20 @@ pub struct JoinSummary {
     pub extract_faults: BTreeMap<String, Faults>,
     /// Per view with any: rows whose `finalize` failed, which are null.
     pub finalize_faults: BTreeMap<String, Faults>,
+}
+
+impl Selection {
+    /// The names and types of the output columns beside the labels': `view__feature` in the order asked, then
+    /// `view__event_time`.
+    pub fn column_types(&self) -> Vec<(String, DataType)> {
+        let features = self.order.iter().map(|&(view, feature)| {
+            let selected = &self.views[view];
+            let (def, feature) = (selected.transform.def(), selected.features[feature]);
+            (format!("{}__{}", def.name, def.features[feature].name), def.features[feature].data_type.clone())
+        });
+        let times = self.views.iter().map(|view| view.transform.def().name.as_str());
+        features.chain(times.map(|view| (format!("{view}__event_time"), DataType::Timestamp))).collect()
+    }
 }
 
 impl TrainingSet {

@@ -28,6 +28,16 @@ impl KeyIndex {
         &self.bytes[start..self.ends[key]]
     }
 
+    /// Each row's number ([`NO_KEY`] for a null); keys not met before get the next ones.
+    pub(super) fn number(&mut self, columns: &[&Column], rows: usize) -> Result<Vec<u32>> {
+        let mut bytes = Vec::new();
+        let mut keys = Vec::with_capacity(rows);
+        for row in 0..rows {
+            keys.push(if key_of_row(columns, row, &mut bytes) { self.find_or_insert(&bytes)? } else { NO_KEY });
+        }
+        Ok(keys)
+    }
+
     fn find(&self, bytes: &[u8], hash: u64) -> Option<u32> {
         self.table.find(hash, |&key| self.get(key) == bytes).copied()
     }
@@ -64,14 +74,14 @@ impl SharedKeys {
     /// Numbers the keys of labels; returns each row's ([`NO_KEY`] for a null).
     pub(super) fn of_labels(columns: &[&Column], rows: usize, grows: bool) -> Result<(Self, Vec<u32>)> {
         let mut index = KeyIndex::default();
-        let mut bytes = Vec::new();
-        let mut keys = Vec::with_capacity(rows);
-        for row in 0..rows {
-            let key = if key_of_row(columns, row, &mut bytes) { index.find_or_insert(&bytes)? } else { NO_KEY };
-            keys.push(key);
-        }
+        let keys = index.number(columns, rows)?;
+        Ok((Self::of(index, grows), keys))
+    }
+
+    /// The keys of all labels, numbered before.
+    pub(super) fn of(index: KeyIndex, grows: bool) -> Self {
         let asked = index.len();
-        Ok((Self { index: RwLock::new(index), grows, asked }, keys))
+        Self { index: RwLock::new(index), grows, asked }
     }
 
     /// No keys yet; each met in an event is asked for.

@@ -13,15 +13,18 @@
 pub mod at;
 pub mod audit;
 pub mod backfill;
+mod bounded;
 pub mod check;
 mod compute;
 mod gather;
 pub mod join;
 mod keys;
 pub mod select;
+mod spill;
 
 pub use at::{AtRequest, at};
 pub use backfill::{BackfillOptions, BackfillSummary, Entities, Every, backfill};
+pub use bounded::{Budget, LabelReader, MEMORY_MIN_BYTES, Progress, TrainingSink, join_within};
 pub use check::{CheckOptions, ConsistencyReport, compare};
 pub use join::{AsOf, ColdStart, JoinOptions, JoinSummary, Knowledge, TrainingSet, join};
 pub use select::{Selection, ViewSelection};

@@ -11,9 +11,9 @@ use plumb_core::event::EventBatch;
 use plumb_core::time::{DAY_US, HOUR_US, MINUTE_US};
 use proptest::prelude::*;
 
-type LabelRow = (Option<&'static str>, Option<&'static str>, i64);
+pub(super) type LabelRow = (Option<&'static str>, Option<&'static str>, i64);
 
-fn event(time_us: i64, user: &str, item: &str, kind: &str) -> Event {
+pub(super) fn event(time_us: i64, user: &str, item: &str, kind: &str) -> Event {
     Event {
         time_us,
         user: Some(user.into()),
@@ -65,11 +65,11 @@ fn key(names: &'static [&'static str]) -> impl Strategy<Value = Option<&'static 
     proptest::option::weighted(0.9, proptest::sample::select(names))
 }
 
-fn events() -> impl Strategy<Value = Vec<Event>> {
+pub(super) fn events() -> impl Strategy<Value = Vec<Event>> {
     proptest::collection::vec(event_strategy(), 0..70)
 }
 
-fn event_strategy() -> impl Strategy<Value = Event> {
+pub(super) fn event_strategy() -> impl Strategy<Value = Event> {
     let number = prop_oneof![
         Just(0.1),
         Just(-0.0),
@@ -103,13 +103,13 @@ fn event_strategy() -> impl Strategy<Value = Event> {
     })
 }
 
-fn label_rows() -> impl Strategy<Value = Vec<LabelRow>> {
+pub(super) fn label_rows() -> impl Strategy<Value = Vec<LabelRow>> {
     // u9 and i9 never have events.
     let row = (key(&["u1", "u2", "u3", "u9"]), key(&["i1", "i2", "i9"]), -55i64..80);
     proptest::collection::vec(row, 1..30)
 }
 
-fn options() -> impl Strategy<Value = JoinOptions> {
+pub(super) fn options() -> impl Strategy<Value = JoinOptions> {
     (any::<bool>(), any::<bool>(), proptest::option::of(1i64..30), 1usize..4).prop_map(
         |(at, drop, max_age_us, threads)| JoinOptions {
             as_of: if at { AsOf::At } else { AsOf::Before },

@@ -1,0 +1,493 @@
+//! The join in bounded memory: labels come and rows go a part at a time, and what lies between is on disk.
+//!
+//! Labels are read once; their keys are numbered, and each becomes a question under its *slice* of keys. Events are read
+//! once; the workers' shares of history are unloaded by slice whenever they get large. Then every slice is answered on
+//! its own, by the kernel of [`join()`](super::join()), and its answers are put down by *part* of the label file, so that
+//! the parts can be put together in the order of their rows. What fits in memory stays there. Neither the budget nor
+//! the number of threads changes a value: every slice has all contributions of its keys.
+//!
+//! In memory stay the distinct keys of the labels (some 50 bytes each), for ranks among all entities those of all
+//! events and when each counts, and at any time the history of one slice per thread and some 65,000 rows of the
+//! training set.
+
+use super::compute::{Asked, answer_slice, in_threads, rank_all};
+use super::gather::{Gathered, Gatherer, ViewHistory, Wanted};
+use super::join::{AsOf, ColdStart, JoinOptions, JoinSummary, Knowledge, TrainingSet};
+use super::keys::{KeyIndex, SharedKeys};
+use super::select::{Selection, ViewSelection};
+use super::spill::{Questions, Spill, Unloading};
+use super::{Faults, Labels, Status, ViewColumns, thread_count};
+use crate::port::{EventReader, ScratchFolder};
+use crate::{Error, Result};
+use plumb_core::codec::plain::{put_column, read_columns};
+use plumb_core::column::{Column, DataType, Values};
+use plumb_core::temporal::{Arranged, History, NO_KEY, Question};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+/// The least memory a join is given: less leaves no room for what is read at a time.
+pub const MEMORY_MIN_BYTES: u64 = 64 << 20;
+
+/// Into how many slices keys are cut: a slice of 100 million events has some ten megabytes.
+const SLICES: usize = 256;
+
+/// A training set is put together in multiples of so many labels.
+const PART_ROWS: usize = 64 * 1024;
+
+/// How much memory a join may take for what grows with its input, and where the rest goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget<'a> {
+    /// The bytes; less than [`MEMORY_MIN_BYTES`] is exceeded.
+    pub bytes: u64,
+    /// Where what does not fit is put.
+    pub scratch: &'a dyn ScratchFolder,
+    /// Told how far the job is.
+    pub progress: Option<&'a dyn Progress>,
+}
+
+/// Hears how far a job is.
+pub trait Progress: Sync + std::fmt::Debug {
+    /// Answering begins, of so many labels (a label counts for each view).
+    fn begin_answers(&self, labels: u64);
+    /// So many more were answered.
+    fn answered(&self, labels: u64);
+}
+
+/// Reads labels once, from the first to the last, with the key columns of every asked view.
+pub trait LabelReader {
+    /// The next labels; `None` at the end.
+    fn next_labels(&mut self) -> Result<Option<Labels>>;
+}
+
+/// Takes a training set part by part, in the order of the labels.
+pub trait TrainingSink {
+    /// Takes the next rows; every part has all views, and `rows` counts from the first label of all. Its summary is
+    /// empty.
+    fn write(&mut self, part: &TrainingSet) -> Result<()>;
+}
+
+/// What the budget allows, in numbers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) slices: usize,
+    /// Of a worker's share of history.
+    pub(super) share_bytes: usize,
+    /// Of what cannot be unloaded.
+    pub(super) fixed_bytes: usize,
+    /// Of an entity's questions.
+    pub(super) question_bytes: usize,
+    /// Of the answers that stay in memory, of all views.
+    pub(super) answer_bytes: usize,
+    /// Labels answered at a time, by a thread.
+    pub(super) answer_rows: usize,
+    /// Labels put together at a time.
+    pub(super) part_rows: usize,
+    /// Of the histories of the slices that are answered at a time.
+    pub(super) slice_bytes: usize,
+}
+
+impl Limits {
+    fn new(bytes: u64, selection: &Selection, threads: usize) -> Self {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        // Of a label, in all views: values, and what says which are there.
+        let of_type = |data_type: &DataType| match data_type {
+            DataType::List(_) => 128,
+            DataType::Utf8 | DataType::Bytes => 32,
+            _ => 9,
+        };
+        let row_bytes: usize = selection
+            .views
+            .iter()
+            .map(|view| view.transform.def().features.iter().map(|f| of_type(&f.data_type)).sum::<usize>() + 32)
+            .sum();
+        Self {
+            slices: SLICES,
+            // Buffers grow by doubling, and what is unloaded is copied once.
+            share_bytes: bytes / 8 / threads,
+            fixed_bytes: bytes / 4,
+            question_bytes: bytes / 16,
+            answer_bytes: bytes / 8,
+            // Aggregates, features, and both in the order of the labels.
+            answer_rows: (bytes / 8 / (4 * row_bytes)).max(1024),
+            part_rows: (bytes / 8 / (3 * row_bytes) / PART_ROWS).max(1) * PART_ROWS,
+            slice_bytes: bytes / 4,
+        }
+    }
+}
+
+/// Joins as [`join()`](super::join()) does, within a budget. `readers` holds one reader per source that the views name.
+pub fn join_within(
+    readers: &mut BTreeMap<String, Box<dyn EventReader>>,
+    selection: &Selection,
+    labels: &mut dyn LabelReader,
+    options: &JoinOptions,
+    budget: Budget<'_>,
+    sink: &mut dyn TrainingSink,
+) -> Result<JoinSummary> {
+    let limits = Limits::new(budget.bytes, selection, thread_count(options.threads));
+    run(readers, selection, labels, options, budget, limits, sink)
+}
+
+/// What is asked of one source.
+struct OfSource<'a> {
+    source: &'a str,
+    views: Vec<&'a ViewSelection>,
+    wanted: Vec<Wanted<'a>>,
+    entities: Vec<&'a [String]>,
+    keys: Vec<KeyIndex>,
+    questions: Vec<Questions<'a>>,
+}
+
+/// As [`join_within`], with limits of any size.
+pub(super) fn run(
+    readers: &mut BTreeMap<String, Box<dyn EventReader>>,
+    selection: &Selection,
+    labels: &mut dyn LabelReader,
+    options: &JoinOptions,
+    budget: Budget<'_>,
+    limits: Limits,
+    sink: &mut dyn TrainingSink,
+) -> Result<JoinSummary> {
+    let keeps_known = options.knowledge == Knowledge::Ingested;
+    let threads = thread_count(options.threads);
+    let mut summary = JoinSummary::default();
+    let mut sources = Vec::new();
+    for (source, indices) in selection.by_source() {
+        let views: Vec<&ViewSelection> = indices.iter().map(|&index| &selection.views[index]).collect();
+        let (wanted, entities) = Wanted::of(views.iter().map(|view| &view.transform));
+        let questions =
+            entities.iter().map(|_| Questions::new(budget.scratch, limits.slices, limits.question_bytes)).collect();
+        let keys = entities.iter().map(|_| KeyIndex::default()).collect();
+        sources.push(OfSource { source, views, wanted, entities, keys, questions });
+    }
+    let instants = keeps_known.then(|| Spill::new(budget.scratch, 1, limits.question_bytes));
+    let before_us = ask(&mut sources, labels, options, instants.as_ref(), &mut summary)?;
+    if let Some(progress) = budget.progress {
+        progress.begin_answers(summary.rows_in * selection.views.len() as u64);
+    }
+
+    let parts = (summary.rows_in as usize).div_ceil(limits.part_rows);
+    let answers: BTreeMap<&str, Spill<'_>> = selection
+        .views
+        .iter()
+        .map(|view| {
+            let spill = Spill::new(budget.scratch, parts, limits.answer_bytes / selection.views.len());
+            (view.transform.def().name.as_str(), spill)
+        })
+        .collect();
+    let mut known_until_us = i64::MAX;
+    for of_source in sources {
+        let OfSource { source, views, wanted, keys, questions, .. } = of_source;
+        let reader = readers.get_mut(source).ok_or_else(|| {
+            let view = &views[0].transform.def().name;
+            Error::invalid(format!("view `{view}` reads source `{source}`, for which no events were given"))
+        })?;
+        let grows =
+            |entity: usize| wanted.iter().any(|view| view.keys == entity && !view.transform.plan().globals.is_empty());
+        let keys = keys.into_iter().enumerate().map(|(entity, index)| SharedKeys::of(index, grows(entity)));
+        let keys: Vec<SharedKeys> = keys.collect();
+        let gatherer =
+            Gatherer { views: wanted, keys, before_us, slices: limits.slices, keeps_activity: false, keeps_known };
+        let (slices, share, fixed) = (limits.slices, limits.share_bytes, limits.fixed_bytes);
+        let unloading = Unloading::new(budget.scratch, views.len(), slices, share, fixed);
+        let mut shares = gatherer.read_unloading(reader.as_mut(), threads, Some(&unloading))?;
+        if unloading.is_used() {
+            shares.iter_mut().try_for_each(|share| unloading.unload(share))?;
+        }
+        let gathered = Gathered::of(shares);
+        summary.events += gathered.events;
+        known_until_us = known_until_us.min(gathered.newest_known_us.unwrap_or(i64::MIN));
+        let Gatherer { views: wanted, keys, .. } = gatherer;
+        let totals: Vec<usize> =
+            keys.into_iter().map(|keys| keys.into_index().map(|index| index.len())).collect::<Result<_>>()?;
+        for (index, (mut history, wanted)) in gathered.views.into_iter().zip(wanted).enumerate() {
+            let def = views[index].transform.def();
+            if unloading.is_used() {
+                history.parts.clear();
+            }
+            let view = View {
+                asked: Asked {
+                    transform: &views[index].transform,
+                    features: &views[index].features,
+                    keys: &[],
+                    as_of_us: &[],
+                    max_age_us: options.max_age_us.or(def.ttl_us),
+                },
+                history: &history,
+                keeps_known,
+                unloaded: unloading.is_used().then(|| &unloading.histories[index]),
+                questions: &questions[wanted.keys],
+                total_keys: totals[wanted.keys],
+                answers: &answers[def.name.as_str()],
+            };
+            let faults = view.answer(limits, threads, budget.progress)?;
+            for (list, faults) in
+                [(&mut summary.extract_faults, history.faults), (&mut summary.finalize_faults, faults)]
+            {
+                if faults.count > 0 {
+                    list.entry(def.name.clone()).or_default().merge(faults);
+                }
+            }
+        }
+    }
+    if let Some(instants) = instants {
+        instants.each(0, |bytes| {
+            let columns = read_columns(bytes, [&DataType::Timestamp])?;
+            let as_of_us = columns[0].as_i64().unwrap_or_default();
+            // An event may still be ingested in the very µs of the last one.
+            summary.rows_ahead += as_of_us.iter().filter(|&&as_of_us| as_of_us > known_until_us).count() as u64;
+            Ok(())
+        })?;
+    }
+    put_together(selection, &answers, limits.part_rows, options.cold_start, &mut summary, sink)?;
+    Ok(summary)
+}
+
+/// Reads all labels and makes them questions; keeps their instants where wanted, and returns the newest.
+fn ask(
+    sources: &mut [OfSource<'_>],
+    labels: &mut dyn LabelReader,
+    options: &JoinOptions,
+    instants: Option<&Spill<'_>>,
+    summary: &mut JoinSummary,
+) -> Result<i64> {
+    let mut before_us = i64::MIN;
+    while let Some(labels) = labels.next_labels()? {
+        let first = summary.rows_in;
+        summary.rows_in += labels.len() as u64;
+        if summary.rows_in >= u64::from(u32::MAX) {
+            return Err(Error::invalid("more than 2^32 labels in one job"));
+        }
+        let as_of = |time_us: i64| match options.as_of {
+            AsOf::Before => time_us,
+            AsOf::At => time_us.saturating_add(1),
+        };
+        before_us = before_us.max(labels.times_us.iter().copied().max().map_or(i64::MIN, as_of));
+        if let Some(instants) = instants.filter(|_| !labels.is_empty()) {
+            let mut bytes = Vec::new();
+            let as_of_us = labels.times_us.iter().map(|&time_us| as_of(time_us)).collect();
+            put_column(&mut bytes, &Column::of(Values::Timestamp(as_of_us)));
+            let all = 0..bytes.len();
+            instants.put(bytes, vec![(0, all)])?;
+        }
+        for of_source in sources.iter_mut() {
+            let of_entities = of_source.entities.iter().zip(&mut of_source.keys).zip(&mut of_source.questions);
+            for (index, ((fields, keys), questions)) in of_entities.enumerate() {
+                let view = of_source.wanted.iter().find(|view| view.keys == index);
+                let view = view.map_or("", |view| view.transform.def().name.as_str());
+                let numbers = keys.number(&labels.key_columns(view, fields)?, labels.len())?;
+                for (row, (key, &time_us)) in numbers.into_iter().zip(&labels.times_us).enumerate() {
+                    if key != NO_KEY {
+                        let label = (first + row as u64) as u32;
+                        questions.push(Question { key, label, as_of_us: as_of(time_us) })?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(before_us)
+}
+
+/// A view to answer.
+#[derive(Debug, Clone, Copy)]
+struct View<'a> {
+    asked: Asked<'a>,
+    history: &'a ViewHistory,
+    /// Whether it keeps when events became known.
+    keeps_known: bool,
+    /// Where the histories are, if not in `history`.
+    unloaded: Option<&'a Spill<'a>>,
+    questions: &'a Questions<'a>,
+    total_keys: usize,
+    answers: &'a Spill<'a>,
+}
+
+impl View<'_> {
+    /// Answers all questions of the view, a few slices at a time.
+    fn answer(&self, limits: Limits, threads: usize, progress: Option<&dyn Progress>) -> Result<Faults> {
+        let faults = Mutex::new(Faults::default());
+        let mut slice = 0;
+        while slice < limits.slices {
+            let first = slice;
+            let (mut rows, mut largest) = (0, 0);
+            while slice < limits.slices && (slice == first || rows < limits.answer_rows * threads) {
+                rows += self.questions.count(slice);
+                largest = largest.max(self.unloaded.map_or(Ok(0), |unloaded| unloaded.bytes(slice))?);
+                slice += 1;
+            }
+            // Read, loaded, and by key.
+            let workers = (limits.slice_bytes / (3 * largest).max(1)).clamp(1, threads);
+            let block = (first..slice).map(|slice| self.questions.of_slice(slice)).collect::<Result<Vec<_>>>()?;
+            let ranked = self.ranks(&block, threads)?;
+            let mut base = 0;
+            let tasks: Vec<(usize, usize, Vec<Question>)> = block
+                .into_iter()
+                .enumerate()
+                .map(|(index, questions)| {
+                    base += questions.len();
+                    (first + index, base - questions.len(), questions)
+                })
+                .filter(|(_, _, questions)| !questions.is_empty())
+                .collect();
+            let done = in_threads(workers, tasks, |(slice, base, questions)| -> Result<()> {
+                let labels = questions.len() as u64;
+                let found = self.answer_slice(slice, base, questions, &ranked, limits)?;
+                faults.lock().map_err(|_| Error::internal("a worker of the join panicked"))?.merge(found);
+                if let Some(progress) = progress {
+                    progress.answered(labels);
+                }
+                Ok(())
+            })?;
+            done.into_iter().collect::<Result<()>>()?;
+        }
+        faults.into_inner().map_err(|_| Error::internal("a worker of the join panicked"))
+    }
+
+    /// The ranks of a block of slices' questions, by their place in it.
+    fn ranks(&self, block: &[Vec<Question>], threads: usize) -> Result<Vec<Vec<f64>>> {
+        if self.history.ranks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<u32> = block.iter().flatten().map(|question| question.key).collect();
+        let as_of_us: Vec<i64> = block.iter().flatten().map(|question| question.as_of_us).collect();
+        let asked = Asked { keys: &keys, as_of_us: &as_of_us, ..self.asked };
+        rank_all(asked, self.history, self.total_keys, threads)
+    }
+
+    fn answer_slice(
+        &self,
+        slice: usize,
+        base: usize,
+        mut questions: Vec<Question>,
+        ranked: &[Vec<f64>],
+        limits: Limits,
+    ) -> Result<Faults> {
+        let arranged = match self.unloaded {
+            None => Arranged::new(&self.history.parts, slice),
+            Some(unloaded) => {
+                let mut history = History::new(self.asked.transform.plan(), limits.slices);
+                if self.keeps_known {
+                    history = history.keeping_known();
+                }
+                unloaded.each(slice, |bytes| Ok(history.load(slice, bytes)?))?;
+                Arranged::new(std::slice::from_ref(&history), slice)
+            }
+        };
+        let rows: Vec<u32> = questions.iter().map(|question| question.label).collect();
+        for (place, question) in questions.iter_mut().enumerate() {
+            question.label = (base + place) as u32;
+        }
+        // Cut by key and time, so that each cut slides on from label to label.
+        questions.sort_unstable_by_key(|question| (question.key, question.as_of_us, question.label));
+        let mut faults = Faults::default();
+        for questions in questions.chunks(limits.answer_rows) {
+            let mut found = answer_slice(self.asked, &arranged, questions.to_vec(), ranked);
+            found.labels.iter_mut().for_each(|label| *label = rows[*label as usize - base]);
+            let (mut buffer, mut parts, mut start) = (Vec::new(), Vec::new(), 0);
+            let part_of = |label: u32| label as usize / limits.part_rows;
+            for labels in found.labels.chunk_by(|&a, &b| part_of(a) == part_of(b)) {
+                let (end, from) = (start + labels.len(), buffer.len());
+                put_column(&mut buffer, &Column::of(Values::I64(labels.iter().map(|&label| label.into()).collect())));
+                let status = found.status[start..end].iter().map(|&status| code_of(status)).collect();
+                put_column(&mut buffer, &Column::of(Values::Bool(status)));
+                for column in std::iter::once(&found.event_time).chain(&found.features) {
+                    put_column(&mut buffer, &column.take(start..end));
+                }
+                parts.push((part_of(labels[0]), from..buffer.len()));
+                start = end;
+            }
+            self.answers.put(buffer, parts)?;
+            faults.merge(found.faults);
+        }
+        Ok(faults)
+    }
+}
+
+/// Puts the answers together, part by part, and hands them on.
+fn put_together(
+    selection: &Selection,
+    answers: &BTreeMap<&str, Spill<'_>>,
+    part_rows: usize,
+    cold_start: ColdStart,
+    summary: &mut JoinSummary,
+    sink: &mut dyn TrainingSink,
+) -> Result<()> {
+    let total = summary.rows_in as usize;
+    for (part, first) in (0..total).step_by(part_rows).enumerate() {
+        let rows = part_rows.min(total - first);
+        let views = selection
+            .views
+            .iter()
+            .map(|view| part_of_view(view, &answers[view.transform.def().name.as_str()], part, first, rows))
+            .collect::<Result<Vec<ViewColumns>>>()?;
+        let cold = |row: usize| views.iter().any(|view| view.status[row] == Status::NotFound);
+        let kept: Vec<u32> = match cold_start {
+            ColdStart::Null => (0..rows as u32).collect(),
+            ColdStart::Drop => (0..rows as u32).filter(|&row| !cold(row as usize)).collect(),
+        };
+        let views = if kept.len() < rows { views.iter().map(|view| view.take(&kept)).collect() } else { views };
+        summary.rows_kept += kept.len() as u64;
+        summary.rows_dropped += (rows - kept.len()) as u64;
+        let kept = kept.into_iter().map(|row| row + first as u32).collect();
+        sink.write(&TrainingSet { rows: kept, views, summary: JoinSummary::default() })?;
+    }
+    Ok(())
+}
+
+/// One view's answers to `rows` labels from `first` on.
+fn part_of_view(view: &ViewSelection, answers: &Spill, part: usize, first: usize, rows: usize) -> Result<ViewColumns> {
+    const NONE: (u32, u32) = (u32::MAX, 0);
+    let def = view.transform.def();
+    let of_features = || view.features.iter().map(|&feature| &def.features[feature].data_type);
+    let mut types = vec![&DataType::I64, &DataType::Bool, &DataType::Timestamp];
+    types.extend(of_features());
+    let mut pieces: Vec<Vec<Column>> = Vec::new();
+    answers.each(part, |bytes| {
+        pieces.push(read_columns(bytes, types.iter().copied())?);
+        Ok(())
+    })?;
+    let mut places = vec![NONE; rows];
+    let mut status = vec![Status::NotFound; rows];
+    for (index, piece) in pieces.iter().enumerate() {
+        let (Some(labels), Some(codes)) = (piece[0].as_i64(), piece[1].as_bool()) else { continue };
+        for (row, (&label, &code)) in labels.iter().zip(codes).enumerate() {
+            let label = label as usize - first;
+            places[label] = (index as u32, row as u32);
+            status[label] = status_of(code);
+        }
+    }
+    let gather = |column: usize, data_type: &DataType| {
+        let mut all = Column::new(data_type);
+        for &(piece, row) in &places {
+            match pieces.get(piece as usize) {
+                Some(piece) => all.push_from(&piece[column], row as usize),
+                None => all.push_null(),
+            }
+        }
+        all
+    };
+    let event_time = gather(2, &DataType::Timestamp);
+    let features = of_features().enumerate().map(|(index, data_type)| gather(index + 3, data_type)).collect();
+    Ok(ViewColumns { view: def.name.clone(), features, event_time, status })
+}
+
+fn code_of(status: Status) -> u8 {
+    match status {
+        Status::NotFound => 0,
+        Status::Found => 1,
+        Status::OutsideMaxAge => 2,
+        Status::Error => 3,
+    }
+}
+
+fn status_of(code: u8) -> Status {
+    match code {
+        1 => Status::Found,
+        2 => Status::OutsideMaxAge,
+        3 => Status::Error,
+        _ => Status::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests;

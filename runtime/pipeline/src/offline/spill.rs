@@ -1,0 +1,216 @@
+//! What a job keeps aside, in memory or on disk: pieces of bytes, found again by the bucket they belong to.
+
+use super::gather::Share;
+use crate::port::{Scratch, ScratchFolder};
+use crate::{Error, Result};
+use plumb_core::temporal::Question;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Pieces of bytes by bucket: in memory up to a limit, further ones in a scratch file.
+#[derive(Debug)]
+pub(super) struct Spill<'a> {
+    folder: &'a dyn ScratchFolder,
+    limit_bytes: usize,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    /// Made once it is needed.
+    file: Option<Arc<dyn Scratch>>,
+    held: Vec<Arc<Vec<u8>>>,
+    held_bytes: usize,
+    /// Per bucket its pieces.
+    places: Vec<Vec<Place>>,
+}
+
+#[derive(Debug, Clone)]
+struct Place {
+    /// The buffer in memory it is in; `None` = in the file.
+    held: Option<usize>,
+    at: u64,
+    len: usize,
+}
+
+impl<'a> Spill<'a> {
+    pub(super) fn new(folder: &'a dyn ScratchFolder, buckets: usize, limit_bytes: usize) -> Self {
+        let kept = Kept { file: None, held: Vec::new(), held_bytes: 0, places: vec![Vec::new(); buckets] };
+        Self { folder, limit_bytes, kept: Mutex::new(kept) }
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, Kept>> {
+        self.kept.lock().map_err(|_| Error::internal("a worker panicked while it wrote to disk"))
+    }
+
+    /// Keeps a buffer, of which these parts belong to these buckets.
+    pub(super) fn put(&self, mut buffer: Vec<u8>, parts: Vec<(usize, Range<usize>)>) -> Result<()> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let mut kept = self.lock()?;
+        let (held, start) = if kept.held_bytes + buffer.len() <= self.limit_bytes {
+            buffer.shrink_to_fit();
+            kept.held_bytes += buffer.len();
+            kept.held.push(Arc::new(buffer));
+            (Some(kept.held.len() - 1), 0)
+        } else {
+            let file = match &kept.file {
+                Some(file) => file.clone(),
+                None => Arc::from(self.folder.create()?),
+            };
+            kept.file = Some(file.clone());
+            // Others may write meanwhile.
+            drop(kept);
+            let start = file.append(&buffer)?;
+            kept = self.lock()?;
+            (None, start)
+        };
+        for (bucket, part) in parts {
+            kept.places[bucket].push(Place { held, at: start + part.start as u64, len: part.len() });
+        }
+        Ok(())
+    }
+
+    /// The bytes of a bucket's pieces.
+    pub(super) fn bytes(&self, bucket: usize) -> Result<usize> {
+        Ok(self.lock()?.places[bucket].iter().map(|place| place.len).sum())
+    }
+
+    /// Reads the pieces of a bucket, one after the other: first kept, first read, where one thread kept them.
+    pub(super) fn each(&self, bucket: usize, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let (places, file) = {
+            let kept = self.lock()?;
+            (kept.places[bucket].clone(), kept.file.clone())
+        };
+        let mut buffer = Vec::new();
+        for Place { held, at, len } in places {
+            match (held, &file) {
+                (Some(held), _) => {
+                    let piece = self.lock()?.held[held].clone();
+                    take(&piece[at as usize..at as usize + len])?;
+                }
+                (None, Some(file)) => {
+                    buffer.resize(len, 0);
+                    file.read(at, &mut buffer)?;
+                    take(&buffer)?;
+                }
+                (None, None) => return Err(Error::internal("a scratch file is gone")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where workers put the histories of a source's views when their shares get large.
+#[derive(Debug)]
+pub(super) struct Unloading<'a> {
+    /// Per view, by slice.
+    pub(super) histories: Vec<Spill<'a>>,
+    /// The bytes that a worker's share may have.
+    pub(super) share_bytes: usize,
+    /// The bytes that what cannot be unloaded may have, in all shares.
+    pub(super) fixed_bytes: usize,
+    used: AtomicBool,
+}
+
+impl<'a> Unloading<'a> {
+    pub(super) fn new(
+        folder: &'a dyn ScratchFolder,
+        views: usize,
+        slices: usize,
+        share_bytes: usize,
+        fixed_bytes: usize,
+    ) -> Self {
+        let histories = (0..views).map(|_| Spill::new(folder, slices, 0)).collect();
+        Self { histories, share_bytes, fixed_bytes, used: AtomicBool::new(false) }
+    }
+
+    /// Whether anything was unloaded. If so, everything has to be: a slice is read from one place.
+    pub(super) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Unloads a share.
+    pub(super) fn unload(&self, share: &mut Share) -> Result<()> {
+        self.used.store(true, Ordering::Relaxed);
+        for (history, spill) in share.histories().zip(&self.histories) {
+            let (mut buffer, mut parts) = (Vec::new(), Vec::new());
+            for slice in 0..history.slices() {
+                let start = buffer.len();
+                history.unload(slice, &mut buffer);
+                if buffer.len() > start {
+                    parts.push((slice, start..buffer.len()));
+                }
+            }
+            spill.put(buffer, parts)?;
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of a question on disk.
+const QUESTION_BYTES: usize = 16;
+
+/// The questions of an entity's labels, by slice of keys; each slice's rise by label.
+#[derive(Debug)]
+pub(super) struct Questions<'a> {
+    spill: Spill<'a>,
+    /// Those of each slice that were not put down yet.
+    held: Vec<Vec<u8>>,
+    held_bytes: usize,
+    limit_bytes: usize,
+    counts: Vec<usize>,
+}
+
+impl<'a> Questions<'a> {
+    pub(super) fn new(folder: &'a dyn ScratchFolder, slices: usize, limit_bytes: usize) -> Self {
+        let (held, counts) = (vec![Vec::new(); slices], vec![0; slices]);
+        Self { spill: Spill::new(folder, slices, 0), held, held_bytes: 0, limit_bytes, counts }
+    }
+
+    /// Adds a question.
+    pub(super) fn push(&mut self, question: Question) -> Result<()> {
+        let slice = question.key as usize % self.held.len();
+        self.counts[slice] += 1;
+        let held = &mut self.held[slice];
+        held.extend_from_slice(&question.label.to_le_bytes());
+        held.extend_from_slice(&question.key.to_le_bytes());
+        held.extend_from_slice(&question.as_of_us.to_le_bytes());
+        self.held_bytes += QUESTION_BYTES;
+        if self.held_bytes < self.limit_bytes {
+            return Ok(());
+        }
+        self.held_bytes = 0;
+        let (mut buffer, mut parts) = (Vec::new(), Vec::new());
+        for (slice, held) in self.held.iter_mut().enumerate().filter(|(_, held)| !held.is_empty()) {
+            let start = buffer.len();
+            buffer.append(held);
+            parts.push((slice, start..buffer.len()));
+        }
+        self.spill.put(buffer, parts)
+    }
+
+    /// The number of questions of a slice.
+    pub(super) fn count(&self, slice: usize) -> usize {
+        self.counts[slice]
+    }
+
+    /// The questions of a slice, rising by label.
+    pub(super) fn of_slice(&self, slice: usize) -> Result<Vec<Question>> {
+        let mut questions = Vec::with_capacity(self.counts[slice]);
+        let mut take = |bytes: &[u8]| {
+            let (records, _) = bytes.as_chunks::<QUESTION_BYTES>();
+            questions.extend(records.iter().map(|record| {
+                let [l0, l1, l2, l3, k0, k1, k2, k3, as_of @ ..] = *record;
+                let (label, key) = (u32::from_le_bytes([l0, l1, l2, l3]), u32::from_le_bytes([k0, k1, k2, k3]));
+                Question { key, label, as_of_us: i64::from_le_bytes(as_of) }
+            }));
+            Ok(())
+        };
+        self.spill.each(slice, &mut take)?;
+        take(&self.held[slice])?;
+        Ok(questions)
+    }
+}

@@ -1,0 +1,106 @@
+//! `plumb join --memory`: the real process writes the same file whatever memory and threads it is given, in whatever
+//! files and order the events come, and leaves nothing else behind.
+
+use plumb_testing::process;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn plumb(folder: &Path, words: &str) -> Output {
+    Command::new(process::plumb()).args(words.split_whitespace()).current_dir(folder).output().unwrap()
+}
+
+fn run(folder: &Path, words: &str) -> String {
+    let output = plumb(folder, words);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "plumb {words}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn no_memory_threads_files_or_order_change_a_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for view in ["user_transactions", "item_activity"] {
+        std::fs::copy(process::component(view), here.join(format!("{view}.wasm"))).unwrap();
+    }
+    let generate = "generate --events 600000 --users 900 --items 300 --days 40 --seed 7 --start 2024-01-01T00:00:00Z";
+    run(here, &format!("{generate} --out events.parquet"));
+    run(here, &format!("{generate} --out events.csv"));
+    // The same events in two files, the later ones first.
+    std::fs::create_dir(here.join("parts")).unwrap();
+    let text = std::fs::read_to_string(here.join("events.csv")).unwrap();
+    let (head, rows) = text.split_once('\n').unwrap();
+    let middle = rows[rows.len() / 3..].find('\n').unwrap() + rows.len() / 3 + 1;
+    std::fs::write(here.join("parts/a.csv"), format!("{head}\n{}", &rows[middle..])).unwrap();
+    std::fs::write(here.join("parts/b.csv"), format!("{head}\n{}", &rows[..middle])).unwrap();
+    let mut labels = String::from("user_id,item_id,event_time,label\n");
+    for n in 0u32..150_000 {
+        // Keys as `generate` names them, some of nobody; times from before the first event on, many equal.
+        let (day, hour) = (n % 41, n % 24);
+        let date = if day < 31 { format!("2024-01-{:02}", day + 1) } else { format!("2024-02-{:02}", day - 30) };
+        labels += &format!("u{:05},i{:05},{date}T{hour:02}:00:00Z,{n}\n", n * 7 % 950, n * 13 % 320);
+    }
+    std::fs::write(here.join("labels.csv"), labels).unwrap();
+    let views = "--transform user_transactions.wasm --transform item_activity.wasm --now 2025-01-01T00:00:00Z";
+    // Labels in Parquet are read window by window: the first training set serves as some.
+    let two = "user_transactions:total_amount_30d,item_activity:*";
+    let first = format!("join {views} --features {two} --labels labels.csv --events events.parquet");
+    run(here, &format!("{first} --memory 8GiB --out labels.parquet"));
+
+    let second = format!("join {views} --features user_transactions:*,item_activity:* --cold-start drop");
+    // Names of the features that the labels carry are taken.
+    let clash = plumb(here, &format!("{second} --labels labels.parquet --events events.parquet --out x.parquet"));
+    assert_eq!(clash.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&clash.stderr).contains("which is also the name of a feature column"));
+
+    for view in ["user_transactions", "item_activity"] {
+        std::fs::remove_file(here.join(format!("{view}.wasm"))).unwrap();
+    }
+    for view in ["user_activity", "user_daily"] {
+        std::fs::copy(process::component(view), here.join(format!("{view}.wasm"))).unwrap();
+    }
+    let views = "--transform user_activity.wasm --transform user_daily.wasm --now 2025-01-01T00:00:00Z";
+    let join = format!("join {views} --labels labels.parquet --cold-start drop");
+    let summary = run(here, &format!("{join} --events events.parquet --memory 8GiB --threads 1 --out whole.parquet"));
+    assert!(summary.starts_with("joined 150000 labels with 14 features over "), "{summary}");
+    let whole = std::fs::read(here.join("whole.parquet")).unwrap();
+    for (events, memory, threads) in
+        [("events.parquet", "64MiB", 1), ("events.parquet", "64MiB", 8), ("parts", "100MiB", 3), ("parts", "8GiB", 8)]
+    {
+        let words = format!("{join} --events {events} --memory {memory} --threads {threads} --out set.parquet");
+        run(here, &words);
+        assert!(std::fs::read(here.join("set.parquet")).unwrap() == whole, "{words}");
+    }
+    let left = names(here);
+    assert!(!left.iter().any(|name| name.starts_with('.')), "{left:?}");
+    assert!(!left.contains(&"x.parquet".to_owned()), "{left:?}");
+}
+
+#[test]
+fn too_little_memory_and_a_missing_folder_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    std::fs::copy(process::component("user_activity"), here.join("view.wasm")).unwrap();
+    run(here, "generate --events 800000 --users 9 --items 9 --days 9 --seed 1 --out events.parquet");
+    let labels: String = (1..=9).map(|user| format!("u{user:05},2030-01-01T00:00:00Z\n")).collect();
+    std::fs::write(here.join("labels.csv"), format!("user_id,event_time\n{labels}")).unwrap();
+    // Of two workers one has at least 400,000 events, which take more than its share of 4 MiB.
+    let join = "join --transform view.wasm --events events.parquet --labels labels.csv --threads 2 --out set.parquet";
+    for (words, line) in [
+        ("--memory 64MiB --spill-dir nowhere", "there is no folder `nowhere` for scratch files"),
+        ("--memory 63MiB", "--memory 63MiB: at least 64MiB are needed"),
+        ("--memory 512", "write a positive whole number and a unit"),
+    ] {
+        let output = plumb(here, &format!("{join} {words}"));
+        assert_eq!(output.status.code(), Some(2), "{words}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(line), "{output:?}");
+        assert!(!here.join("set.parquet").exists());
+    }
+}
