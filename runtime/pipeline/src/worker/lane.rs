@@ -355,7 +355,10 @@ impl Lane {
         }
         self.commits.poll(now)?;
         self.count_uncommitted();
-        self.tell();
+        if self.tell() {
+            // Where nothing more comes, nobody else would say what is committed now.
+            self.report(setup, false);
+        }
         let all = setup.board.uncommitted_bytes() >= options.max_uncommitted_bytes;
         let waiting = self.partition.uncommitted_bytes();
         let full = waiting >= options.commit_bytes || (all && waiting > 0);
@@ -510,14 +513,14 @@ impl Lane {
         self.commits.latest().ok_or_else(|| Error::internal("a commit is still under way"))
     }
 
-    /// Tells whoever listens of a commit that is done.
-    fn tell(&mut self) {
+    /// Tells whoever listens of a commit that is done; whether there was one.
+    fn tell(&mut self) -> bool {
         if self.commits.is_busy() {
-            return;
+            return false;
         }
-        let Some(manifest) = self.commits.latest() else { return };
+        let Some(manifest) = self.commits.latest() else { return false };
         if self.told == Some(manifest.seq) {
-            return;
+            return false;
         }
         self.told = Some(manifest.seq);
         self.proof.committed();
@@ -525,6 +528,7 @@ impl Lane {
             // One that has ended needs no news.
             let _gone = listener.send((self.number, manifest.next_offset));
         }
+        true
     }
 
     /// Says how the partition is; with `state` also what its state takes, which costs time in proportion to it.
