@@ -1,7 +1,8 @@
 //! Past values: what a running service answers from the archive of committed events.
 
 use plumb_core::entity::EntityKey;
-use plumb_pipeline::commit::{committed_partitions, latest, load};
+use plumb_pipeline::commit::load::KnownLists;
+use plumb_pipeline::commit::{committed_partitions, latest};
 use plumb_pipeline::offline::{AtRequest, Selection, at};
 use plumb_pipeline::port::{Archive, ArchiveScan, ObjectStore, RowFile};
 use plumb_pipeline::query::serving::labels;
@@ -28,10 +29,14 @@ pub struct Committed {
 impl Committed {
     /// Reads the newest manifest of each partition: files and position belong together.
     pub fn read(store: &dyn ObjectStore, source: &str) -> Result<Self> {
+        Self::read_with(store, source, &KnownLists::default())
+    }
+
+    fn read_with(store: &dyn ObjectStore, source: &str, lists: &KnownLists) -> Result<Self> {
         let mut committed = Self::default();
         for partition in committed_partitions(store, source)? {
             if let Some(manifest) = latest(store, source, partition)? {
-                let files = load::row_files(store, &manifest)?;
+                let files = lists.row_files(store, &manifest)?;
                 committed.files.extend(files.into_iter().map(|file| (partition, file)));
                 committed.position.insert(partition, manifest.next_offset);
             }
@@ -55,6 +60,7 @@ impl Committed {
 pub struct ArchiveHistory {
     store: Arc<dyn ObjectStore>,
     archive: Arc<dyn Archive>,
+    lists: KnownLists,
     /// The job, where it runs in this process.
     runtime: Option<Arc<Runtime>>,
     /// How long to wait for what other processes commit; zero where there are none.
@@ -76,13 +82,23 @@ impl ArchiveHistory {
         runtime: Arc<Runtime>,
         shared: Option<Duration>,
     ) -> Self {
-        Self { store, archive, runtime: Some(runtime), patience: shared.unwrap_or_default() }
+        Self {
+            store,
+            archive,
+            lists: KnownLists::default(),
+            runtime: Some(runtime),
+            patience: shared.unwrap_or_default(),
+        }
     }
 
     /// The history of a job that runs in other processes; a position that is not committed yet is waited for as long
     /// as `patience`.
     pub fn of_others(store: Arc<dyn ObjectStore>, archive: Arc<dyn Archive>, patience: Duration) -> Self {
-        Self { store, archive, runtime: None, patience }
+        Self { store, archive, lists: KnownLists::default(), runtime: None, patience }
+    }
+
+    fn read(&self, source: &str) -> Result<Committed> {
+        Committed::read_with(self.store.as_ref(), source, &self.lists)
     }
 
     /// The committed part of a source that holds all of `position` (of all that was applied here, if `None`);
@@ -96,9 +112,9 @@ impl ArchiveHistory {
                 applied = partitions.filter(|p| p.source == source).map(|p| (p.partition, p.position)).collect();
                 &applied
             }
-            (None, None) => return Committed::read(self.store.as_ref(), source),
+            (None, None) => return self.read(source),
         };
-        let committed = Committed::read(self.store.as_ref(), source)?;
+        let committed = self.read(source)?;
         if committed.covers(wanted) {
             return Ok(committed);
         }
@@ -107,7 +123,7 @@ impl ArchiveHistory {
         }
         let until = Instant::now() + self.patience;
         loop {
-            let committed = Committed::read(self.store.as_ref(), source)?;
+            let committed = self.read(source)?;
             if committed.covers(wanted) {
                 return Ok(committed);
             }

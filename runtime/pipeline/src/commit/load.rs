@@ -7,7 +7,7 @@ use super::state_file::Contents;
 use crate::port::ObjectStore;
 use crate::{Error, Result};
 
-pub use super::rows::{RowList, dead_letter_files, row_files, row_list};
+pub use super::rows::{KnownLists, RowList, dead_letter_files, row_files, row_list};
 
 /// What the files of a manifest hold.
 #[derive(Debug, Default)]

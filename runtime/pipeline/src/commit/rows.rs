@@ -10,7 +10,8 @@ use super::{damaged, write_file};
 use crate::port::{ObjectStore, RowFile};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Row files, and marks of replaced ones, that a manifest names itself; more are moved to a list.
 pub(super) const MAX_IN_MANIFEST: usize = 64;
@@ -61,14 +62,52 @@ fn read(store: &dyn ObjectStore, file: &FileRef) -> Result<RowList> {
 
 /// Every row file a manifest commits, in commit order, in one list.
 pub fn row_list(store: &dyn ObjectStore, manifest: &Manifest) -> Result<RowList> {
+    join(manifest, |file| read(store, file))
+}
+
+fn join(manifest: &Manifest, mut read: impl FnMut(&FileRef) -> Result<RowList>) -> Result<RowList> {
     let mut all = RowList { format: 1, ..RowList::default() };
     for file in manifest.listed.iter().chain(&manifest.lists) {
-        all.add(read(store, file)?);
+        all.add(read(file)?);
     }
     all.add(named(manifest));
     match all.removed.first() {
         None => Ok(all),
         Some(path) => Err(damaged(path, "it was replaced and is in no list")),
+    }
+}
+
+/// Lists that were read before, for whoever asks for the row files of one manifest after the other: most of a
+/// partition's lists are those of the manifest before. A list under a hash never changes; those that a partition's
+/// manifest does not name any more are forgotten.
+#[derive(Debug, Default)]
+pub struct KnownLists(Mutex<HashMap<(String, u32), Lists>>);
+
+/// The lists of a partition by hash.
+type Lists = BTreeMap<String, Arc<RowList>>;
+
+impl KnownLists {
+    /// Every event file a manifest commits, in commit order.
+    pub fn row_files(&self, store: &dyn ObjectStore, manifest: &Manifest) -> Result<Vec<RowFile>> {
+        let partition = (manifest.source.clone(), manifest.partition);
+        // The lock is not held while a store is asked: of two that ask at once each may read a new list.
+        let known = self.lock().get(&partition).cloned().unwrap_or_default();
+        let mut used = Lists::new();
+        let joined = join(manifest, |file| {
+            let list = match known.get(&file.sha256) {
+                Some(list) => list.clone(),
+                None => Arc::new(read(store, file)?),
+            };
+            used.insert(file.sha256.clone(), list.clone());
+            Ok(RowList::clone(&list))
+        })?;
+        self.lock().insert(partition, used);
+        Ok(joined.rows)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, u32), Lists>> {
+        // An entry is put in whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,6 +207,15 @@ mod tests {
         }
         let found: Vec<usize> = row_files(&store, &manifest).unwrap().iter().map(|file| file.rows as usize).collect();
         assert_eq!(found, expected);
+        // Known lists give the same, and those of a later manifest are read once.
+        let known = KnownLists::default();
+        let files = known.row_files(&store, &manifest).unwrap();
+        assert_eq!(files, row_files(&store, &manifest).unwrap());
+        manifest.lists.iter().for_each(|list| store.delete(&list.path).unwrap());
+        assert_eq!(known.row_files(&store, &manifest).unwrap(), files);
+        assert!(row_files(&store, &manifest).is_err());
+        assert!(known.row_files(&store, &Manifest::start("default", 0)).unwrap().is_empty());
+        assert_eq!(known.lock().values().map(BTreeMap::len).sum::<usize>(), 0, "what is not named is forgotten");
         assert!(manifest.lists.len() <= 12, "{}", manifest.lists.len());
         assert!(most < 48, "a manifest of {most} KiB");
         let once =
