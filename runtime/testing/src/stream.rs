@@ -29,6 +29,8 @@ pub enum Online {
     Proxied(Arc<Redis>, String),
     /// A Cluster.
     Cluster(Arc<RedisCluster>),
+    /// One server, reached as these lines of `[online]` say.
+    Under(Arc<Redis>, String),
 }
 
 /// The settings of a job and the folder of its processes.
@@ -127,6 +129,7 @@ impl Stream {
             Online::Redis(redis) => shared(redis.url()),
             Online::Proxied(_, address) => shared(format!("redis://{address}")),
             Online::Cluster(cluster) => shared(cluster.url()),
+            Online::Under(_, lines) => format!("{lines}namespace = \"{}\"\n", self.topic),
         };
         let offline = match &self.bucket {
             None => format!("url = \"file:{}\"\n", self.offline.display()),
@@ -200,8 +203,8 @@ impl Stream {
         self.kafka.read(&self.topic)
     }
 
-    /// Makes the copy of the part of a bucket below a folder anew.
-    fn fetch(&self, folder: &str) {
+    /// Makes the copy of the part of a bucket below a folder anew; nothing where the store is no bucket.
+    pub fn fetch(&self, folder: &str) {
         let Some(Bucket { s3, name, prefix, .. }) = &self.bucket else { return };
         let to = self.offline.join(folder);
         if to.exists() {
@@ -211,10 +214,32 @@ impl Stream {
         s3.download(name, format!("{prefix}/{folder}").trim_end_matches('/'), &to);
     }
 
+    /// [`Stream::fetch`] of each partition's newest manifest only.
+    fn fetch_newest_manifests(&self) {
+        let Some(Bucket { s3, name, prefix, .. }) = &self.bucket else { return };
+        let to = self.offline.join("manifest");
+        if to.exists() {
+            std::fs::remove_dir_all(&to).expect("a copy can be removed");
+        }
+        let mut newest: BTreeMap<String, String> = BTreeMap::new();
+        for key in s3.list(name, &format!("{prefix}/manifest/default/")) {
+            let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+            // In byte order, so a later one of a folder is newer.
+            newest.insert(folder, key);
+        }
+        for key in newest.values() {
+            // Removed since it was listed: there are newer ones, which the next look finds.
+            let Some(bytes) = s3.get(name, key) else { continue };
+            let path = self.offline.join(key[prefix.len()..].trim_start_matches('/'));
+            std::fs::create_dir_all(path.parent().expect("a key has a folder")).expect("a folder can be made");
+            std::fs::write(path, bytes).expect("a file can be written");
+        }
+    }
+
     /// Up to where each partition is committed.
     pub fn committed(&self) -> BTreeMap<u32, u64> {
         let offset = |manifest: serde_json::Value| manifest["next_offset"].as_u64().expect("a manifest has an offset");
-        self.fetch("manifest");
+        self.fetch_newest_manifests();
         checker::newest_manifests(&self.offline).into_iter().map(|(p, manifest)| (p, offset(manifest))).collect()
     }
 
@@ -266,7 +291,7 @@ impl Stream {
         let prefix = format!("plumb:{}:", self.topic);
         match &self.online {
             Online::Embedded => None,
-            Online::Redis(redis) | Online::Proxied(redis, _) => Some(redis.keys(&prefix)),
+            Online::Redis(redis) | Online::Proxied(redis, _) | Online::Under(redis, _) => Some(redis.keys(&prefix)),
             Online::Cluster(cluster) => Some(cluster.keys(&prefix)),
         }
     }
