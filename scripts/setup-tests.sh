@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up what the tests need beside what building needs: strace, which kills a process at a chosen system call, and
-# the services: Redis, Java and Maven for Kafka, Python and curl for the S3 server. Installs what is missing on Debian
+# the services: Redis, Java and Maven for Kafka, Python and curl for the S3 server, openssl for certificates. Installs what is missing on Debian
 # and Ubuntu, says what to install elsewhere. Quick and silent when all is there.
 # With PLUMB_TEST_SKIP_SERVICES=1 the tests that need services are left out, and counted.
 set -euo pipefail
@@ -21,6 +21,7 @@ if [ -n "$services" ]; then
     java_17 || missing+=(default-jre-headless)
     has mvn || missing+=(maven)
     has curl || missing+=(curl)
+    has openssl || missing+=(openssl)
     { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || missing+=(python3-venv)
 fi
 if [ "${#missing[@]}" -gt 0 ]; then

@@ -3,10 +3,12 @@
 #   kafka.sh start DIR [--port N] [--topic NAME:PARTITIONS]...  prints the address once the broker answers
 #   kafka.sh topic DIR NAME:PARTITIONS                          creates a topic
 #   kafka.sh stop DIR                                           ends it; the data stay until DIR is removed
-#   kafka.sh run DIR --port N [--controller-port N] [--proxied LISTEN:ADVERTISED] [--secured N]   in the foreground
+#   kafka.sh run DIR --port N [--controller-port N] [--proxied LISTEN:ADVERTISED] [--secured N] [--mutual N]
+#                                                               in the foreground
 #   kafka.sh install                                            fetches the jars, once
 # --proxied adds a listener that tells its clients to come to another port, where a test's proxy stands.
-# --secured adds a listener with TLS and SASL/PLAIN: user plumb, password secret, the authority in DIR/ca.pem.
+# --secured adds a listener with TLS and SASL (PLAIN, SCRAM-SHA-256, SCRAM-SHA-512): user plumb, password secret, the
+# authority in DIR/ca.pem. --mutual adds one with TLS that asks for a certificate: DIR/client.pem and DIR/client.key.
 # JVM options are in PLUMB_KAFKA_JVM, such as "-Xmx1g" for a benchmark.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -53,16 +55,31 @@ make_certificate() {
     keytool -genkeypair "${key[@]}" -keyalg EC -groupname secp256r1 -validity 30 -dname CN=plumb-test \
         -ext san=ip:127.0.0.1 2>/dev/null || fail "keytool could not make a certificate"
     keytool -exportcert -rfc "${key[@]}" 2>/dev/null >"$dir/ca.pem.new"
+    # The one certificate that the listener which asks for one takes.
+    openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=plumb-client -keyout "$dir/client.key" \
+        -out "$dir/client.pem" 2>/dev/null || fail "openssl could not make a certificate"
     mv "$dir/ca.pem.new" "$dir/ca.pem"
+}
+
+# Makes the folder of data, once. Only Kafka's own tool can put in users of SCRAM, and it takes two seconds.
+format() {
+    if [ -n "$secured" ]; then
+        local users=()
+        for mechanism in SCRAM-SHA-256 SCRAM-SHA-512; do
+            users+=(--add-scram "$mechanism=[name=plumb,password=secret]")
+        done
+        java -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Dorg.slf4j.simpleLogger.defaultLogLevel=error -cp "$jars/*" \
+            kafka.tools.StorageTool format --cluster-id "$(random_id)" --config "$dir/server.properties" "${users[@]}" >&2 \
+            || fail "Kafka's storage tool could not format $dir/data"
+        return
+    fi
+    printf 'version=1\ncluster.id=%s\nnode.id=1\ndirectory.id=%s\n' "$(random_id)" "$(random_id)" >"$dir/data/meta.properties.new"
+    mv "$dir/data/meta.properties.new" "$dir/data/meta.properties"
 }
 
 # Writes the settings and becomes the broker.
 run() {
     mkdir -p "$dir/data"
-    if [ ! -f "$dir/data/meta.properties" ]; then
-        printf 'version=1\ncluster.id=%s\nnode.id=1\ndirectory.id=%s\n' "$(random_id)" "$(random_id)" >"$dir/data/meta.properties.new"
-        mv "$dir/data/meta.properties.new" "$dir/data/meta.properties"
-    fi
     local listeners=PLAINTEXT://127.0.0.1:$port advertised=PLAINTEXT://127.0.0.1:$port
     if [ -n "$proxied" ]; then
         listeners+=,PROXIED://127.0.0.1:${proxied%:*}
@@ -73,6 +90,11 @@ run() {
         listeners+=,SECURED://127.0.0.1:$secured
         advertised+=,SECURED://127.0.0.1:$secured
     fi
+    if [ -n "$mutual" ]; then
+        make_certificate
+        listeners+=,MUTUAL://127.0.0.1:$mutual
+        advertised+=,MUTUAL://127.0.0.1:$mutual
+    fi
     cat >"$dir/server.properties" <<EOF
 process.roles=broker,controller
 node.id=1
@@ -80,14 +102,23 @@ controller.quorum.voters=1@127.0.0.1:$controller_port
 controller.listener.names=CONTROLLER
 listeners=$listeners,CONTROLLER://127.0.0.1:$controller_port
 advertised.listeners=$advertised
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURED:SASL_SSL
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURED:SASL_SSL,MUTUAL:SSL
 inter.broker.listener.name=PLAINTEXT
 listener.name.secured.ssl.keystore.type=PKCS12
 listener.name.secured.ssl.keystore.location=$dir/keystore.p12
 listener.name.secured.ssl.keystore.password=plumb-test
 listener.name.secured.ssl.key.password=plumb-test
-listener.name.secured.sasl.enabled.mechanisms=PLAIN
+listener.name.secured.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 listener.name.secured.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_plumb="secret";
+listener.name.secured.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.secured.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.mutual.ssl.keystore.type=PKCS12
+listener.name.mutual.ssl.keystore.location=$dir/keystore.p12
+listener.name.mutual.ssl.keystore.password=plumb-test
+listener.name.mutual.ssl.key.password=plumb-test
+listener.name.mutual.ssl.client.auth=required
+listener.name.mutual.ssl.truststore.type=PEM
+listener.name.mutual.ssl.truststore.location=$dir/client.pem
 log.dirs=$dir/data
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
@@ -111,6 +142,9 @@ num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=4194304
 EOF
+    if [ ! -f "$dir/data/meta.properties" ]; then
+        format
+    fi
     cd "$dir"
     # shellcheck disable=SC2086  # several options in one variable
     exec java -Xms64m -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 ${PLUMB_KAFKA_JVM:-} \
@@ -127,7 +161,7 @@ command=$1
 [ "$command" = install ] && { install; exit; }
 dir=${2:?a folder}
 shift 2
-port='' controller_port='' proxied='' secured='' topics=()
+port='' controller_port='' proxied='' secured='' mutual='' topics=()
 [ "$command" = topic ] && { topics=("$@"); set --; }
 while [ $# -gt 0 ]; do
     case $1 in
@@ -135,6 +169,7 @@ while [ $# -gt 0 ]; do
         --controller-port) controller_port=$2 ;;
         --proxied) proxied=$2 ;;
         --secured) secured=$2 ;;
+        --mutual) mutual=$2 ;;
         --topic) topics+=("$2") ;;
         *) fail "what is $1?" ;;
     esac
@@ -155,7 +190,8 @@ case $command in
     start)
         install
         : "${port:=$(free_port)}"
-        start_in_background ${proxied:+--proxied "$proxied"} ${secured:+--secured "$secured"} ${controller_port:+--controller-port "$controller_port"}
+        start_in_background ${proxied:+--proxied "$proxied"} ${secured:+--secured "$secured"} \
+            ${mutual:+--mutual "$mutual"} ${controller_port:+--controller-port "$controller_port"}
         for each in "${topics[@]}"; do topic "127.0.0.1:$port" "$each"; done
         ;;
     topic) for each in "${topics[@]}"; do topic "$(cat "$dir/address")" "$each"; done ;;

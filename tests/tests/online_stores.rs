@@ -9,7 +9,7 @@ use plumb_pipeline::port::{OnlineField, OnlineStore, OnlineWrite, PublishOutcome
 use plumb_testing::online_suite::{S1, conforms, equals_a_model, read, write};
 use plumb_testing::service::proxy::{Fault, Proxy};
 use plumb_testing::service::redis::{Redis, RedisCluster};
-use plumb_testing::service::{eventually, free_port, skipped};
+use plumb_testing::service::{eventually, free_port, skipped, tls};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -283,12 +283,6 @@ fn redis_that_cannot_keep_features_is_refused_at_the_start() {
     assert!(error.to_string().contains(&gone.address()), "{error}");
 }
 
-fn openssl(folder: &std::path::Path, arguments: &str) {
-    let output = std::process::Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
-    let output = output.expect("openssl runs");
-    assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 #[test]
 fn redis_over_tls_is_who_it_says_it_is() {
     if skipped("redis_over_tls_is_who_it_says_it_is") {
@@ -296,23 +290,12 @@ fn redis_over_tls_is_who_it_says_it_is() {
     }
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    for ca in ["ca", "other"] {
-        let subject = format!("-subj /CN=plumb-test-{ca} -keyout {ca}.key -out {ca}.pem");
-        openssl(here, &format!("req -x509 -newkey rsa:2048 -nodes -days 2 {subject}"));
+    for name in ["ca", "other"] {
+        tls::authority(here, name);
     }
-    openssl(here, "req -new -newkey rsa:2048 -nodes -subj /CN=redis -keyout server.key -out server.csr");
-    std::fs::write(here.join("names"), "subjectAltName=IP:127.0.0.1").unwrap();
-    let signed = "-CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem";
-    openssl(here, &format!("x509 -req -in server.csr {signed}"));
-    let file = |name: &str| here.join(name).to_str().unwrap().to_owned();
-    let port = free_port().to_string();
-    let _redis = Redis::start_with(&[
-        ("tls-port", &port),
-        ("tls-cert-file", &file("server.pem")),
-        ("tls-key-file", &file("server.key")),
-        ("tls-ca-cert-file", &file("ca.pem")),
-        ("tls-auth-clients", "no"),
-    ]);
+    tls::server(here);
+    let port = free_port();
+    let _redis = Redis::start_with_tls(here, port);
     let tls = |host: &str, ca: &str| RedisSettings {
         tls_ca: Some(here.join(ca)),
         connect_timeout: Duration::from_secs(5),

@@ -55,7 +55,8 @@ pub struct Kafka {
     server: Server,
     port: u16,
     proxy: Option<Proxy>,
-    secured: Option<u16>,
+    /// The ports of the listeners with a password and with certificates of clients.
+    secured: Option<(u16, u16)>,
 }
 
 impl Kafka {
@@ -64,9 +65,10 @@ impl Kafka {
         Self::launch(None, None)
     }
 
-    /// Starts a broker that can also be reached by TLS with a name and password: see [`Kafka::secured_address`].
+    /// Starts a broker that can also be reached by TLS with a name and password or with a certificate: see
+    /// [`Kafka::secured_address`] and [`Kafka::mutual_address`].
     pub fn start_secured() -> Self {
-        Self::launch(None, Some(free_port()))
+        Self::launch(None, Some((free_port(), free_port())))
     }
 
     /// Starts a broker that can also be reached through a proxy: see [`Kafka::proxy`].
@@ -81,7 +83,7 @@ impl Kafka {
         &SHARED
     }
 
-    fn launch(proxy: Option<(u16, Proxy)>, secured: Option<u16>) -> Self {
+    fn launch(proxy: Option<(u16, Proxy)>, secured: Option<(u16, u16)>) -> Self {
         let port = free_port();
         let mut arguments = vec!["--port".to_owned(), port.to_string()];
         arguments.extend(["--controller-port".to_owned(), free_port().to_string()]);
@@ -89,8 +91,9 @@ impl Kafka {
             arguments.extend(["--proxied".to_owned(), format!("{listen}:{}", proxy.port())]);
             proxy
         });
-        if let Some(secured) = secured {
+        if let Some((secured, mutual)) = secured {
             arguments.extend(["--secured".to_owned(), secured.to_string()]);
+            arguments.extend(["--mutual".to_owned(), mutual.to_string()]);
         }
         let kafka = Self { server: Server::new("kafka.sh", arguments), port, proxy, secured };
         kafka.restart();
@@ -102,17 +105,30 @@ impl Kafka {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// `host:port` of the listener with TLS and SASL/PLAIN (user `plumb`, password `secret`).
+    /// `host:port` of the listener with TLS and SASL by PLAIN or SCRAM (user `plumb`, password `secret`).
     ///
     /// # Panics
     /// If the broker was started without one.
     pub fn secured_address(&self) -> String {
-        format!("127.0.0.1:{}", self.secured.expect("Kafka::start_secured"))
+        format!("127.0.0.1:{}", self.secured.expect("Kafka::start_secured").0)
     }
 
-    /// The authority of that listener's certificate.
+    /// `host:port` of the listener with TLS that asks for [`Kafka::client_certificate`].
+    ///
+    /// # Panics
+    /// If the broker was started without one.
+    pub fn mutual_address(&self) -> String {
+        format!("127.0.0.1:{}", self.secured.expect("Kafka::start_secured").1)
+    }
+
+    /// The authority of those listeners' certificate.
     pub fn authority(&self) -> PathBuf {
         self.server.folder.path().join("ca.pem")
+    }
+
+    /// The files of a certificate and its key that a client may show.
+    pub fn client_certificate(&self) -> (PathBuf, PathBuf) {
+        (self.server.folder.path().join("client.pem"), self.server.folder.path().join("client.key"))
     }
 
     /// The proxy before the broker: a client that is given its address has all of its connections through it.

@@ -6,6 +6,7 @@ pub mod kafka;
 pub mod proxy;
 pub mod redis;
 pub mod s3;
+pub mod tls;
 
 use std::collections::BTreeMap;
 use std::fs::File;

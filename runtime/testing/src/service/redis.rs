@@ -1,6 +1,7 @@
 //! Redis servers, single and as a Cluster of six.
 
 use redis::{Client, Connection, RedisResult};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -25,6 +26,18 @@ impl Redis {
         let redis = Self::new(settings);
         redis.restart();
         redis
+    }
+
+    /// Starts a server that also listens with TLS on a port, with the certificate of [`super::tls`] in a folder.
+    pub fn start_with_tls(folder: &Path, port: u16) -> Self {
+        let file = |name: &str| folder.join(name).to_str().expect("a path in UTF-8").to_owned();
+        Self::start_with(&[
+            ("tls-port", &port.to_string()),
+            ("tls-cert-file", &file("server.pem")),
+            ("tls-key-file", &file("server.key")),
+            ("tls-ca-cert-file", &file("ca.pem")),
+            ("tls-auth-clients", "no"),
+        ])
     }
 
     /// The server that the tests of this process share; for those that do not harm it and use a namespace of
