@@ -1,7 +1,16 @@
 #!/usr/bin/env bash
-# Longer campaigns than `make test` has time for: a kill at every call of every commit and a hundred random kills
-# under load, the laws with more cases, and 5 million generated events through the whole path. Prints the seconds
-# of each stage.
+# Longer campaigns than `make test` has time for. Prints the seconds of each stage and what the tests report.
+#   laws             the laws of core and pipeline with more cases
+#   kills            the embedded service: a hundred random kills under load, one at every write and fsync of a commit
+#   Kafka: kills     a hundred random kills under load, one at every call of a commit, twenty zombies, two owners, a
+#                    rebalance storm of five minutes, rolling restarts
+#   Kafka: faults    the broker away for 70 s, a full disk, damage, gaps, S3 answering 5xx for ten minutes
+#   Kafka: S3        sixty kills and 120 refusals in the middle of commits, with a reader of the bucket
+#   Redis: faults    emptied, hung for 30 s, slow, reset, cut, half open, failing over; single and Cluster
+#   soak             three processes for five minutes with something happening every few seconds (PLUMB_TEST_SOAK)
+#   all other tests  everything else of the workspace's whole tests
+#   generated events 5 million (PLUMB_TEST_EVENTS) through the whole path, checked both ways
+# A stage alone: scripts/test-full.sh STAGE..., as in `scripts/test-full.sh soak "Kafka: S3"`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 total_start=$SECONDS
@@ -9,9 +18,20 @@ plumb=$PWD/${CARGO_TARGET_DIR:-target}/release/plumb
 components=$PWD/target/plumb
 events=${PLUMB_TEST_EVENTS:-5000000}
 
+wanted=("$@")
+
+# Whether a stage was asked for; all are if none was named.
+is_wanted() {
+    [ "${#wanted[@]}" -gt 0 ] || return 0
+    local each
+    for each in "${wanted[@]}"; do [ "$each" = "$1" ] && return 0; done
+    return 1
+}
+
 stage() {
     local name=$1 start=$SECONDS
     shift
+    is_wanted "$name" || return 0
     echo "== $name"
     "$@" || { echo "== $name FAILED after $((SECONDS - start)) s"; exit 1; }
     echo "== $name: $((SECONDS - start)) s"
@@ -46,13 +66,30 @@ TOML
     popd >/dev/null
 }
 
-stage "set-up" scripts/setup.sh
-stage "set-up of the tests" scripts/setup-tests.sh
-stage "build" make --no-print-directory build
+# The tests of the whole but for those with a stage of their own.
+other_tests() {
+    local file name tests=()
+    for file in tests/tests/*.rs; do
+        name=$(basename "$file" .rs)
+        case $name in
+            kill | kafka_process | kafka_faults | kafka_s3 | kafka_soak | redis_faults | redis_cluster) ;;
+            *) tests+=(--test "$name") ;;
+        esac
+    done
+    cargo_test --workspace "${tests[@]}"
+}
+
+scripts/setup.sh
+scripts/setup-tests.sh
+make --no-print-directory build
 export PLUMB_TEST_FULL=1 PROPTEST_CASES=${PROPTEST_CASES:-2000}
-stage "laws: core" cargo_test -p plumb-core
-stage "laws: pipeline" cargo_test -p plumb-pipeline
+stage "laws" cargo_test -p plumb-core -p plumb-pipeline
 stage "kills" cargo_test --workspace --test kill -- --nocapture
-stage "laws: whole" cargo_test -p plumb-tests
-stage "$events generated events" big_run
+stage "Kafka: kills" cargo_test --workspace --test kafka_process -- --nocapture --test-threads 2
+stage "Kafka: faults" cargo_test --workspace --test kafka_faults -- --nocapture --test-threads 2
+stage "Kafka: S3" cargo_test --workspace --test kafka_s3 -- --nocapture --test-threads 2
+stage "Redis: faults" cargo_test --workspace --test redis_faults --test redis_cluster -- --nocapture --test-threads 2
+stage "soak" cargo_test --workspace --test kafka_soak -- --nocapture
+stage "all other tests" other_tests
+stage "generated events" big_run
 echo "all stages: $((SECONDS - total_start)) s"

@@ -127,6 +127,11 @@ impl Service {
         std::fs::read_to_string(self.data_dir.with_file_name("service.log")).unwrap_or_default()
     }
 
+    /// The id of the process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Whether it has ended by itself, and how.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.process.ended()
