@@ -357,6 +357,9 @@ pub(crate) struct Audit {
     /// The oldest newest contribution a view may have, e.g. 30d, if the set was made so [default: the view's TTL].
     #[arg(long, value_name = "D")]
     pub(crate) max_age: Option<String>,
+    /// What counts as known at the label's time, as the set was meant to be.
+    #[arg(long, default_value = "event-time")]
+    pub(crate) knowledge: Knowledge,
     /// Accept floats that differ relatively by at most this, e.g. 1e-9 for sums added in another order.
     #[arg(long, value_name = "R", default_value_t = 0.0)]
     pub(crate) tolerance: f64,

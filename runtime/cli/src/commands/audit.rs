@@ -1,7 +1,7 @@
 //! `plumb audit`: leakage in a training set.
 
 use super::offline::Prepared;
-use crate::args::{AsOf as AsOfWord, Audit};
+use crate::args::{AsOf as AsOfWord, Audit, Knowledge as KnowledgeWord};
 use crate::context::{Output, duration, write_page};
 use crate::exit::{Done, usage};
 use anyhow::Result;
@@ -10,7 +10,7 @@ use plumb_offline_parquet::{LabelFile, read_table};
 use plumb_pipeline::offline::audit::{
     AGE_CLASSES, AgeAudit, AuditRequest, FeatureAudit, LeakageReport, Truncate, audit, expected_columns,
 };
-use plumb_pipeline::offline::{AsOf, Selection};
+use plumb_pipeline::offline::{AsOf, Knowledge, Selection};
 use serde_json::{Map, Value, json};
 
 /// Recomputes the training set from history that ends strictly before each label, and compares.
@@ -33,6 +33,13 @@ pub(crate) fn run(arguments: &Audit, output: Output) -> Result<Done> {
     types.extend(expected_columns(&prepared.transforms));
     let dataset = read_table(&arguments.dataset, &types)?;
     let transforms: Vec<_> = prepared.transforms.iter().collect();
+    let knowledge = match arguments.knowledge {
+        KnowledgeWord::EventTime => Knowledge::EventTime,
+        KnowledgeWord::Ingested => Knowledge::Ingested,
+    };
+    if knowledge == Knowledge::Ingested {
+        prepared.require_ingest_times(&transforms)?;
+    }
     let readers = prepared.open(&transforms)?;
     let request = AuditRequest {
         labels: labels.labels(),
@@ -43,6 +50,7 @@ pub(crate) fn run(arguments: &Audit, output: Output) -> Result<Done> {
             AsOfWord::Before => AsOf::Before,
             AsOfWord::At => AsOf::At,
         },
+        knowledge,
         max_age_us,
         tolerance,
         truncate,

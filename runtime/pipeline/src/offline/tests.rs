@@ -53,6 +53,7 @@ fn check_audit(
         label_time: "event_time",
         dataset,
         as_of: options.as_of,
+        knowledge: options.knowledge,
         max_age_us: options.max_age_us,
         tolerance: 0.0,
         truncate: Truncate::All,
@@ -158,6 +159,9 @@ proptest! {
         let set = join(&mut readers(&events, batch), &selection, &labels(&rows), &options).unwrap();
         let ahead = rows.iter().filter(|row| events.iter().all(|event| event.ingest_us < row.2)).count();
         prop_assert_eq!(set.summary.rows_ahead, ahead as u64);
+        let (label_table, dataset) = tables(&labels(&rows), &set, &selection);
+        let report = check_audit(&events, &labels(&rows), &label_table, &dataset, Some(40), options).unwrap();
+        prop_assert!(report.passed(), "{}", report);
         for (index, row) in rows.iter().enumerate() {
             let known: Vec<Event> = events.iter().filter(|event| event.ingest_us < row.2).cloned().collect();
             let alone = run(&known, &labels(&[*row]), Some(40), JoinOptions { threads: 1, ..JoinOptions::default() });
@@ -470,6 +474,7 @@ fn an_extract_that_looks_ahead_is_found_by_cutting_history() {
         label_time: "event_time",
         dataset: &dataset,
         as_of: AsOf::Before,
+        knowledge: Knowledge::EventTime,
         max_age_us: None,
         tolerance: 0.0,
         truncate: Truncate::All,
@@ -481,6 +486,25 @@ fn an_extract_that_looks_ahead_is_found_by_cutting_history() {
     let class = "`users__f43` changes when history is cut at the label";
     assert_eq!(report.violations[class].example, "row 1: 5, from the cut history 2");
     assert_eq!((report.violations[class].count, report.truncated_rows), (1, 2));
+}
+
+#[test]
+fn late_data_joined_by_event_time_is_told_where_it_must_not_count() {
+    let late = |time_us: i64, ingest_us: i64| Event { ingest_us, ..event(time_us, "u1", "i1", "view") };
+    let events = [late(1, 1), late(2, 9), late(8, 8)];
+    let labels = labels(&[(Some("u1"), Some("i1"), 5), (Some("u1"), Some("i1"), 10)]);
+    let selection = everything(None);
+    let set = join(&mut readers(&events, 9), &selection, &labels, &JoinOptions::default()).unwrap();
+    let (label_table, dataset) = tables(&labels, &set, &selection);
+    let check = |knowledge| {
+        let options = JoinOptions { knowledge, ..JoinOptions::default() };
+        check_audit(&events, &labels, &label_table, &dataset, None, options).unwrap()
+    };
+    assert!(check(Knowledge::EventTime).passed());
+    let report = check(Knowledge::Ingested);
+    assert_eq!(report.feature("users__f0").unwrap().best(), Some((Likeness::NotYetIngested, 1)));
+    let class = "`users__f0` is not what history before the label gives";
+    assert_eq!(report.violations[class].example, "row 1: 2, expected 1");
 }
 
 #[test]
@@ -506,6 +530,7 @@ fn rounding_is_told_from_leaks_and_a_tolerance_accepts_it() {
         label_time: "event_time",
         dataset: &dataset,
         as_of: AsOf::Before,
+        knowledge: Knowledge::EventTime,
         max_age_us: None,
         tolerance: 0.0,
         truncate: Truncate::Rows(0),

@@ -1,10 +1,10 @@
 //! What wrong values look like: the same feature, recomputed at other instants than the label's.
 
-use super::naive::Past;
+use super::naive::{Past, Sight};
 use super::report::{FeatureAudit, Likeness};
 use super::{Asked, Recomputed, is_same, recompute};
 use crate::Result;
-use crate::offline::{AsOf, thread_count};
+use crate::offline::{AsOf, Knowledge};
 use plumb_core::column::{Column, Values};
 use plumb_core::time::{DAY_US, HOUR_US, floor_to};
 
@@ -69,6 +69,7 @@ pub(super) fn diagnose(
     let request = &asked.request;
     let max_age_us = request.max_age_us.or(past.transform().def().ttl_us);
     for likeness in [
+        Likeness::NotYetIngested,
         Likeness::LabelInstant,
         Likeness::EndOfHour,
         Likeness::EndOfDay,
@@ -79,8 +80,17 @@ pub(super) fn diagnose(
         if likeness == Likeness::LabelInstant && request.as_of == AsOf::At {
             continue;
         }
-        let instants_us: Vec<i64> = rows.iter().map(|&row| instant(likeness, asked.label_us[row], end_us)).collect();
-        let at = recompute(past, &rows, &instants_us, max_age_us, thread_count(request.threads))?;
+        if likeness == Likeness::NotYetIngested && request.knowledge == Knowledge::EventTime {
+            continue;
+        }
+        let sights: Vec<Sight> = rows
+            .iter()
+            .map(|&row| match likeness {
+                Likeness::NotYetIngested => Sight { as_of_us: asked.as_of_us[row], known_before_us: i64::MAX },
+                _ => asked.sight(instant(likeness, asked.label_us[row], end_us)),
+            })
+            .collect();
+        let at = recompute(past, &rows, &sights, max_age_us, asked.thread_count())?;
         for wrong in wrong {
             add(wrong, likeness, &mut |index, row| {
                 let (column, at) = at.value(wrong.feature, index);
@@ -100,7 +110,7 @@ fn instant(likeness: Likeness, label_us: i64, end_us: i64) -> i64 {
         Likeness::WholeHistory => end_us.max(label_us),
         Likeness::StartOfHour => floor_to(label_us, HOUR_US),
         Likeness::StartOfDay => floor_to(label_us, DAY_US),
-        Likeness::Rounding | Likeness::ZeroOrNull => label_us,
+        Likeness::Rounding | Likeness::ZeroOrNull | Likeness::NotYetIngested => label_us,
     }
 }
 

@@ -17,12 +17,12 @@ pub use truncate::Truncate;
 
 use super::check::same_bits_at;
 use super::select::Selection;
-use super::{AsOf, Labels, Status, thread_count};
+use super::{AsOf, Knowledge, Labels, Status, thread_count};
 use crate::decode::time::format_rfc3339;
 use crate::port::EventReader;
 use crate::{Error, Result};
 use diagnose::{Wrong, diagnose};
-use naive::Past;
+use naive::{Past, Sight};
 use plumb_core::column::{Bitmap, Column, DataType, Values};
 use plumb_transform::Transform;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +60,8 @@ pub struct AuditRequest<'a> {
     pub dataset: &'a Table,
     /// Which events a label may see.
     pub as_of: AsOf,
+    /// Whether a label may see events that were ingested only after it. For `Ingested`, batches must carry ingest times.
+    pub knowledge: Knowledge,
     /// Replaces every view's max age (µs).
     pub max_age_us: Option<i64>,
     /// The largest relative difference of floats that is none; 0 = equal to the bit.
@@ -144,6 +146,21 @@ struct Asked<'a> {
     as_of_us: Vec<i64>,
 }
 
+impl Asked<'_> {
+    /// What may be seen at an instant.
+    fn sight(&self, as_of_us: i64) -> Sight {
+        let known_before_us = match self.request.knowledge {
+            Knowledge::EventTime => i64::MAX,
+            Knowledge::Ingested => as_of_us,
+        };
+        Sight { as_of_us, known_before_us }
+    }
+
+    fn thread_count(&self) -> usize {
+        thread_count(self.request.threads)
+    }
+}
+
 /// The columns an audit would compare, by the name they have in a training set, with their types: what a reader of
 /// CSV needs to know.
 pub fn expected_columns(transforms: &[Transform]) -> Vec<(String, DataType)> {
@@ -226,9 +243,9 @@ fn compare_view(past: &Past<'_>, asked: &Asked<'_>, end_us: i64, report: &mut Le
     let request = &asked.request;
     let def = past.transform().def();
     let max_age_us = request.max_age_us.or(def.ttl_us);
-    let threads = thread_count(request.threads);
     let rows: Vec<usize> = (0..asked.rows.len()).collect();
-    let expected = recompute(past, &rows, &asked.as_of_us, max_age_us, threads)?;
+    let sights: Vec<Sight> = asked.as_of_us.iter().map(|&as_of_us| asked.sight(as_of_us)).collect();
+    let expected = recompute(past, &rows, &sights, max_age_us, asked.thread_count())?;
     let mut wrong = Vec::new();
     for (index, feature) in def.features.iter().enumerate() {
         let name = format!("{}__{}", def.name, feature.name);
@@ -304,29 +321,29 @@ impl Recomputed {
     }
 }
 
-/// Computes a view at `instants_us[i]` for the row `rows[i]`, in threads.
+/// Computes a view as `sights[i]` sees it for the row `rows[i]`, in threads.
 fn recompute(
     past: &Past<'_>,
     rows: &[usize],
-    instants_us: &[i64],
+    sights: &[Sight],
     max_age_us: Option<i64>,
     threads: usize,
 ) -> Result<Recomputed> {
     // Rows by time, so that neighbours share a distribution of ranks.
     let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by_key(|&index| instants_us[index]);
+    order.sort_by_key(|&index| sights[index]);
     let shares: Vec<&[usize]> = order.chunks(order.len().div_ceil(threads).max(1)).collect();
     let evaluate = |share: &[usize]| {
         let mut scan = past.scan();
         let mut found_at = Vec::new();
         let mut of_rows = Vec::with_capacity(share.len());
         for &index in share {
-            let (row, as_of_us) = (rows[index], instants_us[index]);
-            let newest_us = past.newest_us(row, as_of_us);
-            let outside = Status::is_outside_max_age(newest_us, as_of_us, max_age_us);
-            let place = (past.is_found(row, as_of_us) && !outside).then(|| {
-                scan.aggregate(row, as_of_us);
-                found_at.push(as_of_us);
+            let (row, sight) = (rows[index], sights[index]);
+            let newest_us = past.newest_us(row, sight);
+            let outside = Status::is_outside_max_age(newest_us, sight.as_of_us, max_age_us);
+            let place = (past.is_found(row, sight) && !outside).then(|| {
+                scan.aggregate(row, sight);
+                found_at.push(sight.as_of_us);
                 found_at.len() - 1
             });
             of_rows.push((index, place, newest_us));

@@ -8,6 +8,7 @@ use plumb_core::event::EventBatch;
 use plumb_core::view::{AggregateDef, Operator, SlotType, WindowSpec};
 use plumb_transform::Transform;
 use rustc_hash::FxBuildHasher;
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,15 +25,41 @@ enum Value {
 #[derive(Debug, Clone)]
 struct Point {
     time_us: i64,
+    /// When the event was ingested.
+    known_us: i64,
     id: Option<Box<[u8]>>,
     value: Value,
+}
+
+/// Which events a row sees: those that happened before an instant, and were ingested before another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Sight {
+    /// T: windows end here.
+    pub(super) as_of_us: i64,
+    /// `i64::MAX` = it does not matter when an event was ingested.
+    pub(super) known_before_us: i64,
+}
+
+impl Sight {
+    fn sees(self, time_us: i64, known_us: i64) -> bool {
+        time_us < self.as_of_us && (self.known_before_us == i64::MAX || known_us < self.known_before_us)
+    }
+
+    /// What it sees of points that rise in time.
+    fn of(self, points: &[Point]) -> Cow<'_, [Point]> {
+        let before = &points[..points.partition_point(|point| point.time_us < self.as_of_us)];
+        if self.known_before_us == i64::MAX {
+            return Cow::Borrowed(before);
+        }
+        Cow::Owned(before.iter().filter(|point| self.sees(point.time_us, point.known_us)).cloned().collect())
+    }
 }
 
 /// What one entity did.
 #[derive(Debug, Clone, Default)]
 struct Entity {
-    /// Times of all accepted events that carry its key.
-    seen_us: Vec<i64>,
+    /// Times of all accepted events that carry its key, and when they were ingested.
+    seen_us: Vec<(i64, i64)>,
     /// Per slot, what was put into it.
     slots: Vec<Vec<Point>>,
 }
@@ -48,8 +75,8 @@ pub(super) struct Past<'a> {
     everyone: bool,
     /// Whether ids matter: some aggregate takes the last of several values.
     ordered_by_id: bool,
-    /// Per slot that is ranked, all entities' (time, key).
-    ranked: BTreeMap<usize, Vec<(i64, EntityKey)>>,
+    /// Per slot that is ranked, all entities' (time, ingest time, key).
+    ranked: BTreeMap<usize, Vec<(i64, i64, EntityKey)>>,
 }
 
 impl<'a> Past<'a> {
@@ -78,9 +105,9 @@ impl<'a> Past<'a> {
         let columns: Vec<&Column> = self.transform.key_columns().iter().map(|&at| &batch.columns[at]).collect();
         let keys: Vec<Option<EntityKey>> = (0..batch.len()).map(|row| key_at(&columns, row)).collect();
         let mut asked = false;
-        for (key, &time_us) in keys.iter().zip(&batch.times_us) {
+        for (key, seen_us) in keys.iter().zip(batch.times_us.iter().zip(&batch.record_times_us)) {
             if let Some(entity) = key.as_ref().and_then(|key| self.entities.get_mut(key)) {
-                entity.seen_us.push(time_us);
+                entity.seen_us.push((*seen_us.0, *seen_us.1));
                 asked = true;
             }
         }
@@ -92,13 +119,13 @@ impl<'a> Past<'a> {
             for (index, &event) in contributions.rows.iter().enumerate() {
                 let event = event as usize;
                 let (Some(key), Some(value)) = (&keys[event], value_at(column, index, def.slot_type)) else { continue };
-                let time_us = batch.times_us[event];
+                let (time_us, known_us) = (batch.times_us[event], batch.record_times_us[event]);
                 if let Some(ranked) = self.ranked.get_mut(&slot) {
-                    ranked.push((time_us, key.clone()));
+                    ranked.push((time_us, known_us, key.clone()));
                 }
                 if let Some(entity) = self.entities.get_mut(key) {
                     let id = self.ordered_by_id.then(|| batch.columns[0].str_bytes(event)).flatten().map(Into::into);
-                    entity.slots[slot].push(Point { time_us, id, value });
+                    entity.slots[slot].push(Point { time_us, known_us, id, value });
                 }
             }
         }
@@ -117,15 +144,15 @@ impl<'a> Past<'a> {
         self.entities.get(self.row_keys[row].as_ref()?)
     }
 
-    /// Whether any accepted event before an instant carries the row's key.
-    pub(super) fn is_found(&self, row: usize, as_of_us: i64) -> bool {
-        self.entity(row).is_some_and(|entity| entity.seen_us.first().is_some_and(|&first| first < as_of_us))
+    /// Whether any accepted event that is seen carries the row's key.
+    pub(super) fn is_found(&self, row: usize, sight: Sight) -> bool {
+        self.entity(row).is_some_and(|entity| entity.seen_us.iter().any(|&(time, known)| sight.sees(time, known)))
     }
 
-    /// The newest contribution before an instant.
-    pub(super) fn newest_us(&self, row: usize, as_of_us: i64) -> Option<i64> {
+    /// The newest contribution that is seen.
+    pub(super) fn newest_us(&self, row: usize, sight: Sight) -> Option<i64> {
         let entity = self.entity(row)?;
-        let newest = |points: &Vec<Point>| before(points, as_of_us).last().map(|point| point.time_us);
+        let newest = |points: &Vec<Point>| sight.of(points).last().map(|point| point.time_us);
         entity.slots.iter().filter_map(newest).max()
     }
 
@@ -159,26 +186,24 @@ fn value_at(column: &Column, row: usize, slot_type: SlotType) -> Option<Value> {
     }
 }
 
-fn before(points: &[Point], instant_us: i64) -> &[Point] {
-    &points[..points.partition_point(|point| point.time_us < instant_us)]
-}
-
 /// Computes rows of aggregates.
 #[derive(Debug)]
 pub(super) struct Scan<'a> {
     past: &'a Past<'a>,
     columns: Vec<Column>,
-    /// Per ranked aggregate the last distribution: its window's end, and each entity's count, ascending.
-    standings: BTreeMap<usize, (i64, Vec<u64>)>,
+    /// Per ranked aggregate the last distribution: its window's end, up to when events were ingested, and each entity's
+    /// count, ascending.
+    standings: BTreeMap<usize, (i64, i64, Vec<u64>)>,
 }
 
 impl Scan<'_> {
-    /// Appends the aggregates at an instant of a row whose key is found.
-    pub(super) fn aggregate(&mut self, row: usize, as_of_us: i64) {
+    /// Appends the aggregates of a row whose key is found.
+    pub(super) fn aggregate(&mut self, row: usize, sight: Sight) {
         let past = self.past;
+        let as_of_us = sight.as_of_us;
         let Some(entity) = past.entity(row) else { return };
         for (index, aggregate) in past.transform.def().aggregates.iter().enumerate() {
-            let past_of_slot = before(&entity.slots[aggregate.slot], as_of_us);
+            let past_of_slot = sight.of(&entity.slots[aggregate.slot]);
             let (start_us, end_us) = edges(aggregate.window, as_of_us);
             let inside: Vec<&Point> = past_of_slot
                 .iter()
@@ -199,7 +224,7 @@ impl Scan<'_> {
                     None => column.push_null(),
                 },
                 Operator::SessionCount { gap_us } | Operator::SessionDurationSum { gap_us } => {
-                    let sessions = sessions(past_of_slot, gap_us);
+                    let sessions = sessions(&past_of_slot, gap_us);
                     let ending = sessions
                         .iter()
                         .filter(|&&(_, end)| end < end_us && start_us.is_none_or(|start_us| end >= start_us));
@@ -224,9 +249,10 @@ impl Scan<'_> {
                 Operator::ApproxDistinct { k } => column.push_i64(about_how_many(&texts(&inside), k)),
                 Operator::CollectSet { k } => push_texts(column, texts(&inside).into_iter().take(k)),
                 Operator::RelativeRank => {
-                    let standing = self.standings.entry(index).or_insert((i64::MIN, Vec::new()));
+                    let standing = self.standings.entry(index).or_insert((i64::MIN, i64::MIN, Vec::new()));
+                    let window = (start_us, end_us, sight.known_before_us);
                     let own = inside.len() as u64;
-                    column.push_f64(relative_rank(past, aggregate, (start_us, end_us), own, standing));
+                    column.push_f64(relative_rank(past, aggregate, window, own, standing));
                 }
             }
         }
@@ -459,24 +485,26 @@ fn sessions(points: &[Point], gap_us: i64) -> Vec<(i64, i64)> {
 fn relative_rank(
     past: &Past<'_>,
     aggregate: &AggregateDef,
-    (start_us, end_us): (Option<i64>, i64),
+    (start_us, end_us, known_before_us): (Option<i64>, i64, i64),
     own: u64,
-    standing: &mut (i64, Vec<u64>),
+    standing: &mut (i64, i64, Vec<u64>),
 ) -> f64 {
     if own == 0 {
         return 0.0;
     }
-    if standing.0 != end_us || standing.1.is_empty() {
+    if (standing.0, standing.1) != (end_us, known_before_us) || standing.2.is_empty() {
         let all = &past.ranked[&aggregate.slot];
         let from = start_us.map_or(0, |start_us| all.partition_point(|point| point.0 < start_us));
         let to = all.partition_point(|point| point.0 < end_us);
         let mut counts: BTreeMap<&EntityKey, u64> = BTreeMap::new();
-        all[from..to].iter().for_each(|(_, key)| *counts.entry(key).or_default() += 1);
+        let sight = Sight { as_of_us: end_us, known_before_us };
+        let seen = all[from..to].iter().filter(|&&(time_us, known_us, _)| sight.sees(time_us, known_us));
+        seen.for_each(|(.., key)| *counts.entry(key).or_default() += 1);
         let mut counts: Vec<u64> = counts.into_values().collect();
         counts.sort_unstable();
-        *standing = (end_us, counts);
+        *standing = (end_us, known_before_us, counts);
     }
-    let counts = &standing.1;
+    let counts = &standing.2;
     match counts.len() {
         1 => 1.0,
         entities => counts.partition_point(|&count| count < own) as f64 / (entities - 1) as f64,
@@ -490,8 +518,10 @@ mod tests {
     #[test]
     fn sums_round_once() {
         let sum = |values: &[f64]| {
-            let points: Vec<Point> =
-                values.iter().map(|&value| Point { time_us: 0, id: None, value: Value::Float(value) }).collect();
+            let points: Vec<Point> = values
+                .iter()
+                .map(|&value| Point { time_us: 0, known_us: 0, id: None, value: Value::Float(value) })
+                .collect();
             exact_sum(&points.iter().collect::<Vec<_>>())
         };
         assert_eq!(sum(&[0.1, 0.2, 0.3]).map(f64::to_bits), Some(0.6f64.to_bits()));

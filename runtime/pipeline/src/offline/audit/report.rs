@@ -106,6 +106,8 @@ impl FeatureAudit {
 pub enum Likeness {
     /// The right value but for rounding.
     Rounding,
+    /// The value with events that were ingested only after the label, where those must not count.
+    NotYetIngested,
     /// The value 1 µs after the label.
     LabelInstant,
     /// The value at the end of the label's hour (UTC).
@@ -128,6 +130,7 @@ impl Likeness {
         match self {
             Likeness::Rounding => "rounding",
             Likeness::ZeroOrNull => "zero_or_null",
+            Likeness::NotYetIngested => "not_yet_ingested",
             Likeness::LabelInstant => "label_instant",
             Likeness::EndOfHour => "end_of_hour",
             Likeness::EndOfDay => "end_of_day",
@@ -139,7 +142,14 @@ impl Likeness {
 
     /// Whether a value like that has seen the future of its label.
     pub fn is_leak(self) -> bool {
-        matches!(self, Likeness::LabelInstant | Likeness::EndOfHour | Likeness::EndOfDay | Likeness::WholeHistory)
+        matches!(
+            self,
+            Likeness::NotYetIngested
+                | Likeness::LabelInstant
+                | Likeness::EndOfHour
+                | Likeness::EndOfDay
+                | Likeness::WholeHistory
+        )
     }
 
     /// What it means, for people.
@@ -147,6 +157,9 @@ impl Likeness {
         match self {
             Likeness::Rounding => "the right values but for rounding: no leak, a tolerance accepts it",
             Likeness::ZeroOrNull => "0 where nothing is known, or null where 0 is: no leak",
+            Likeness::NotYetIngested => {
+                "the values with events that had not arrived at the label: late data, joined by event time"
+            }
             Likeness::LabelInstant => "the values just after the label's instant: a join on `<=` lets ties in",
             Likeness::EndOfHour => "the values at the end of the label's hour: hourly features, joined inclusively",
             Likeness::EndOfDay => "the values at the end of the label's day (UTC): daily features, joined inclusively",

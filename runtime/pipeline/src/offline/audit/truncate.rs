@@ -5,7 +5,7 @@
 use super::report::{LeakageReport, ViolationKind};
 use super::{Asked, coerced, is_same, shown};
 use crate::offline::select::Selection;
-use crate::offline::{JoinOptions, Labels, join, thread_count};
+use crate::offline::{JoinOptions, Knowledge, Labels, join};
 use crate::port::EventReader;
 use crate::{Error, Result};
 use hashbrown::HashMap;
@@ -109,7 +109,7 @@ impl<'a> Cut<'a> {
             Ok(joined)
         };
         let mut joined: Vec<(usize, Vec<Column>)> = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..thread_count(request.threads)).map(|_| scope.spawn(work)).collect();
+            let workers: Vec<_> = (0..asked.thread_count()).map(|_| scope.spawn(work)).collect();
             let shares = workers.into_iter().map(|worker| {
                 worker.join().unwrap_or_else(|_| Err(Error::internal("a worker of the truncation test panicked")))
             });
@@ -141,10 +141,10 @@ impl<'a> Cut<'a> {
         selection: &Selection,
     ) -> Result<Vec<Column>> {
         let label = asked.rows[row];
-        let before = |kept: &EventBatch, at: usize| kept.times_us[at] < asked.as_of_us[row];
+        let (as_of_us, knowledge) = (asked.as_of_us[row], asked.request.knowledge);
         let history = self.kept.as_ref().map(|kept| match (self.is_global, key.and_then(|key| self.by_key.get(key))) {
-            (true, _) => kept.take((0..kept.len()).filter(|&at| before(kept, at))),
-            (false, rows) => kept.take(rows.into_iter().flatten().copied().filter(|&at| before(kept, at))),
+            (true, _) => cut(kept, 0..kept.len(), as_of_us, knowledge),
+            (false, rows) => cut(kept, rows.into_iter().flatten().copied(), as_of_us, knowledge),
         });
         let labels = Labels {
             times_us: vec![asked.label_us[row]],
@@ -153,6 +153,7 @@ impl<'a> Cut<'a> {
         let options = JoinOptions {
             as_of: asked.request.as_of,
             max_age_us: asked.request.max_age_us,
+            knowledge: asked.request.knowledge,
             threads: 1,
             ..JoinOptions::default()
         };
@@ -163,11 +164,35 @@ impl<'a> Cut<'a> {
     }
 }
 
+/// Those of some events that a row may see, alone in a batch.
+fn cut(kept: &EventBatch, rows: impl Iterator<Item = usize>, as_of_us: i64, knowledge: Knowledge) -> EventBatch {
+    let knows_all = knowledge == Knowledge::EventTime;
+    let is_seen = |&at: &usize| kept.times_us[at] < as_of_us && (knows_all || kept.record_times_us[at] < as_of_us);
+    kept.take(rows.filter(is_seen))
+}
+
 /// A reader of one batch.
 struct Once(Option<EventBatch>);
 
 impl EventReader for Once {
     fn next_batch(&mut self) -> Result<Option<EventBatch>> {
         Ok(self.0.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offline::testing::{Event, batch};
+
+    #[test]
+    fn a_cut_history_holds_nothing_from_the_label_on() {
+        let event = |time_us, ingest_us| Event { time_us, ingest_us, ..Event::default() };
+        // The join would leave these out by itself; here they must be gone before it is asked.
+        let kept = batch(&[event(1, 1), event(2, 9), event(5, 5), event(4, 4), event(7, 7)]);
+        let times = |knowledge| cut(&kept, 0..kept.len(), 5, knowledge).times_us;
+        assert_eq!(times(Knowledge::EventTime), [1, 2, 4]);
+        assert_eq!(times(Knowledge::Ingested), [1, 4]);
+        assert_eq!(cut(&kept, [3, 4].into_iter(), 5, Knowledge::EventTime).times_us, [4]);
     }
 }
