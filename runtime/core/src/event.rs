@@ -174,12 +174,47 @@ impl EventBatch {
         }
     }
 
-    /// A batch of the rows `rows`, in that order.
+    /// A batch of the rows `rows`, in that order. Rows that follow each other are copied together.
     pub fn take(&self, rows: impl IntoIterator<Item = usize>) -> EventBatch {
-        let mut taken = EventBatch::new(self.schema.clone());
+        let mut runs: Vec<Range<usize>> = Vec::new();
         for row in rows {
-            taken.push_from(self, row);
+            match runs.last_mut() {
+                Some(run) if run.end == row => run.end = row + 1,
+                _ => runs.push(row..row + 1),
+            }
+        }
+        let mut taken = EventBatch::new(self.schema.clone());
+        taken.reserve(runs.iter().map(|run| (self, run.clone())));
+        for run in runs {
+            taken.append_rows(self, run);
         }
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_taken_in_the_order_asked_for() {
+        let mut events = EventBatch::new(Arc::new(SourceSchema::default_schema()));
+        for row in 0..6u64 {
+            events.offsets.push(10 + row);
+            events.record_times_us.push(row as i64);
+            events.times_us.push(100 + row as i64);
+            for column in &mut events.columns {
+                match &column.values {
+                    crate::column::Values::Utf8(_) if row % 2 == 0 => column.push_bytes(&[b'a' + row as u8]),
+                    _ => column.push_null(),
+                }
+            }
+        }
+        // Neighbours, a gap, backwards, twice, nothing.
+        for rows in [&[0, 1, 2, 4, 5][..], &[3, 2, 2, 3], &[5], &[]] {
+            let mut pushed = EventBatch::new(events.schema.clone());
+            rows.iter().for_each(|&row| pushed.push_from(&events, row));
+            assert_eq!(events.take(rows.iter().copied()), pushed, "{rows:?}");
+        }
     }
 }
