@@ -31,6 +31,9 @@ const PUMP: Duration = Duration::from_millis(100);
 const READ_AHEAD_KIB: u32 = 64 << 10;
 const READ_AHEAD_OF_ONE_KIB: (u32, u32) = (1 << 10, 16 << 10);
 
+/// The most a broker puts into one answer, unless a single batch of records is larger.
+const ANSWER_BYTES: u32 = 4 << 20;
+
 /// Counts what arrives at any queue, so that a thread that reads several partitions in turn does not sleep on one
 /// while another grows.
 #[derive(Debug, Default)]
@@ -177,7 +180,9 @@ impl DataConsumer {
             .set("statistics.interval.ms", "1000")
             .set("queued.max.messages.kbytes", read_ahead.to_string())
             // At most so much more than that at a time.
-            .set("fetch.message.max.bytes", (read_ahead << 10).min(4 << 20).to_string())
+            .set("fetch.message.max.bytes", (read_ahead << 10).min(ANSWER_BYTES).to_string())
+            // Of all partitions in one answer, which is held in memory as a whole.
+            .set("fetch.max.bytes", ANSWER_BYTES.to_string())
             // A broker answers with at least one record whatever its size; never refuse that.
             .set("receive.message.max.bytes", (1_u32 << 30).to_string())
             .set("fetch.wait.max.ms", "100")
