@@ -1,15 +1,15 @@
 //! Real event logs, whole: `make test-data DATA=DIR` with a folder laid out like the shared data. Without
 //! `PLUMB_TEST_DATA` every test here says that it is skipped.
 
+use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use plumb_testing::oracle::{self, Named, OracleEvent, OracleValue};
+use plumb_testing::table::{as_promised, cell, column, instants, same, table, texts};
 use plumb_testing::{archive, case, process};
 use serde_json::{Value, json};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -20,77 +20,6 @@ fn data() -> Option<PathBuf> {
         println!("skipped: PLUMB_TEST_DATA is not set (make test-data DATA=DIR)");
     }
     folder
-}
-
-/// All rows of a Parquet file as one batch.
-fn table(path: &Path) -> RecordBatch {
-    let file = std::fs::File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
-    let schema = builder.schema().clone();
-    let batches: Vec<RecordBatch> = builder.with_batch_size(1 << 20).build().unwrap().map(Result::unwrap).collect();
-    assert!(batches.len() <= 1, "{} has more rows than expected", path.display());
-    batches.into_iter().next().unwrap_or_else(|| RecordBatch::new_empty(schema))
-}
-
-fn column<'a>(table: &'a RecordBatch, name: &str) -> &'a ArrayRef {
-    table.column_by_name(name).unwrap_or_else(|| panic!("no column {name}"))
-}
-
-fn texts(table: &RecordBatch, name: &str) -> Vec<Option<String>> {
-    let plain = arrow_cast::cast(column(table, name), &DataType::Utf8).unwrap();
-    plain.as_string::<i32>().iter().map(|value| value.map(str::to_owned)).collect()
-}
-
-fn instants(table: &RecordBatch, name: &str) -> Vec<i64> {
-    let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
-    let plain = arrow_cast::cast(column(table, name), &micros).unwrap();
-    plain.as_primitive::<TimestampMicrosecondType>().values().to_vec()
-}
-
-/// A cell as the oracle writes values.
-fn cell(column: &ArrayRef, row: usize) -> OracleValue {
-    // A column of the type Null has no bitmap that says so.
-    if column.is_null(row) || *column.data_type() == DataType::Null {
-        return OracleValue::Null;
-    }
-    let one = column.slice(row, 1);
-    match column.data_type() {
-        DataType::Float64 => OracleValue::Float(one.as_primitive::<arrow_array::types::Float64Type>().value(0)),
-        DataType::List(_) => {
-            let values = arrow_cast::cast(&one.as_list::<i32>().value(0), &DataType::Utf8).unwrap();
-            OracleValue::Texts(values.as_string::<i32>().iter().map(|text| text.unwrap().to_owned()).collect())
-        }
-        _ => {
-            let whole = arrow_cast::cast(&one, &DataType::Int64).unwrap();
-            OracleValue::Int(whole.as_primitive::<arrow_array::types::Int64Type>().value(0))
-        }
-    }
-}
-
-/// Equal in every bit; a whole number may be written as a float.
-fn same(left: &OracleValue, right: &OracleValue) -> bool {
-    match (left, right) {
-        (OracleValue::Float(left), OracleValue::Float(right)) => left.to_bits() == right.to_bits(),
-        (OracleValue::Int(int), OracleValue::Float(float)) | (OracleValue::Float(float), OracleValue::Int(int)) => {
-            (*int as f64).to_bits() == float.to_bits()
-        }
-        _ => left == right,
-    }
-}
-
-/// As [`same`], but for deviations and medians, of which less is promised.
-fn as_promised(feature: &str, left: &OracleValue, right: &OracleValue) -> bool {
-    let allowed = if feature.contains("std_") || feature.ends_with("_std") {
-        1e-9
-    } else if feature.contains("median") {
-        0.01
-    } else {
-        return same(left, right);
-    };
-    match (left, right) {
-        (OracleValue::Float(left), OracleValue::Float(right)) => (left - right).abs() <= right.abs() * allowed,
-        _ => left == right,
-    }
 }
 
 /// The shipped views as options of a command.
@@ -348,4 +277,140 @@ fn requests_exactly_on_events_see_only_what_was_before() {
     let dropped = join("kept.parquet", &["--cold-start", "drop"]);
     assert!(dropped["rows_dropped"].as_u64().unwrap() > 0, "{dropped}");
     assert!(audit("kept.parquet").status.success());
+}
+
+/// One row of `jd_item_comments`: when it holds from, and the features it makes.
+type CommentRow = (i64, [OracleValue; 3]);
+
+/// The side table by item, read without the engine.
+fn comments(path: &Path) -> HashMap<String, Vec<CommentRow>> {
+    let rows = table(path);
+    let (items, times, bad) = (texts(&rows, "item_id"), instants(&rows, "valid_from"), texts(&rows, "has_bad_comment"));
+    let mut by_item: HashMap<String, Vec<CommentRow>> = HashMap::new();
+    for (row, (item, time)) in items.into_iter().zip(times).enumerate() {
+        let bad = match bad[row].as_deref() {
+            Some("1") => OracleValue::Int(1),
+            Some("0") => OracleValue::Int(0),
+            _ => OracleValue::Null,
+        };
+        let of = |name: &str| cell(column(&rows, name), row);
+        let values = [of("comment_num"), bad, of("bad_comment_rate")];
+        by_item.entry(item.unwrap()).or_default().push((time, values));
+    }
+    by_item.values_mut().for_each(|rows| rows.sort_by_key(|row| row.0));
+    by_item
+}
+
+#[test]
+fn a_weekly_table_is_joined_with_the_events_in_one_pass_and_answered_alike_online() {
+    let Some(data) = data() else { return };
+    let root = tempfile::tempdir().unwrap();
+    let here = root.path();
+    // Both event logs are one source: a folder of two files.
+    std::fs::create_dir(here.join("events")).unwrap();
+    for name in ["events_completejourney.parquet", "events_jd.parquet"] {
+        std::os::unix::fs::symlink(data.join(name).canonicalize().unwrap(), here.join("events").join(name)).unwrap();
+    }
+    let side = data.join("jd_item_comments.parquet").canonicalize().unwrap();
+    let components = ["user_activity", "item_activity", "examples/item_comments"].map(process::component);
+    let config = format!(
+        "[sources.default]\nkind = \"file\"\npath = \"events\"\n[sources.comments]\nkind = \"file\"\npath = \"{}\"\n\
+         time_field = \"valid_from\"\nkey_field = \"item_id\"\nrequired = []\n\
+         fields = {{ item_id = \"string\", comment_num = \"i64\", has_bad_comment = \"string\", bad_comment_rate = \"f64\" }}\n\
+         [transforms]\npaths = {components:?}\n[serve]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
+         metrics_listen = \"127.0.0.1:0\"\n[run]\nserve = true\n",
+        side.display()
+    );
+    std::fs::write(here.join("plumb.toml"), config).unwrap();
+    let labels = data.join("jd_requests.parquet").canonicalize().unwrap();
+    let side_word = format!("comments={}", side.display());
+    let mut words: Vec<String> = ["join", "--json", "--events", "events", "--events", &side_word, "--labels"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([labels.display().to_string(), "--label-time".into(), "request_time".into()])
+        .collect();
+    for component in &components {
+        words.extend(["--transform".to_owned(), component.display().to_string()]);
+    }
+    let join = |more: &[&str]| -> Value {
+        let words = words.iter().cloned().chain(more.iter().map(|word| (*word).to_owned()));
+        serde_json::from_str(&process::run_ok(here, words)).unwrap()
+    };
+    let joined = join(&["--out", "set.parquet"]);
+    assert_eq!((&joined["rows_kept"], &joined["events"]), (&json!(13_916), &json!(1_469_307 + 89_187 + 33_180)));
+    let parts = join(&["--out", "parts", "--part-rows", "4000", "--threads", "1"]);
+    assert_eq!((&parts["rows_sha256"], &parts["files"]), (&joined["rows_sha256"], &json!(4)));
+
+    let set = table(&here.join("set.parquet"));
+    let (users, items, times) = (texts(&set, "user_id"), texts(&set, "item_id"), instants(&set, "request_time"));
+    let side = comments(&side);
+    let names = ["comment_num", "has_bad_comment", "bad_comment_rate"];
+    let columns = names.map(|name| column(&set, &format!("item_comments__{name}")).clone());
+    let counts = column(&set, "item_comments__row_count").clone();
+    let (mut found, mut missing) = (0, 0);
+    for row in 0..set.num_rows() {
+        let rows = side.get(items[row].as_ref().unwrap()).map_or(&[][..], Vec::as_slice);
+        let before = rows.partition_point(|(time, _)| *time < times[row]);
+        match before.checked_sub(1) {
+            None => {
+                missing += 1;
+                assert!(columns.iter().chain([&counts]).all(|column| column.is_null(row)), "row {row} is not found");
+            }
+            Some(newest) => {
+                found += 1;
+                for ((name, column), wanted) in names.iter().zip(&columns).zip(&rows[newest].1) {
+                    let ours = cell(column, row);
+                    assert!(same(&ours, wanted), "row {row} {name}: {ours}, the table says {wanted}");
+                }
+                assert_eq!(cell(&counts, row), OracleValue::Int(before as i64), "row {row}");
+            }
+        }
+    }
+    assert!(found > 10_000 && missing > 100, "{found} found, {missing} not");
+    let jd = oracle::accepted(&archive::events_of(&data.join("events_jd.parquet")));
+    let sample: Vec<usize> = (0..set.num_rows()).step_by(97).collect();
+    for &row in &sample {
+        for (view, key, ask) in [
+            ("user_activity", &users[row], oracle::user_activity as oracle::View),
+            ("item_activity", &items[row], oracle::item_activity),
+        ] {
+            // Complete Journey is of 2017: at the times of these requests it has nothing.
+            for (name, value) in ask(&jd, key.as_ref().unwrap(), times[row]).into_iter().flatten() {
+                let ours = cell(column(&set, &format!("{view}__{name}")), row);
+                assert!(same(&ours, &value), "row {row} {view}:{name}: {ours}, the oracle says {value}");
+            }
+        }
+    }
+
+    plumb(here, &["run", "--until-end", "--no-serve"]);
+    let mut service = process::Service::start(here, ["run"]);
+    let address = service.ready();
+    let mut compared = 0;
+    for rows in sample.chunks(50) {
+        let requests: Vec<Value> = rows
+            .iter()
+            .map(
+                |&row| json!({"user_id": users[row], "item_id": items[row], "as_of": case::format_instant(times[row])}),
+            )
+            .collect();
+        let answer = process::post(&address, "/features/batch", &json!({"requests": requests}));
+        for (&row, result) in rows.iter().zip(answer["results"].as_array().unwrap_or_else(|| panic!("{answer}"))) {
+            for (feature, served) in result["features"].as_object().unwrap() {
+                let ours = cell(column(&set, &feature.replace(':', "__")), row);
+                let truth = served.as_bool().map(|value| ours == OracleValue::Int(i64::from(value)));
+                assert!(
+                    truth.unwrap_or_else(|| ours.is_json(served)),
+                    "row {row} {feature}: {ours} joined, {served} served"
+                );
+                compared += 1;
+            }
+        }
+    }
+    assert_eq!(compared, sample.len() * 22);
+    for entity in ["user", "item"] {
+        let report = plumb(here, &["check", "--entity", entity, "--sample", "200", "--exact"]);
+        assert_eq!(report["passed"], true, "{report}");
+    }
+    assert_eq!(service.terminate(), Some(0));
+    println!("jd_requests with the weekly table: {found} rows found in it, {compared} values served as joined");
 }

@@ -305,18 +305,29 @@ pub(crate) enum Knowledge {
 /// Arguments of `plumb join`.
 #[derive(Debug, Args)]
 pub(crate) struct Join {
+    /// A component; repeat for several.
+    #[arg(long = "transform", value_name = "FILE", required_unless_present = "from_manifest")]
+    pub(crate) transforms: Vec<PathBuf>,
+    /// A file or folder of events, or NAME=PATH for the source NAME; repeat for several sources.
+    #[arg(long, value_name = "PATH", required_unless_present = "from_manifest")]
+    pub(crate) events: Vec<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]
-    pub(crate) inputs: Inputs,
-    /// The labels: .parquet or .csv, one row per example.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) labels: PathBuf,
+    pub(crate) reading: Reading,
+    /// The labels: .parquet or .csv, one row per example, or a folder of such; repeat for several files, which are read
+    /// one after the other.
+    #[arg(long, value_name = "PATH", required_unless_present = "from_manifest")]
+    pub(crate) labels: Vec<PathBuf>,
     /// The features: `view:feature` or `view:*`, comma-separated.
     #[arg(long, value_name = "LIST", default_value = "*")]
     pub(crate) features: String,
-    /// The training set to write: .parquet or .csv.
-    #[arg(long, value_name = "FILE")]
+    /// The training set to write: .parquet, .csv, or a new folder of Parquet files. Its manifest goes beside it, or into
+    /// the folder.
+    #[arg(long, value_name = "PATH")]
     pub(crate) out: PathBuf,
+    /// The most rows of a file in a folder of them; a label file's rows begin a new one.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub(crate) part_rows: usize,
     /// The column of the labels' time.
     #[arg(long, value_name = "COLUMN", default_value = "event_time")]
     pub(crate) label_time: String,
@@ -329,12 +340,18 @@ pub(crate) struct Join {
     /// The oldest newest contribution a view may have, e.g. 30d [default: the view's TTL].
     #[arg(long, value_name = "D")]
     pub(crate) max_age: Option<String>,
-    /// What counts as known at the label's time.
+    /// What counts as known at the label's time; `ingested` needs events of plumb's archive.
     #[arg(long, default_value = "event-time")]
     pub(crate) knowledge: Knowledge,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]
     pub(crate) memory: Memory,
+    /// Make a training set again as its manifest says, from the same components, events and labels, which may be
+    /// elsewhere now (--transform, --events, --labels); refused if one of them differs.
+    #[arg(long, value_name = "MANIFEST", conflicts_with_all = [
+        "config", "now", "features", "label_time", "cold_start", "as_of", "max_age", "knowledge",
+    ])]
+    pub(crate) from_manifest: Option<PathBuf>,
     /// Exit 0 even if `finalize` failed for some rows.
     #[arg(long)]
     pub(crate) allow_errors: bool,

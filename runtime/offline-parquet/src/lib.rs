@@ -9,7 +9,10 @@
 mod archive;
 mod csv;
 mod dates;
+mod digest;
 mod labels;
+mod manifest;
+mod rows_hash;
 mod scan;
 mod scratch;
 mod snapshot;
@@ -21,9 +24,14 @@ mod values;
 
 pub use archive::{ArchiveReader, ParquetArchive, check_schema, read_dead_letters};
 pub use dates::date_of_day;
+pub use digest::{FileDigest, digest_files};
 pub use labels::{LabelFile, LabelScan, LabelWindows};
+pub use manifest::{
+    EventsInput, FeatureEntry, InputFile, LabelsInput, Manifest, OptionsUsed, OutputFile, RowsMade, SchemaColumn,
+    SourceField, SourceRules, ViewUsed,
+};
 pub use scan::{Scanned, TableBatch, scan_tables, table_files};
 pub use scratch::LocalScratch;
 pub use snapshot::SnapshotWriter;
-pub use table::read_table;
-pub use training::{TrainingWriter, write_training_set};
+pub use table::{label_files, read_table};
+pub use training::{StagedSet, Target, TrainingWriter, stage_training_set, write_training_set};

@@ -4,9 +4,7 @@ use crate::csv::CsvFile;
 use crate::values::{infer, instant, push_text};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit};
-use plumb_columnar::{
-    ParquetFile, Selection, arrow_type, convert, from_arrow, has_no_zone, times_from_integers, to_arrow,
-};
+use plumb_columnar::{ParquetFile, Selection, arrow_type, convert, has_no_zone, times_from_integers, to_arrow};
 use plumb_core::column::{Column, DataType};
 use plumb_pipeline::offline::audit::Table;
 use plumb_pipeline::{Error, Result};
@@ -42,15 +40,48 @@ pub(crate) enum Content {
     Csv(CsvFile),
 }
 
-/// A table file in memory.
+/// The rows of one file among those of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) path: PathBuf,
+    /// The place of its first row in the table.
+    pub(crate) first_row: usize,
+    pub(crate) rows: usize,
+    /// The file's number among those that are read together.
+    pub(crate) file: usize,
+    /// Its rows before the first of these.
+    pub(crate) skipped: usize,
+}
+
+/// A table in memory: a file, or several one after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct TableFile {
-    pub(crate) path: PathBuf,
+    /// At least one.
+    pub(crate) parts: Vec<Part>,
     pub(crate) content: Content,
 }
 
 impl TableFile {
+    /// Reads a file, or those of a folder in byte order of their names.
     pub(crate) fn read(path: &Path) -> Result<Self> {
+        Self::read_all(std::slice::from_ref(&path.to_owned()))
+    }
+
+    /// Reads files one after the other; of a folder those in it. All must have the same columns.
+    pub(crate) fn read_all(paths: &[PathBuf]) -> Result<Self> {
+        let files = label_files(paths)?;
+        let mut table: Option<Self> = None;
+        for path in &files {
+            let next = Self::read_file(path)?;
+            match &mut table {
+                None => table = Some(next),
+                Some(table) => table.append(next)?,
+            }
+        }
+        table.ok_or_else(|| Error::invalid("no label file is given"))
+    }
+
+    fn read_file(path: &Path) -> Result<Self> {
         let content = match Format::of(path)? {
             Format::Csv => Content::Csv(CsvFile::read(path)?),
             Format::Parquet => {
@@ -62,7 +93,48 @@ impl TableFile {
                 }
             }
         };
-        Ok(Self { path: path.to_owned(), content })
+        let rows = match &content {
+            Content::Csv(file) => file.columns.first().map_or(0, Vec::len),
+            Content::Parquet { batches, .. } => batches.iter().map(RecordBatch::num_rows).sum(),
+        };
+        Ok(Self { parts: vec![Part { path: path.to_owned(), first_row: 0, rows, file: 0, skipped: 0 }], content })
+    }
+
+    /// Takes the rows of another file behind the others.
+    fn append(&mut self, other: TableFile) -> Result<()> {
+        let (first, second) = (self.parts[0].path.clone(), other.parts[0].path.clone());
+        let places = same_names((&first, &self.names()), (&second, &other.names()))?;
+        match (&mut self.content, other.content) {
+            (Content::Csv(file), Content::Csv(mut more)) => {
+                for (column, place) in file.columns.iter_mut().zip(places) {
+                    column.append(&mut more.columns[place]);
+                }
+            }
+            (Content::Parquet { schema, batches }, Content::Parquet { schema: theirs, batches: more }) => {
+                let merged = merge_schemas((&first, schema), (&second, &theirs))?;
+                let all = std::mem::take(batches).into_iter().chain(more);
+                *batches = all.map(|batch| fit(&second, &batch, &merged)).collect::<Result<_>>()?;
+                *schema = merged;
+            }
+            _ => return Err(other_columns(&first, &second, "one is Parquet, the other is CSV")),
+        }
+        let (rows, files) = (self.rows(), self.parts.len());
+        self.parts.extend(other.parts.into_iter().map(|part| Part { first_row: rows, file: files, ..part }));
+        Ok(())
+    }
+
+    /// The number of rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.parts.last().map_or(0, |part| part.first_row + part.rows)
+    }
+
+    /// What to call the table in a message.
+    pub(crate) fn shown(&self) -> String {
+        let first = self.parts[0].path.display();
+        match self.parts.len() {
+            1 => format!("`{first}`"),
+            more => format!("`{first}` and {} more", more - 1),
+        }
     }
 
     pub(crate) fn names(&self) -> Vec<&str> {
@@ -75,7 +147,7 @@ impl TableFile {
     fn index(&self, name: &str) -> Result<usize> {
         let names = self.names();
         names.iter().position(|other| *other == name).ok_or_else(|| {
-            Error::invalid(format!("`{}` has no column `{name}`; it has {}", self.path.display(), names.join(", ")))
+            Error::invalid(format!("{} has no column `{name}`; it has {}", self.shown(), names.join(", ")))
         })
     }
 
@@ -86,7 +158,7 @@ impl TableFile {
             return Ok(self.times(name)?.0);
         }
         match &self.content {
-            Content::Parquet { .. } => from_arrow(name, &self.array(index)?, wanted).map_err(|error| self.error(error)),
+            Content::Parquet { .. } => self.converted(name, &self.array(index)?, wanted),
             Content::Csv(file) => self.parse(name, &file.columns[index], wanted),
         }
     }
@@ -105,18 +177,25 @@ impl TableFile {
             _ => array,
         };
         if let Some(times) = times_from_integers(&array, TimeUnit::Millisecond) {
-            return match times.refused.first() {
-                Some(first) => Err(self.error(format!("column `{name}`: row {}: {}", first.row + 1, first.why))),
-                None => Ok((times.column, false)),
-            };
+            if let Some(first) = times.refused.first() {
+                return Err(self.row_error(name, first.row, &first.why));
+            }
+            for (row, &us) in times.column.as_i64().unwrap_or_default().iter().enumerate() {
+                if times.column.is_valid(row)
+                    && let Some(why) = other_unit(us)
+                {
+                    return Err(self.row_error(name, row, &why));
+                }
+            }
+            return Ok((times.column, false));
         }
         if matches!(array.data_type(), ArrowType::Utf8 | ArrowType::LargeUtf8 | ArrowType::Utf8View) {
-            let text = from_arrow(name, &array, &DataType::Utf8).map_err(|error| self.error(error))?;
+            let text = self.converted(name, &array, &DataType::Utf8)?;
             let cells =
                 (0..text.len()).map(|row| text.str_bytes(row).and_then(|bytes| std::str::from_utf8(bytes).ok()));
             return self.parse_times(name, cells);
         }
-        let column = from_arrow(name, &array, &DataType::Timestamp).map_err(|error| self.error(error))?;
+        let column = self.converted(name, &array, &DataType::Timestamp)?;
         Ok((column, has_no_zone(array.data_type())))
     }
 
@@ -221,8 +300,8 @@ impl TableFile {
         let mut column = Column::new(wanted);
         for (row, cell) in cells.iter().enumerate() {
             if !push_text(&mut column, cell.as_deref()) {
-                let (row, cell, wanted) = (row + 1, cell.as_deref().unwrap_or(""), wanted.name());
-                return Err(self.error(format!("column `{name}`: row {row}: `{cell}` is no {wanted}")));
+                let (cell, wanted) = (cell.as_deref().unwrap_or(""), wanted.name());
+                return Err(self.row_error(name, row, &format!("`{cell}` is no {wanted}")));
             }
         }
         Ok(column)
@@ -237,21 +316,143 @@ impl TableFile {
                 continue;
             };
             let Some((us, without_zone)) = instant(cell) else {
-                return Err(self.error(format!(
-                    "column `{name}`: row {}: `{cell}` is no time, expected RFC 3339 as `2024-01-31T12:00:00Z`, a date, \
-                     or milliseconds since 1970",
-                    row + 1
-                )));
+                let why = "expected RFC 3339 as `2024-01-31T12:00:00Z`, a date, or milliseconds since 1970";
+                return Err(self.row_error(name, row, &format!("`{cell}` is no time, {why}")));
             };
+            if cell.parse::<i64>().is_ok()
+                && let Some(why) = other_unit(us)
+            {
+                return Err(self.row_error(name, row, &why));
+            }
             any_without_zone |= without_zone;
             column.push_i64(us);
         }
         Ok((column, any_without_zone))
     }
 
-    fn error(&self, why: impl std::fmt::Display) -> Error {
-        Error::invalid(format!("`{}`: {why}", self.path.display()))
+    fn converted(&self, name: &str, array: &ArrayRef, wanted: &DataType) -> Result<Column> {
+        let converted = convert(name, array, wanted).map_err(|error| self.error(error))?;
+        match converted.refused.first() {
+            Some(first) => Err(self.row_error(name, first.row, &first.why)),
+            None => Ok(converted.column),
+        }
     }
+
+    fn error(&self, why: impl std::fmt::Display) -> Error {
+        Error::invalid(format!("{}: {why}", self.shown()))
+    }
+
+    /// The file that a row of the table is in, and the row's number there, from 1.
+    pub(crate) fn place(&self, row: usize) -> (&Path, usize) {
+        let at = self.parts.partition_point(|part| part.first_row + part.rows <= row).min(self.parts.len() - 1);
+        (&self.parts[at].path, row + 1 - self.parts[at].first_row + self.parts[at].skipped)
+    }
+
+    /// What is wrong with a row of the table.
+    fn row_error(&self, name: &str, row: usize, why: &str) -> Error {
+        let (path, row) = self.place(row);
+        Error::invalid(format!("`{}`: column `{name}`: row {row}: {why}", path.display()))
+    }
+}
+
+fn other_columns(first: &Path, second: &Path, why: &str) -> Error {
+    Error::invalid(format!(
+        "`{}` has other columns than `{}`: {why}; files that are read together must have the same columns",
+        second.display(),
+        first.display()
+    ))
+}
+
+/// The places of the first file's columns in the second; an error if one has a column that the other lacks.
+fn same_names((first, ours): (&Path, &[&str]), (second, theirs): (&Path, &[&str])) -> Result<Vec<usize>> {
+    if let Some(extra) = theirs.iter().find(|name| !ours.contains(name)) {
+        return Err(other_columns(first, second, &format!("it has a column `{extra}` too")));
+    }
+    let place = |name: &&str| {
+        let place = theirs.iter().position(|other| other == name);
+        place.ok_or_else(|| other_columns(first, second, &format!("it has no column `{name}`")))
+    };
+    ours.iter().map(place).collect()
+}
+
+/// The schema of two files that are read together; an error if their columns differ.
+pub(crate) fn merge_schemas((first, ours): (&Path, &Schema), (second, theirs): (&Path, &Schema)) -> Result<SchemaRef> {
+    let names = |schema: &Schema| schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+    let (our_names, their_names) = (names(ours), names(theirs));
+    let our_names: Vec<&str> = our_names.iter().map(String::as_str).collect();
+    let their_names: Vec<&str> = their_names.iter().map(String::as_str).collect();
+    let places = same_names((first, &our_names), (second, &their_names))?;
+    let mut fields = Vec::with_capacity(places.len());
+    for (field, place) in ours.fields().iter().zip(places) {
+        let other = theirs.field(place);
+        if field.data_type() != other.data_type() {
+            let (name, ours, theirs) = (field.name(), field.data_type(), other.data_type());
+            return Err(other_columns(first, second, &format!("its column `{name}` is {theirs}, there it is {ours}")));
+        }
+        fields.push(field.as_ref().clone().with_nullable(field.is_nullable() || other.is_nullable()));
+    }
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+/// A batch with the columns of a merged schema.
+pub(crate) fn fit(path: &Path, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let failed = |error: arrow_schema::ArrowError| Error::invalid(format!("`{}`: {error}", path.display()));
+    let column = |field: &Arc<Field>| batch.schema_ref().index_of(field.name()).map(|at| batch.column(at).clone());
+    let columns = schema.fields().iter().map(column).collect::<Result<_, _>>().map_err(failed)?;
+    RecordBatch::try_new(schema.clone(), columns).map_err(failed)
+}
+
+/// The files that paths mean: themselves, or those of a folder in byte order of their names.
+pub fn label_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in paths {
+        match path.is_dir() {
+            true => files.extend(files_in(path)?),
+            false => files.push(path.clone()),
+        }
+    }
+    Ok(files)
+}
+
+/// The table files of a folder, in byte order of their names; what begins with `.` or `_` is passed over.
+fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let shown = folder.display();
+    let failed = |error| Error::unavailable(format!("read folder `{shown}`"), error);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(['.', '_']) {
+            continue;
+        }
+        if path.is_dir() {
+            let why = "the files must be in the folder itself";
+            return Err(Error::invalid(format!("folder `{shown}` holds a folder `{name}`: {why}")));
+        }
+        if Format::of(&path).is_ok() {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::invalid(format!("folder `{shown}` holds no .parquet or .csv file")));
+    }
+    files.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+    Ok(files)
+}
+
+/// Why an integer that was read as milliseconds must be of another unit; `None` for those from 1990 to 9999.
+fn other_unit(us: i64) -> Option<String> {
+    /// 1990-01-01, 10000-01-01.
+    const PLAUSIBLE_US: std::ops::Range<i64> = 631_152_000_000_000..253_402_300_800_000_000;
+    if PLAUSIBLE_US.contains(&us) {
+        return None;
+    }
+    let (unit, bound) =
+        if us < PLAUSIBLE_US.start { ("seconds", "before 1990") } else { ("finer", "after the year 9999") };
+    let ms = us.div_euclid(1000);
+    Some(format!(
+        "{ms} is {bound} as milliseconds since 1970; is it {unit}? Integers are milliseconds, write others as timestamps"
+    ))
 }
 
 /// The type a column of a file is read as when nobody asks for another; `None` for what plumb has no type for.

@@ -9,6 +9,7 @@ use plumb_core::column::{Column, DataType, Values};
 use plumb_core::time::{DAY_US, HOUR_US};
 use plumb_pipeline::port::{ObjectStore, SnapshotRows, SnapshotSink, SnapshotView};
 use plumb_store_object::LocalStore;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -115,15 +116,21 @@ fn wrong_label_files_are_named_with_what_is_there() {
             assert!(error.to_string().contains(part), "{error}");
         }
     };
-    check("user,event_time\nu1,1\n", &["has no column `user_id`; it has user, event_time"]);
-    check("user_id,time\nu1,1\n", &["has no column `event_time`; it has user_id, time"]);
-    check("user_id,event_time\nu1,1\nu2,soon\n", &["column `event_time`: row 2: `soon` is no time, expected RFC 3339"]);
-    check("user_id,event_time\nu1,1\nu2,\n", &["label row 2: `event_time` is null"]);
+    check("user,event_time\nu1,1706702400000\n", &["has no column `user_id`; it has user, event_time"]);
+    check("user_id,time\nu1,1706702400000\n", &["has no column `event_time`; it has user_id, time"]);
+    check(
+        "user_id,event_time\nu1,1706702400000\nu2,soon\n",
+        &["column `event_time`: row 2: `soon` is no time, expected RFC 3339"],
+    );
+    check("user_id,event_time\nu1,1706702400000\nu2,\n", &["label row 2: `event_time` is null"]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("labels.parquet");
     write_parquet(
         &path,
-        vec![("event_time", Arc::new(Int64Array::from(vec![1]))), ("user_id", Arc::new(Float64Array::from(vec![1.0])))],
+        vec![
+            ("event_time", Arc::new(Int64Array::from(vec![NOON_US / 1000]))),
+            ("user_id", Arc::new(Float64Array::from(vec![1.0]))),
+        ],
     );
     let error = LabelFile::read(&path, "event_time", &user()).unwrap_err().to_string();
     assert!(error.contains("labels.parquet`: column `user_id`: found Float64, expected string"), "{error}");
@@ -254,7 +261,10 @@ fn many_row_groups_keep_order() {
     let ids: StringArray = (0..n).map(|row| Some(format!("u{row}"))).collect();
     write_parquet(
         &labels,
-        vec![("user_id", Arc::new(ids)), ("event_time", Arc::new(Int64Array::from_iter_values(0..n)))],
+        vec![
+            ("user_id", Arc::new(ids)),
+            ("event_time", Arc::new(Int64Array::from_iter_values((0..n).map(|row| NOON_US / 1000 + row)))),
+        ],
     );
     let file = LabelFile::read(&labels, "event_time", &user()).unwrap();
     let rows: Vec<u32> = (0..n as u32).filter(|row| row % 3 != 1).collect();
@@ -325,4 +335,77 @@ fn snapshots_appear_whole_and_are_replaced() {
     assert_eq!(from_arrow("names", first.column(3), &text_lists().data_type()).unwrap(), rows.features[1]);
     assert_eq!(first.column(2), &to_arrow(&rows.features[0]).unwrap());
     assert_eq!(from_arrow("t", first.column(1), &DataType::Timestamp).unwrap().as_i64().unwrap(), &rows.times_us[..]);
+}
+
+/// The bytes that a column's hash is of, written out by hand from `docs/training-sets.md`.
+fn hash_by_hand(rows: u64, columns: &[(&str, &str, &[u8])]) -> String {
+    let mut all = b"plumb rows 1\n".to_vec();
+    all.extend(rows.to_le_bytes());
+    for (name, data_type, values) in columns {
+        for text in [name, data_type] {
+            all.extend((text.len() as u32).to_le_bytes());
+            all.extend(text.bytes());
+        }
+        all.extend(Sha256::digest(values));
+    }
+    Sha256::digest(all).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn the_hash_of_rows_is_of_values_and_order_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = |name: &str| folder.path().join(name);
+    let ids: ArrayRef = Arc::new(StringArray::from(vec![Some("u1"), None]));
+    let times: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![NOON_US / 1000; 2]).with_timezone("UTC"));
+    let small: ArrayRef = Arc::new(Int8Array::from(vec![-2, 3]));
+    write_parquet(&here("a.parquet"), vec![("user_id", ids), ("event_time", times), ("n", small)]);
+    let ids: DictionaryArray<types::Int8Type> = vec![Some("u1"), None].into_iter().collect();
+    let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![NOON_US; 2]));
+    let wide: ArrayRef = Arc::new(Int64Array::from(vec![-2, 3]));
+    write_parquet(&here("b.parquet"), vec![("user_id", Arc::new(ids)), ("event_time", times), ("n", wide)]);
+    std::fs::write(here("c.csv"), "user_id,event_time,n\nu1,2024-01-31T12:00:00Z,-2\n,2024-01-31T12:00:00Z,3\n")
+        .unwrap();
+    let score = floats(&[Some(-0.0), Some(f64::NAN)]);
+    let lists = text_lists().take([0, 1]);
+    let features = [("v__score".to_owned(), &score), ("v__list".to_owned(), &lists)];
+    let noon = [&[1][..], &NOON_US.to_le_bytes()].concat();
+    let list: &[u8] = &[1, 2, 0, 0, 0, 1, 5, 0, 0, 0, b'a', b',', b'"', b'b', b'"', 0, 0];
+    let nan = [&[1][..], &(-0.0f64).to_bits().to_le_bytes(), &[1], &0x7ff8_0000_0000_0000_u64.to_le_bytes()].concat();
+    let expected = hash_by_hand(
+        2,
+        &[
+            ("user_id", "string", b"\x01\x02\0\0\0u1\0"),
+            ("event_time", "instant", &[noon.clone(), noon].concat()),
+            ("n", "integer", &[&[1][..], &(-2i64).to_le_bytes(), &[1], &3i64.to_le_bytes()].concat()),
+            ("v__score", "float", &nan),
+            ("v__list", "list of string", list),
+        ],
+    );
+    for (labels, out) in [("a.parquet", "set.parquet"), ("b.parquet", "parts"), ("c.csv", "set.csv")] {
+        let labels = LabelFile::read(&here(labels), "event_time", &user()).unwrap();
+        let target = Target::new(&here(out), 1).unwrap();
+        let set = stage_training_set(&target, &labels, &[0, 1], &features).unwrap();
+        assert_eq!(set.rows_sha256, expected, "{out}");
+        let bytes: Vec<u64> = set.files.iter().map(|file| file.rows).collect();
+        assert_eq!(bytes, if out == "parts" { vec![1, 1] } else { vec![2] });
+        set.publish(Some("{}")).unwrap();
+        assert_eq!(std::fs::read_to_string(target.manifest_path()).unwrap(), "{}");
+        // The other way round they are other rows.
+        let turned: Vec<(String, Column)> =
+            features.iter().map(|(name, column)| (name.clone(), column.take([1, 0]))).collect();
+        let turned: Vec<(String, &Column)> = turned.iter().map(|(name, column)| (name.clone(), column)).collect();
+        let target = Target::new(&here("other.csv"), 1).unwrap();
+        let other = stage_training_set(&target, &labels, &[0, 1], &turned).unwrap();
+        assert_ne!(other.rows_sha256, expected);
+    }
+    // A set without a manifest leaves none of another; what is staged and dropped leaves nothing.
+    let labels = LabelFile::read(&here("a.parquet"), "event_time", &user()).unwrap();
+    write_training_set(&here("set.parquet"), &labels, &[0], &[]).unwrap();
+    let error = Target::new(&here("parts"), 1).unwrap_err().to_string();
+    assert!(error.contains("holds something already"), "{error}");
+    let mut left: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    let expected = ["a.parquet", "b.parquet", "c.csv", "parts", "set.csv", "set.csv.manifest.json", "set.parquet"];
+    assert_eq!(left, expected);
 }

@@ -1,17 +1,20 @@
-//! Writing training sets: the label columns as they came, then the feature columns. The file appears whole
-//! under its name or not at all.
+//! Writing training sets: the label columns as they came, then the feature columns. The file, or the folder of
+//! parts, appears whole under its name or not at all, with its manifest.
 
 use crate::csv::push_cell;
 use crate::labels::{LabelFile, LabelWindows, WINDOW_ROWS};
+use crate::manifest::{OutputFile, SchemaColumn};
+use crate::rows_hash::{RowsHash, hex, type_name};
 use crate::table::{Content, Format};
 use crate::values::to_text;
 use arrow_array::{Array, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use arrow_schema::{ArrowError, Field, Schema};
+use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
 use plumb_columnar::{ColumnHint, Layout, ParquetWriter, arrow_type, convert, into_arrow};
 use plumb_core::column::{Column, DataType};
 use plumb_pipeline::offline::{Selection, TrainingSet, TrainingSink};
 use plumb_pipeline::{Error, Result};
+use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -20,9 +23,89 @@ use std::sync::Arc;
 /// Rows converted and written at once.
 const CHUNK_ROWS: usize = 64 * 1024;
 
-/// Writes the label rows `rows` (rising) with all their columns, then `features` (one row per entry of `rows`),
-/// as Parquet or CSV by the ending of `path`, replacing what is there.
-pub fn write_training_set(path: &Path, labels: &LabelFile, rows: &[u32], features: &[(String, &Column)]) -> Result<()> {
+/// The name of the manifest in a folder of parts: readers of Hive folders pass over what begins with `_`.
+const FOLDER_MANIFEST: &str = "_manifest.json";
+
+/// Where a training set goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    path: PathBuf,
+    /// The format of the one file; `None` = a folder of Parquet parts.
+    format: Option<Format>,
+    part_rows: usize,
+}
+
+impl Target {
+    /// A file if `path` ends in `.parquet` or `.csv`, replaced if it is there; else a folder, which must not hold
+    /// anything yet, of Parquet files of at most `part_rows` rows. Refused now, before any work is done: another
+    /// ending, a folder above that does not exist, a folder that holds something.
+    pub fn new(path: &Path, part_rows: usize) -> Result<Self> {
+        let shown = path.display();
+        let is_folder =
+            path.is_dir() || path.extension().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        let format = if is_folder { None } else { Some(Format::of(path)?) };
+        let parent = parent(path);
+        if !parent.is_dir() {
+            return Err(Error::invalid(format!("cannot write `{shown}`: there is no folder `{}`", parent.display())));
+        }
+        let failed = |error| Error::unavailable(format!("read `{shown}`"), error);
+        if is_folder && path.exists() {
+            if !path.is_dir() {
+                return Err(Error::invalid(format!("`{shown}` is a file; name a folder, or a .parquet or .csv file")));
+            }
+            if fs::read_dir(path).map_err(failed)?.next().is_some() {
+                return Err(Error::invalid(format!(
+                    "folder `{shown}` holds something already; a training set appears whole, in a folder of its own"
+                )));
+            }
+        }
+        if part_rows == 0 {
+            return Err(Error::invalid("parts of 0 rows cannot be written; give at least 1"));
+        }
+        Ok(Self { path: path.to_owned(), format, part_rows })
+    }
+
+    /// Where the manifest goes: in the folder, or beside the file.
+    pub fn manifest_path(&self) -> PathBuf {
+        match self.format {
+            None => self.path.join(FOLDER_MANIFEST),
+            Some(_) => {
+                let mut name = self.path.file_name().unwrap_or_default().to_owned();
+                name.push(".manifest.json");
+                self.path.with_file_name(name)
+            }
+        }
+    }
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// A training set that is written but not yet under its name; dropped, it leaves nothing.
+#[derive(Debug)]
+pub struct StagedSet {
+    target: Target,
+    staged: Staged,
+    /// The hash of the rows, hex: of the values and their order alone.
+    pub rows_sha256: String,
+    /// The columns.
+    pub schema: Vec<SchemaColumn>,
+    /// The files, in the order of their rows.
+    pub files: Vec<OutputFile>,
+}
+
+/// Writes the label rows `rows` (rising) with all their columns, then `features` (one row per entry of `rows`)
+/// beside where they are to go. Parts of a folder end where label files end.
+pub fn stage_training_set(
+    target: &Target,
+    labels: &LabelFile,
+    rows: &[u32],
+    features: &[(String, &Column)],
+) -> Result<StagedSet> {
     for (name, column) in features {
         if column.len() != rows.len() {
             return Err(Error::internal(format!("feature `{name}` has {} rows of {}", column.len(), rows.len())));
@@ -31,146 +114,52 @@ pub fn write_training_set(path: &Path, labels: &LabelFile, rows: &[u32], feature
     let types: Vec<(String, DataType)> =
         features.iter().map(|(name, column)| (name.clone(), column.data_type())).collect();
     let columns: Vec<&Column> = features.iter().map(|(_, column)| *column).collect();
-    let mut file = TrainingFile::create(path, labels, &types)?;
-    file.write(labels, rows, &columns, 0)?;
-    file.finish()
+    let mut set = Set::begin(target, labels, &types)?;
+    set.write(labels, rows, &columns, 0)?;
+    set.finish()
 }
 
-/// A training set being written.
-#[derive(Debug)]
-struct TrainingFile {
-    unfinished: Unfinished,
-    body: Body,
-}
-
-#[derive(Debug)]
-enum Body {
-    Parquet(Layout, Box<ParquetWriter<BufWriter<File>>>),
-    Csv(BufWriter<File>),
-}
-
-impl TrainingFile {
-    /// Begins a file whose rows have the columns of `labels`, then features of these names and types.
-    fn create(path: &Path, labels: &LabelFile, features: &[(String, DataType)]) -> Result<Self> {
-        let format = Format::of(path)?;
-        let label_names = labels.names();
-        for (index, (name, _)) in features.iter().enumerate() {
-            if label_names.contains(&name.as_str()) {
-                return Err(Error::invalid(format!(
-                    "`{}` has a column `{name}`, which is also the name of a feature column; rename it",
-                    labels.file().path.display()
-                )));
-            }
-            if features[..index].iter().any(|(other, _)| other == name) {
-                return Err(Error::invalid(format!("feature `{name}` is asked for twice")));
-            }
-        }
-        let unfinished = Unfinished::create(path)?;
-        let mut sink = BufWriter::new(unfinished.handle()?);
-        let body = match format {
-            Format::Parquet => {
-                let label_schema = labels.take(&[])?.schema();
-                let mut fields: Vec<Arc<Field>> = label_schema.fields().iter().cloned().collect();
-                fields.extend(
-                    features.iter().map(|(name, data_type)| Arc::new(Field::new(name, arrow_type(data_type), true))),
-                );
-                let layout =
-                    Layout::new(Arc::new(Schema::new(fields)), |_| ColumnHint::Repeating).keeping_arrow_types();
-                let writer = ParquetWriter::new(path.display().to_string(), sink, &layout)?;
-                Body::Parquet(layout, Box::new(writer))
-            }
-            Format::Csv => {
-                let mut out = Vec::new();
-                let names = label_names.into_iter().chain(features.iter().map(|(name, _)| name.as_str()));
-                push_line(&mut out, names.map(|name| Some(name.to_owned())));
-                sink.write_all(&out).map_err(|error| cannot_write(path, error))?;
-                Body::Csv(sink)
-            }
-        };
-        Ok(Self { unfinished, body })
-    }
-
-    /// Appends the label rows `rows` (rising) of `labels` with the features' rows from `first` on.
-    fn write(&mut self, labels: &LabelFile, rows: &[u32], features: &[&Column], first: usize) -> Result<()> {
-        let path = &self.unfinished.path;
-        for (start, rows) in chunks(rows) {
-            let first = first + start;
-            match &mut self.body {
-                Body::Parquet(layout, writer) => {
-                    let mut columns = labels.take(rows)?.columns().to_vec();
-                    for column in features {
-                        columns.push(into_arrow(column.take(first..first + rows.len()))?);
-                    }
-                    let batch = RecordBatch::try_new(layout.schema().clone(), columns).map_err(|error| {
-                        Error::internal(format!("columns of `{}` do not fit together: {error}", path.display()))
-                    })?;
-                    writer.write(&batch)?;
-                }
-                Body::Csv(sink) => {
-                    let mut out = Vec::new();
-                    let label_cells = LabelCells::new(labels, rows)?;
-                    for row in 0..rows.len() {
-                        let labels = (0..label_cells.columns()).map(|column| label_cells.cell(column, row));
-                        push_line(&mut out, labels.chain(features.iter().map(|column| to_text(column, first + row))));
-                    }
-                    sink.write_all(&out).map_err(|error| cannot_write(path, error))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts the file in its place.
-    fn finish(self) -> Result<()> {
-        let path = &self.unfinished.path;
-        flush(
-            path,
-            match self.body {
-                Body::Parquet(_, writer) => writer.finish()?,
-                Body::Csv(sink) => sink,
-            },
-        )?;
-        self.unfinished.finish()
-    }
+/// Stages a training set and puts it under its name, without a manifest.
+pub fn write_training_set(path: &Path, labels: &LabelFile, rows: &[u32], features: &[(String, &Column)]) -> Result<()> {
+    stage_training_set(&Target::new(path, usize::MAX)?, labels, rows, features)?.publish(None)
 }
 
 /// Writes a training set as the parts of a join in bounded memory come: the label columns are read again beside them.
 #[derive(Debug)]
 pub struct TrainingWriter {
-    path: PathBuf,
+    target: Target,
     windows: LabelWindows,
     /// The window at hand, and its first row.
     window: Option<(u64, LabelFile)>,
     selection: Selection,
-    file: Option<TrainingFile>,
+    set: Option<Set>,
 }
 
 impl TrainingWriter {
-    /// Writes to `path`, Parquet or CSV by ending, what is joined to the labels of these windows.
-    pub fn new(path: &Path, windows: LabelWindows, selection: Selection) -> Result<Self> {
-        Format::of(path)?;
-        Ok(Self { path: path.to_owned(), windows, window: None, selection, file: None })
+    /// Writes beside `target` what is joined to the labels of these windows.
+    pub fn new(target: &Target, windows: LabelWindows, selection: Selection) -> Self {
+        Self { target: target.clone(), windows, window: None, selection, set: None }
     }
 
-    /// The file to write to, begun once the first window is there; `false` after the last window.
+    /// Goes to the next window, the set being begun with the first; `false` after the last window.
     fn next_window(&mut self) -> Result<bool> {
         let first = self.window.take().map_or(0, |(first, window)| first + window.labels().len() as u64);
         let Some(window) = self.windows.next_window()? else { return Ok(false) };
-        if self.file.is_none() {
-            self.file = Some(TrainingFile::create(&self.path, &window, &self.selection.column_types())?);
+        if self.set.is_none() {
+            self.set = Some(Set::begin(&self.target, &window, &self.selection.column_types())?);
         }
         self.window = Some((first, window));
         Ok(true)
     }
 
-    /// Puts the file in its place, once all parts were written.
-    pub fn finish(mut self) -> Result<()> {
-        if self.file.is_none() {
+    /// The set, once all parts were written.
+    pub fn finish(mut self) -> Result<StagedSet> {
+        if self.set.is_none() {
             self.next_window()?;
         }
-        match self.file {
-            Some(file) => file.finish(),
-            None => Err(Error::internal("a label file without windows")),
+        match self.set {
+            Some(set) => set.finish(),
+            None => Err(Error::internal("labels without windows")),
         }
     }
 }
@@ -189,7 +178,7 @@ impl TrainingSink for TrainingWriter {
                     return Err(Error::unavailable("read the labels again", "there are fewer than before"));
                 }
             }
-            let (Some((first, window)), Some(file)) = (&self.window, &mut self.file) else {
+            let (Some((first, window)), Some(set)) = (&self.window, &mut self.set) else {
                 return Err(Error::internal("rows without a window of labels"));
             };
             // Cut at fixed rows of the labels, so that the file is the same however the parts were.
@@ -199,15 +188,241 @@ impl TrainingSink for TrainingWriter {
                 .take_while(|&&row| u64::from(row) < end)
                 .map(|&row| (u64::from(row) - first) as u32)
                 .collect();
-            file.write(window, &rows, &columns, done)?;
+            set.write(window, &rows, &columns, done)?;
             done += rows.len();
         }
         Ok(())
     }
 }
 
+impl StagedSet {
+    /// Puts the set under its name, and its manifest beside it. A file takes the place of another one; its manifest
+    /// goes first and comes last, so that there is none that belongs to another set.
+    pub fn publish(self, manifest: Option<&str>) -> Result<()> {
+        let Self { target, staged, .. } = self;
+        let failed = |path: &Path, error| Error::unavailable(format!("write `{}`", path.display()), error);
+        let path = target.manifest_path();
+        if target.format.is_none() {
+            if let Some(manifest) = manifest {
+                let inside = staged.path.join(FOLDER_MANIFEST);
+                write_synced(&inside, manifest).map_err(|error| failed(&path, error))?;
+            }
+            sync_folder(&staged.path).map_err(|error| failed(&target.path, error))?;
+            return fs::rename(&staged.path, &target.path)
+                .and_then(|()| sync_folder(&parent(&target.path)))
+                .map_err(|error| failed(&target.path, error));
+        }
+        let staged_manifest = Staged::create(&path)?;
+        if let Some(manifest) = manifest {
+            write_synced(&staged_manifest.path, manifest).map_err(|error| failed(&path, error))?;
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&path, error)),
+            _ => {}
+        }
+        fs::rename(&staged.path, &target.path).map_err(|error| failed(&target.path, error))?;
+        if manifest.is_some() {
+            fs::rename(&staged_manifest.path, &path).map_err(|error| failed(&path, error))?;
+        }
+        sync_folder(&parent(&target.path)).map_err(|error| failed(&target.path, error))
+    }
+}
+
+fn write_synced(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// A set being written, and the hash of its rows so far.
+#[derive(Debug)]
+struct Set {
+    target: Target,
+    staged: Staged,
+    schema: SchemaRef,
+    hash: RowsHash,
+    files: Vec<OutputFile>,
+    open: Option<OpenFile>,
+}
+
+/// A file of a set being written.
+#[derive(Debug)]
+struct OpenFile {
+    name: String,
+    path: PathBuf,
+    /// The label file its rows are of, if it is a part.
+    label_file: usize,
+    rows: usize,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    Parquet(Box<ParquetWriter<Hashing>>),
+    Csv(Hashing),
+}
+
+impl Set {
+    /// Begins a set whose rows have the columns of `labels`, then features of these names and types.
+    fn begin(target: &Target, labels: &LabelFile, features: &[(String, DataType)]) -> Result<Self> {
+        let label_names = labels.names();
+        for (index, (name, _)) in features.iter().enumerate() {
+            if label_names.contains(&name.as_str()) {
+                return Err(Error::invalid(format!(
+                    "{} has a column `{name}`, which is also the name of a feature column; rename it",
+                    labels.file().shown()
+                )));
+            }
+            if features[..index].iter().any(|(other, _)| other == name) {
+                return Err(Error::invalid(format!("feature `{name}` is asked for twice")));
+            }
+        }
+        let staged = Staged::create(&target.path)?;
+        if target.format.is_none() {
+            fs::create_dir(&staged.path).map_err(|error| cannot_write(&staged.path, error))?;
+        }
+        let label_schema = labels.take(&[])?.schema();
+        let mut fields: Vec<Arc<Field>> = label_schema.fields().iter().cloned().collect();
+        fields.extend(features.iter().map(|(name, data_type)| Arc::new(Field::new(name, arrow_type(data_type), true))));
+        let schema = Arc::new(Schema::new(fields));
+        let hash = RowsHash::new(&schema);
+        Ok(Self { target: target.clone(), staged, schema, hash, files: Vec::new(), open: None })
+    }
+
+    /// Appends the label rows `rows` (rising) of `labels` with the features' rows from `first` on. A part of a folder
+    /// ends when it has so many rows, and where a label file ends.
+    fn write(&mut self, labels: &LabelFile, rows: &[u32], features: &[&Column], first: usize) -> Result<()> {
+        let mut done = 0;
+        for part in &labels.file().parts {
+            let end = done + rows[done..].partition_point(|&row| (row as usize) < part.first_row + part.rows);
+            while done < end {
+                let room = self.room(part.file)?;
+                let next = end.min(done.saturating_add(room)).min(done + CHUNK_ROWS);
+                self.append(labels, &rows[done..next], features, first + done)?;
+                done = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many rows of a label file the file at hand can still take; begins another one if it must.
+    fn room(&mut self, label_file: usize) -> Result<usize> {
+        let (is_file, most) = (self.target.format.is_some(), self.target.part_rows);
+        let room = |open: &OpenFile| match is_file {
+            true => usize::MAX,
+            false if open.label_file == label_file => most.saturating_sub(open.rows),
+            false => 0,
+        };
+        match self.open.as_ref().map(room) {
+            Some(room) if room > 0 => return Ok(room),
+            _ => self.close()?,
+        }
+        let (name, path) = match self.target.format {
+            Some(_) => {
+                let name = self.target.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                (name, self.staged.path.clone())
+            }
+            None => {
+                let name = format!("part-{:05}.parquet", self.files.len());
+                (name.clone(), self.staged.path.join(name))
+            }
+        };
+        let file = File::create(&path).map_err(|error| cannot_write(&path, error))?;
+        let mut sink = Hashing { sink: BufWriter::new(file), hash: Sha256::new(), bytes: 0 };
+        let body = match self.target.format {
+            Some(Format::Csv) => {
+                let mut out = Vec::new();
+                push_line(&mut out, self.schema.fields().iter().map(|field| Some(field.name().clone())));
+                sink.write_all(&out).map_err(|error| cannot_write(&path, error))?;
+                Body::Csv(sink)
+            }
+            _ => {
+                let layout = Layout::new(self.schema.clone(), |_| ColumnHint::Repeating).keeping_arrow_types();
+                Body::Parquet(Box::new(ParquetWriter::new(path.display().to_string(), sink, &layout)?))
+            }
+        };
+        self.open = Some(OpenFile { name, path, label_file, rows: 0, body });
+        Ok(if is_file { usize::MAX } else { most })
+    }
+
+    fn append(&mut self, labels: &LabelFile, rows: &[u32], features: &[&Column], first: usize) -> Result<()> {
+        let Some(open) = &mut self.open else { return Err(Error::internal("rows without a file")) };
+        let mut columns = labels.take(rows)?.columns().to_vec();
+        for column in features {
+            columns.push(into_arrow(column.take(first..first + rows.len()))?);
+        }
+        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| {
+            Error::internal(format!("columns of `{}` do not fit together: {error}", open.path.display()))
+        })?;
+        self.hash.add(&batch)?;
+        open.rows += rows.len();
+        match &mut open.body {
+            Body::Parquet(writer) => writer.write(&batch),
+            Body::Csv(sink) => {
+                let mut out = Vec::new();
+                let label_cells = LabelCells::new(labels, rows)?;
+                for row in 0..rows.len() {
+                    let labels = (0..label_cells.columns()).map(|column| label_cells.cell(column, row));
+                    push_line(&mut out, labels.chain(features.iter().map(|column| to_text(column, first + row))));
+                }
+                sink.write_all(&out).map_err(|error| cannot_write(&open.path, error))
+            }
+        }
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let Some(OpenFile { name, path, rows, body, .. }) = self.open.take() else { return Ok(()) };
+        let Hashing { sink, hash, bytes } = match body {
+            Body::Parquet(writer) => writer.finish()?,
+            Body::Csv(sink) => sink,
+        };
+        let file = sink.into_inner().map_err(|error| cannot_write(&path, error.into_error()))?;
+        file.sync_all().map_err(|error| cannot_write(&path, error))?;
+        self.files.push(OutputFile { name, rows: rows as u64, bytes, sha256: hex(&hash.finalize()) });
+        Ok(())
+    }
+
+    /// The set, which has at least one file: it says what the columns are.
+    fn finish(mut self) -> Result<StagedSet> {
+        if self.open.is_none() && self.files.is_empty() {
+            self.room(0)?;
+        }
+        self.close()?;
+        let column =
+            |field: &Arc<Field>| SchemaColumn { name: field.name().clone(), data_type: type_name(field.data_type()) };
+        let schema = self.schema.fields().iter().map(column).collect();
+        let Self { target, staged, hash, files, .. } = self;
+        Ok(StagedSet { target, staged, rows_sha256: hash.finish(), schema, files })
+    }
+}
+
 fn cannot_write(path: &Path, error: std::io::Error) -> Error {
     Error::unavailable(format!("write `{}`", path.display()), error)
+}
+
+/// Counts and hashes what is written.
+#[derive(Debug)]
+struct Hashing {
+    sink: BufWriter<File>,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.sink.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.sink.flush()
+    }
 }
 
 fn push_line(out: &mut Vec<u8>, cells: impl Iterator<Item = Option<String>>) {
@@ -287,60 +502,30 @@ fn other_cells(array: &dyn Array) -> Result<Vec<Option<String>>, ArrowError> {
     (0..array.len()).map(|row| array.is_valid(row).then(|| formatter.value(row).try_to_string()).transpose()).collect()
 }
 
-/// Slices of the kept rows with the index of their first.
-fn chunks(rows: &[u32]) -> impl Iterator<Item = (usize, &[u32])> {
-    rows.chunks(CHUNK_ROWS).enumerate().map(|(index, rows)| (index * CHUNK_ROWS, rows))
-}
-
-fn flush(path: &Path, sink: BufWriter<File>) -> Result<()> {
-    sink.into_inner()
-        .map(drop)
-        .map_err(|error| Error::unavailable(format!("write `{}`", path.display()), error.into_error()))
-}
-
-/// A file being written beside its final place; removed unless finished.
+/// A file or folder being written beside its final place; removed unless it was moved there.
 #[derive(Debug)]
-struct Unfinished {
-    file: File,
-    written: PathBuf,
+struct Staged {
     path: PathBuf,
-    folder: PathBuf,
 }
 
-impl Unfinished {
+impl Staged {
     fn create(path: &Path) -> Result<Self> {
-        let folder = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
+        let folder = parent(path);
         if !folder.is_dir() {
             let (path, folder) = (path.display(), folder.display());
             return Err(Error::invalid(format!("cannot write `{path}`: there is no folder `{folder}`")));
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let written = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-        let file = File::create(&written)
-            .map_err(|error| Error::unavailable(format!("write `{}`", written.display()), error))?;
-        Ok(Self { file, written, path: path.to_owned(), folder })
-    }
-
-    /// Another handle of the file, to write by.
-    fn handle(&self) -> Result<File> {
-        self.file.try_clone().map_err(|error| cannot_write(&self.path, error))
-    }
-
-    fn finish(self) -> Result<()> {
-        self.file
-            .sync_all()
-            .and_then(|()| fs::rename(&self.written, &self.path))
-            .and_then(|()| File::open(&self.folder)?.sync_all())
-            .map_err(|error| Error::unavailable(format!("write `{}`", self.path.display()), error))
+        let path = folder.join(format!(".{name}.{}.tmp", std::process::id()));
+        // Of a process of the same id that was killed.
+        drop(fs::remove_dir_all(&path));
+        Ok(Self { path })
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for Staged {
     fn drop(&mut self) {
-        // Gone already if it was renamed.
-        drop(fs::remove_file(&self.written));
+        // Gone already if it was moved.
+        drop(fs::remove_file(&self.path).or_else(|_| fs::remove_dir_all(&self.path)));
     }
 }

@@ -11,3 +11,4 @@ pub mod service;
 pub mod store;
 pub mod stream;
 pub mod subject;
+pub mod table;

@@ -24,8 +24,8 @@ pub(crate) struct Prepared {
     /// The components, bound to their sources.
     pub(crate) transforms: Vec<Transform>,
     /// The events' paths by source.
-    paths: BTreeMap<String, PathBuf>,
-    now_us: i64,
+    pub(crate) paths: BTreeMap<String, PathBuf>,
+    pub(crate) now_us: i64,
     /// How many threads; 0 = one per core.
     pub(crate) threads: usize,
 }
@@ -34,8 +34,19 @@ impl Prepared {
     /// Reads settings and components.
     pub(crate) fn new(inputs: &Inputs) -> Result<Self> {
         let (settings, now_us) = (settings(inputs.reading.config.as_deref())?, now(&inputs.reading)?);
-        let transforms = components::transforms(&components::engine()?, &inputs.transforms, &settings)?;
         let paths = event_paths(&inputs.events)?;
+        Self::of(settings, now_us, &inputs.transforms, paths, inputs.reading.threads)
+    }
+
+    /// Reads components, over settings and paths that are known.
+    pub(crate) fn of(
+        settings: Settings,
+        now_us: i64,
+        transforms: &[PathBuf],
+        paths: BTreeMap<String, PathBuf>,
+        threads: Option<usize>,
+    ) -> Result<Self> {
+        let transforms = components::transforms(&components::engine()?, transforms, &settings)?;
         for transform in &transforms {
             let source = &transform.def().source;
             if !paths.contains_key(source) {
@@ -45,7 +56,7 @@ impl Prepared {
                 )));
             }
         }
-        Ok(Self { settings, transforms, paths, now_us, threads: inputs.reading.threads.unwrap_or(0) })
+        Ok(Self { settings, transforms, paths, now_us, threads: threads.unwrap_or(0) })
     }
 
     /// Refuses events of the transforms' sources that do not say when they were ingested.
@@ -111,6 +122,14 @@ impl Readers {
             .collect()
     }
 
+    /// How many records of a source were read, and how many of them accepted.
+    pub(crate) fn accounting(&self, source: &str) -> (u64, u64) {
+        self.0.get(source).map_or((0, 0), |shared| {
+            let accounting = shared.lock().accounting();
+            (accounting.read, accounting.applied)
+        })
+    }
+
     /// Says on stderr what was not accepted, with the first reasons.
     pub(crate) fn report(&self) {
         for (source, shared) in &self.0 {
@@ -151,7 +170,7 @@ pub(crate) fn open_events(
 }
 
 /// `PATH` or `NAME=PATH`, repeated, to a path per source.
-fn event_paths(words: &[String]) -> Result<BTreeMap<String, PathBuf>> {
+pub(crate) fn event_paths(words: &[String]) -> Result<BTreeMap<String, PathBuf>> {
     let mut paths = BTreeMap::new();
     for word in words {
         // A path may hold an equals sign (`date=2024-01-01/`); a source's name holds no slash or dot.
