@@ -182,10 +182,13 @@ fn kafka_partitions_without_records_do_not_hold_up_each_other() {
         }
         begin.elapsed()
     };
-    // About 50 ms a round; it would be 600 if each waited on its own. The quickest, as the machine may be busy.
-    let quickest = (0..10).map(|_| round()).min().unwrap();
-    assert!(quickest < Duration::from_millis(200), "a round took {quickest:?}");
-    assert!((0..10).map(|_| round()).max().unwrap() >= Duration::from_millis(10), "idle readers do not wait");
+    // About 50 ms a round; it would be 600 if each waited on its own, and nothing if none did. On a busy machine the
+    // partitions' ends come late and one by one, each of which ends a wait, and rounds may take longer.
+    let (end, mut together) = (Instant::now() + Duration::from_secs(60), 0);
+    while together < 5 {
+        together += u32::from((Duration::from_millis(10)..Duration::from_millis(200)).contains(&round()));
+        assert!(Instant::now() < end, "{together} rounds of idle readers were one wait for all of them");
+    }
 }
 
 #[test]
