@@ -136,9 +136,12 @@ pub struct TrainingWriter {
 }
 
 impl TrainingWriter {
-    /// Writes beside `target` what is joined to the labels of these windows.
-    pub fn new(target: &Target, windows: LabelWindows, selection: Selection) -> Self {
-        Self { target: target.clone(), windows, window: None, selection, set: None }
+    /// Writes beside `target` what is joined to the labels of these windows. What is wrong with the place or with the
+    /// names of the columns is said here, before hours of joining.
+    pub fn new(target: &Target, windows: LabelWindows, selection: Selection) -> Result<Self> {
+        let mut writer = Self { target: target.clone(), windows, window: None, selection, set: None };
+        writer.next_window()?;
+        Ok(writer)
     }
 
     /// Goes to the next window, the set being begun with the first; `false` after the last window.
@@ -153,10 +156,7 @@ impl TrainingWriter {
     }
 
     /// The set, once all parts were written.
-    pub fn finish(mut self) -> Result<StagedSet> {
-        if self.set.is_none() {
-            self.next_window()?;
-        }
+    pub fn finish(self) -> Result<StagedSet> {
         match self.set {
             Some(set) => set.finish(),
             None => Err(Error::internal("labels without windows")),
