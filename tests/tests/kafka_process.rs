@@ -134,7 +134,8 @@ fn kafka_killed_at_random_under_load() {
         return;
     }
     let rounds = if full() { 100 } else { 10 };
-    let lines = generated(rounds * 2000, 200, 80, 3);
+    // More than can be sent meanwhile, also on a slow machine; likewise below.
+    let lines = generated(rounds * 8000, 200, 80, 3);
     let mut job = job(4);
     // A member that comes back under its name gets its partitions at once.
     job.source_lines += "instance_id = \"a\"\n";
@@ -233,7 +234,7 @@ fn kafka_zombie_writes_nothing() {
     if skipped("kafka_zombie_writes_nothing") {
         return;
     }
-    let lines = generated(40_000, 200, 80, 5);
+    let lines = generated(if full() { 600_000 } else { 150_000 }, 200, 80, 5);
     let job = job(4);
     let feeder = job.feed(careless(&lines, 9), 1000);
     let mut zombie = job.start("first");
@@ -290,7 +291,7 @@ fn kafka_two_owners_at_once_one_wins() {
     if skipped("kafka_two_owners_at_once_one_wins") {
         return;
     }
-    let lines = generated(20_000, 100, 40, 6);
+    let lines = generated(100_000, 100, 40, 6);
     let mut job = job(3);
     let feeder = job.feed(careless(&lines, 10), 1000);
     let mut first = job.start("first");
@@ -322,7 +323,7 @@ fn kafka_rebalance_storm() {
         return;
     }
     let limit = Duration::from_secs(if full() { 300 } else { 15 });
-    let lines = generated(if full() { 300_000 } else { 20_000 }, 200, 80, 7);
+    let lines = generated(if full() { 500_000 } else { 100_000 }, 200, 80, 7);
     let job = job(12);
     let feeder = job.feed(careless(&lines, 11), 1000);
     let mut members: Vec<Member> = ["a", "b"].map(|name| job.launch(name)).into();

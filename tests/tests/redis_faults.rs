@@ -31,7 +31,8 @@ struct Running {
 
 impl Running {
     fn start(online: Online, seed: u32) -> Self {
-        let lines = generated(if full() { 120_000 } else { 16_000 }, 200, 80, seed);
+        // More than can be sent meanwhile, also on a slow machine.
+        let lines = generated(if full() { 300_000 } else { 100_000 }, 200, 80, seed);
         let job = Stream::new(Kafka::shared().clone(), online, 4);
         let member = job.start("a");
         let feeder = job.feed(careless(&lines, 3), 800);
