@@ -40,11 +40,10 @@ stage() {
 cargo_test() { cargo test --release --locked "$@"; }
 
 # Generates, ingests from the file, checks both ways and joins; stops at the first that is not as it should be.
-big_run() {
-    local folder
+big_run() (
     folder=$(mktemp -d)
-    trap 'rm -rf "$folder"' RETURN
-    pushd "$folder" >/dev/null
+    trap 'rm -rf "$folder"' EXIT
+    cd "$folder"
     cat >plumb.toml <<TOML
 data_dir = "data"
 [source]
@@ -63,8 +62,8 @@ TOML
     "$plumb" generate --events 100000 --users 200000 --items 20000 --days 60 --seed 8 --out labels.parquet
     "$plumb" join "${both[@]}" --events events.parquet --labels labels.parquet --out set.parquet
     du -sh data events.parquet set.parquet
-    popd >/dev/null
-}
+    cd /
+)
 
 # The tests of the whole but for those with a stage of their own.
 other_tests() {
