@@ -248,10 +248,18 @@ fn kafka_zombie_writes_nothing() {
         zombie.service.signal("STOP");
         let stopped_at = position(&job);
         let mut heir = job.launch(&format!("heir-{trial}"));
+        let waiting = std::time::Instant::now();
         eventually("commits of the one that takes over", || {
             heir.must_live();
+            assert!(
+                waiting.elapsed() < Duration::from_secs(60),
+                "trial {trial}: nothing is committed by the one that takes over, from {stopped_at}, sent {}:\n{}",
+                feeder.sent(),
+                heir.service.log()
+            );
             (position(&job) > stopped_at + 500).then_some(())
         });
+        println!("trial {trial}: taken over after {:?}", waiting.elapsed());
         heir.wait_until_ready();
         reader.ask(vec![heir.address.clone()]);
         zombie.service.signal("CONT");
