@@ -248,7 +248,7 @@ fn kafka_zombie_writes_nothing() {
         zombie.service.signal("STOP");
         let stopped_at = position(&job);
         let mut heir = job.launch(&format!("heir-{trial}"));
-        let waiting = std::time::Instant::now();
+        let waiting = Instant::now();
         eventually("commits of the one that takes over", || {
             heir.must_live();
             assert!(
