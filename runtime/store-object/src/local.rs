@@ -3,7 +3,8 @@
 //! An object is written under a scratch name, flushed, and only then linked or renamed to its own name,
 //! whose folder is flushed too: after a crash it is there whole or not at all.
 
-mod swap;
+pub(crate) mod moves;
+pub(crate) mod swap;
 
 use crate::path;
 use crate::scratch::{self, Scratch};
@@ -31,8 +32,8 @@ pub struct LocalStore {
     making_scratch: Mutex<()>,
     /// Folders whose own names this process knows to be durable.
     durable_folders: Mutex<BTreeSet<PathBuf>>,
-    /// Folders that were swapped out, still being read by whoever had begun to list them.
-    swapped_out: Mutex<Vec<(Instant, PathBuf)>>,
+    /// Folders that are no part of the tree any more, still being read by whoever had begun to list them.
+    retired: Mutex<Vec<(Instant, PathBuf)>>,
 }
 
 impl LocalStore {
@@ -51,7 +52,7 @@ impl LocalStore {
             scratch: OnceLock::new(),
             making_scratch: Mutex::new(()),
             durable_folders: Mutex::new(BTreeSet::new()),
-            swapped_out: Mutex::new(Vec::new()),
+            retired: Mutex::new(Vec::new()),
         })
     }
 
@@ -130,6 +131,11 @@ impl LocalStore {
     fn file(&self, path: &str) -> Result<PathBuf> {
         path::check(path)?;
         Ok(self.root.join(path))
+    }
+
+    /// The files of moves.
+    fn files(&self, moves: &[(String, String)]) -> Result<Vec<moves::Move>> {
+        moves.iter().map(|(from, to)| Ok((self.file(from)?, self.file(to)?))).collect()
     }
 
     fn list_into(&self, folder: &Path, prefix: &str, found: &mut Vec<(String, Metadata)>) -> io::Result<()> {
@@ -289,34 +295,11 @@ impl ObjectStore for LocalStore {
     }
 
     fn rename_all(&self, moves: &[(String, String)]) -> Result<()> {
-        let files = moves
-            .iter()
-            .map(|(from, to)| Ok((self.file(from)?, self.file(to)?)))
-            .collect::<Result<Vec<(PathBuf, PathBuf)>>>()?;
-        let mut changed: BTreeSet<PathBuf> =
-            self.make_parents(files.iter().map(|(_, to)| to.as_path()))?.into_iter().collect();
-        let _no_swap = self.no_swap()?;
-        for (from, to) in &files {
-            match fs::rename(from, to) {
-                Ok(()) => changed.extend(from.parent().map(Path::to_owned)),
-                // Moved before; the flush below also covers a mover that died before its own.
-                Err(error) if error.kind() == ErrorKind::NotFound && to.is_file() => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    let (from, to) = (from.display(), to.display());
-                    return Err(Error::internal(format!("cannot move `{from}` to `{to}`: neither exists")));
-                }
-                Err(error) => {
-                    let what = format!("move `{}` to `{}`", from.display(), to.display());
-                    return Err(Error::unavailable(what, error));
-                }
-            }
-        }
-        let changed: Vec<PathBuf> = changed.into_iter().collect();
-        flush_folders(&changed).map_err(|(index, error)| unflushed(&changed[index], error))
+        self.move_files(&self.files(moves)?)
     }
 
     fn swap(&self, appear: &[(String, String)], vanish: &[(String, String)]) -> Result<()> {
-        self.swap_files(appear, vanish)
+        self.swap_files(self.files(appear)?, self.files(vanish)?)
     }
 
     /// Not flushed: an object that comes back after a power cut is removed again by whoever removed it.

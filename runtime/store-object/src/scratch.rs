@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The folder under the root that holds all scratch folders.
 pub(crate) const FOLDER: &str = crate::path::OWN_FOLDER;
+/// The folder in it of folders about to take others' places, each named after its maker's scratch folder.
+pub(crate) const SUCCESSORS: &str = "successors";
 const LOCK: &str = "lock";
 
 /// A locked scratch folder; removed when dropped.
@@ -45,7 +47,17 @@ impl Scratch {
 
     /// A path that no other call gets.
     pub(crate) fn path(&self) -> PathBuf {
-        self.folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+        self.folder.join(self.next().to_string())
+    }
+
+    /// A name that no other call of any process gets; ends with a number after the name of the scratch folder.
+    pub(crate) fn unique(&self) -> String {
+        let name = self.folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        format!("{name}-{}", self.next())
+    }
+
+    fn next(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -78,14 +90,15 @@ pub(crate) fn remove_leftovers(root: &Path) -> io::Result<()> {
     };
     for entry in entries {
         let folder = entry?.path();
+        if folder.ends_with(SUCCESSORS) {
+            continue;
+        }
         let removed = match File::open(folder.join(LOCK)) {
             Ok(lock) => match lock.try_lock() {
                 Ok(()) => fs::remove_dir_all(&folder),
                 Err(TryLockError::WouldBlock) => Ok(()),
                 Err(TryLockError::Error(error)) => Err(error),
             },
-            // No folder: the lock of moves.
-            Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(()),
             // Made by a process that died, or is just about to lock it and will notice.
             Err(error) if error.kind() == ErrorKind::NotFound => match fs::remove_dir(&folder) {
                 Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
@@ -98,5 +111,32 @@ pub(crate) fn remove_leftovers(root: &Path) -> io::Result<()> {
             _ => {}
         }
     }
-    Ok(())
+    remove_successors(root)
+}
+
+/// Removes what processes that are gone were about to put in other folders' places.
+fn remove_successors(root: &Path) -> io::Result<()> {
+    let folder = root.join(FOLDER).join(SUCCESSORS);
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let gone = |removed: io::Result<()>| match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        // `<mark of the folder>-<scratch folder of the maker>-<number>`
+        let owner = name.to_str().and_then(|name| Some(name.split_once('-')?.1.rsplit_once('-')?.0));
+        if !owner.is_some_and(|owner| root.join(FOLDER).join(owner).exists()) {
+            gone(fs::remove_dir_all(entry.path()))?;
+        }
+    }
+    match fs::remove_dir(&folder) {
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+        removed => gone(removed),
+    }
 }

@@ -1,11 +1,13 @@
 //! What is special about local files; what every store must do is checked in `tests/tests/object_stores.rs`.
 
+use crate::local::moves::appear;
+use crate::local::swap::{Change, Exchange};
 use crate::{LocalStore, local_root, open};
 use plumb_core::ErrorKind;
 use plumb_pipeline::port::ObjectStore;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn store() -> (tempfile::TempDir, LocalStore) {
     let folder = tempfile::tempdir().unwrap();
@@ -83,45 +85,121 @@ fn disk_errors_name_the_path() {
     assert_eq!(fs::read_dir(scratch).unwrap().count(), 1, "only the lock");
 }
 
+/// Three processes replace their files in one folder and a fourth moves files into it: nobody's change is lost or
+/// undone, and nobody who lists sees a state between two.
 #[test]
 fn a_folder_is_listed_before_or_after_a_swap_never_between() {
     let (_folder, store) = store();
     let day = |name: &str| format!("events/default/date=1/{name}");
     store.put(&day("other"), vec![0]).unwrap();
-    store.put(&day("m0"), vec![0]).unwrap();
-    let rounds = 300;
-    let done = AtomicBool::new(false);
+    let rounds = 150;
+    let swappers = ["a", "b", "c"];
+    for swapper in swappers {
+        store.put(&day(&format!("{swapper}0")), vec![0]).unwrap();
+    }
+    let running = AtomicUsize::new(swappers.len());
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for round in 1..=rounds {
-                let staged = format!("_staging/m{round}");
-                store.put(&staged, vec![0]).unwrap();
-                let appear = [(staged, day(&format!("m{round}")))];
-                let old = format!("m{}", round - 1);
-                store.swap(&appear, &[(day(&old), format!("_trash/{}", day(&old)))]).unwrap();
-            }
-            done.store(true, Ordering::Release);
-        });
-        // Another process moves files into the same folder, and loses none of them.
+        for swapper in swappers {
+            let (running, store) = (&running, &store);
+            scope.spawn(move || {
+                let own = LocalStore::open(store.root()).unwrap();
+                for round in 1..=rounds {
+                    let staged = format!("_staging/{swapper}{round}");
+                    own.put(&staged, vec![0]).unwrap();
+                    let appear = [(staged.clone(), day(&format!("{swapper}{round}")))];
+                    let old = format!("{swapper}{}", round - 1);
+                    own.swap(&appear, &[(day(&old), format!("_trash/{}", day(&old)))]).unwrap();
+                    assert!(own.get(&appear[0].1).unwrap().is_some() && own.get(&staged).unwrap().is_none());
+                    assert_eq!(own.get(&day(&old)).unwrap(), None);
+                }
+                running.fetch_sub(1, Ordering::Release);
+            });
+        }
         scope.spawn(|| {
             let other = LocalStore::open(store.root()).unwrap();
             for round in 0..rounds {
                 let staged = format!("_staging/n{round}");
                 other.put(&staged, vec![0]).unwrap();
                 other.rename(&staged, &day(&format!("n{round}"))).unwrap();
+                assert!(other.get(&day(&format!("n{round}"))).unwrap().is_some());
             }
         });
         let mut listings = 0;
-        while !done.load(Ordering::Acquire) {
+        while running.load(Ordering::Acquire) > 0 {
             let names = store.list("events/default/date=1").unwrap();
-            let merged: Vec<_> = names.iter().filter(|(path, _)| path.contains("/m")).collect();
-            assert_eq!(merged.len(), 1, "{merged:?}");
+            for swapper in swappers {
+                let own: Vec<_> = names.iter().filter(|(path, _)| path.contains(&format!("/{swapper}"))).collect();
+                assert_eq!(own.len(), 1, "{own:?}");
+            }
             listings += 1;
         }
         assert!(listings > 10, "{listings}");
     });
     let names = store.list("events/default/date=1").unwrap();
-    assert_eq!(names.len(), 2 + rounds, "{names:?}");
-    assert_eq!(store.list("_trash").unwrap().len(), rounds);
+    assert_eq!(names.len(), 1 + swappers.len() + rounds, "{names:?}");
+    assert_eq!(store.list("_trash").unwrap().len(), swappers.len() * rounds);
     assert!(store.list("_staging").unwrap().is_empty());
+}
+
+/// A process that is stopped just before it exchanges a folder stops nobody, and undoes nothing when it goes on.
+#[test]
+fn one_stopped_before_its_exchange_holds_nobody_up_and_undoes_nothing() {
+    let (_folder, store) = store();
+    let stopped = LocalStore::open(store.root()).unwrap();
+    let path = |name: &str| store.root().join(name);
+    let (day, away) = ("events/date=1", "_trash/events/date=1");
+    for name in ["old", "resting"] {
+        store.put(&format!("{day}/{name}"), vec![0]).unwrap();
+    }
+    store.put("_staging/merged", vec![1]).unwrap();
+    let change = Change {
+        appear: vec![(path("_staging/merged"), path(&format!("{day}/merged")))],
+        vanish: vec![(path(&format!("{day}/old")), path(&format!("{away}/old")))],
+    };
+    let names = || store.list(day).unwrap().into_iter().map(|(path, _)| path).collect::<Vec<_>>();
+    let successor = || stopped.successor(&path(day), &change).unwrap().unwrap();
+
+    // Another moves a file there meanwhile.
+    let before = successor();
+    store.put("_staging/fresh", vec![2]).unwrap();
+    store.rename("_staging/fresh", &format!("{day}/fresh")).unwrap();
+    assert_eq!(stopped.succeed(&path(day), &before).unwrap(), Exchange::Overtaken);
+    assert_eq!(names(), ["fresh", "old", "resting"].map(|name| format!("{day}/{name}")));
+
+    // Its heir makes the same change.
+    let before = successor();
+    let swap = || {
+        let appear = [("_staging/merged".to_owned(), format!("{day}/merged"))];
+        store.swap(&appear, &[(format!("{day}/old"), format!("{away}/old"))]).unwrap();
+    };
+    swap();
+    assert_eq!(stopped.succeed(&path(day), &before).unwrap(), Exchange::Overtaken);
+    let after = ["fresh", "merged", "resting"].map(|name| format!("{day}/{name}"));
+    assert_eq!(names(), after);
+    swap();
+    assert_eq!(names(), after);
+
+    // Put away in the last moment by one that moves a file, which it then finds gone and puts back.
+    store.put("_staging/merged", vec![1]).unwrap();
+    store.rename(&format!("{day}/merged"), "_trash/merged").unwrap();
+    store.put(&format!("{day}/old"), vec![0]).unwrap();
+    let before = successor();
+    store.put("_staging/late", vec![3]).unwrap();
+    let late = (path("_staging/late"), path(&format!("{day}/late")));
+    assert!(appear(&late.0, &late.1).unwrap());
+    assert_eq!(stopped.succeed(&path(day), &before).unwrap(), Exchange::Made);
+    assert_eq!(names(), after, "the exchange took the file with it");
+    store.rename("_staging/late", &format!("{day}/late")).unwrap();
+    assert_eq!(names(), ["fresh", "late", "merged", "resting"].map(|name| format!("{day}/{name}")));
+    assert_eq!(store.get("_staging/late").unwrap(), None);
+
+    // What it leaves behind when it dies goes with the next that opens.
+    std::mem::forget(successor());
+    let successors = path("_tmp/successors");
+    assert_eq!(fs::read_dir(&successors).unwrap().count(), 1);
+    drop(LocalStore::open(store.root()).unwrap());
+    assert_eq!(fs::read_dir(&successors).unwrap().count(), 1, "it lives");
+    drop(stopped);
+    drop(LocalStore::open(store.root()).unwrap());
+    assert!(!successors.exists());
 }

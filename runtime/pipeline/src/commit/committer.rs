@@ -195,7 +195,8 @@ impl Committer {
             self.progress.created = true;
         }
         let fresh = self.progress.rows.iter().chain(&self.progress.dead_letters).flatten();
-        move_rows(self.store.as_ref(), fresh)?;
+        let moved = move_rows(self.store.as_ref(), fresh);
+        self.unless_fenced(moved)?;
         let latest = &self.latest;
         let own =
             format!("{}/{}-{}-", state_folder(&latest.source, latest.partition), self.chain.generation(), latest.seq);
@@ -209,6 +210,14 @@ impl Committer {
             tracing::warn!(%error, "cannot remove what no manifest refers to");
         }
         Ok(())
+    }
+
+    /// What an error in moving files means: the files of one that has slept are moved on by whoever took over.
+    pub(super) fn unless_fenced(&self, moved: Result<()>) -> Result<()> {
+        if moved.is_err() {
+            self.chain.seqs()?;
+        }
+        moved
     }
 
     /// All steps up to the manifest.

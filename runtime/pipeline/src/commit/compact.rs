@@ -233,7 +233,8 @@ impl Committer {
             self.latest = self.chain.commit(pending.next.clone())?;
             pending.created = true;
         }
-        place(self.store.as_ref(), &self.latest)?;
+        let placed = place(self.store.as_ref(), &self.latest);
+        self.unless_fenced(placed)?;
         self.merge = None;
         if let Some(small) = &mut self.small {
             small.remove(&self.latest.replaced.iter().cloned().collect());
