@@ -3,6 +3,7 @@ use arrow_array::types::*;
 use arrow_array::*;
 use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{DataType as ArrowType, Field, Schema, TimeUnit};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use plumb_core::column::{Column, DataType, Values};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -225,6 +226,15 @@ fn lists_of_any_layout_lose_what_nulls_hide() {
         from_arrow("c", &list, &list_of(DataType::Bool)).unwrap_err().to_string(),
         "column `c[]`: found Int32, expected bool"
     );
+}
+
+#[test]
+fn lists_in_files_are_named_as_the_specification_has_it() {
+    let mut lists = Column::new(&list_of(DataType::I64));
+    lists.push_null();
+    let bytes = parquet_bytes(&[("tags", lists)]);
+    let file = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).unwrap();
+    assert_eq!(file.parquet_schema().column(0).path().string(), "tags.list.element");
 }
 
 #[test]

@@ -8,6 +8,10 @@ use plumb_core::column::{Bitmap, Column, DataType, Strings, Values};
 use plumb_pipeline::{Error, Result};
 use std::sync::Arc;
 
+/// The name of a list's elements as Parquet's specification has it. Arrow's own, `item`, is read by most, but a file
+/// with it cannot be registered in an Iceberg table.
+const ELEMENT: &str = "element";
+
 /// The Arrow type that [`to_arrow`] makes of a type; instants are `timestamp[us, UTC]`.
 pub fn arrow_type(data_type: &DataType) -> ArrowType {
     match data_type {
@@ -17,7 +21,7 @@ pub fn arrow_type(data_type: &DataType) -> ArrowType {
         DataType::Utf8 => ArrowType::Utf8,
         DataType::Bytes => ArrowType::Binary,
         DataType::Timestamp => ArrowType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        DataType::List(of) => ArrowType::List(Arc::new(Field::new("item", arrow_type(of), true))),
+        DataType::List(of) => ArrowType::List(Arc::new(Field::new(ELEMENT, arrow_type(of), true))),
     }
 }
 
@@ -53,9 +57,9 @@ pub fn into_arrow(column: Column) -> Result<ArrayRef> {
             Arc::new(BinaryArray::try_new(offsets, bytes, nulls).map_err(bug)?)
         }
         Values::List { offsets, child } => {
-            let item = Arc::new(Field::new("item", arrow_type(&child.data_type()), true));
+            let element = Arc::new(Field::new(ELEMENT, arrow_type(&child.data_type()), true));
             let child = into_arrow(*child)?;
-            Arc::new(ListArray::try_new(item, offset_buffer(&offsets)?, child, nulls).map_err(bug)?)
+            Arc::new(ListArray::try_new(element, offset_buffer(&offsets)?, child, nulls).map_err(bug)?)
         }
     };
     Ok(array)

@@ -15,6 +15,9 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
+/// The columns that readers make of the folders' names.
+const FOLDERS: [&str; 4] = ["entity", "view", "version", "date"];
+
 /// A file of a date is closed and a new one begun beyond this many bytes.
 const PART_BYTES: usize = 128 * 1024 * 1024;
 /// Closed files are put into the store together once they hold this many bytes, or are this many.
@@ -159,8 +162,14 @@ fn layout(view: &SnapshotView) -> Result<Layout> {
     fields.extend(view.features.iter().map(|(name, data_type)| Field::new(name, arrow_type(data_type), true)));
     fields.push(Field::new("_position", arrow_type(&DataType::Utf8), false));
     for (index, field) in fields.iter().enumerate() {
-        if fields[..index].iter().any(|other| other.name() == field.name()) {
-            let (name, view) = (field.name(), &view.view);
+        let (name, view) = (field.name(), &view.view);
+        // A reader of the tree would see one of the two, and not all readers the same one.
+        if FOLDERS.contains(&name.as_str()) {
+            return Err(Error::invalid(format!(
+                "view `{view}`: `{name}` is a folder of the snapshots and cannot be a column of them too; rename it"
+            )));
+        }
+        if fields[..index].iter().any(|other| other.name() == name) {
             return Err(Error::invalid(format!("view `{view}`: two columns of its snapshots are named `{name}`")));
         }
     }

@@ -337,6 +337,24 @@ fn snapshots_appear_whole_and_are_replaced() {
     assert_eq!(from_arrow("t", first.column(1), &DataType::Timestamp).unwrap().as_i64().unwrap(), &rows.times_us[..]);
 }
 
+#[test]
+fn columns_of_snapshots_do_not_hide_their_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = SnapshotWriter::new(Arc::new(LocalStore::open(folder.path()).unwrap()), "0:7");
+    for (key, feature, message) in [
+        ("user_id", "version", "view `activity`: `version` is a folder of the snapshots"),
+        ("date", "mean", "view `activity`: `date` is a folder of the snapshots"),
+        ("user_id", "user_id", "view `activity`: two columns of its snapshots are named `user_id`"),
+    ] {
+        let mut view = snapshot_view();
+        view.key_fields[0] = key.into();
+        view.features[0].0 = feature.into();
+        let error = writer.write(&view, &snapshot_rows(0)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().starts_with(message), "{error}");
+    }
+}
+
 /// The bytes that a column's hash is of, written out by hand from `docs/training-sets.md`.
 fn hash_by_hand(rows: u64, columns: &[(&str, &str, &[u8])]) -> String {
     let mut all = b"plumb rows 1\n".to_vec();
