@@ -2,9 +2,9 @@
 //!
 //! [`ParquetArchive`] stages accepted events beside the manifests and reads them back; [`SnapshotWriter`] takes
 //! the values of a backfill. Both write Hive-partitioned folders that hold finished rows only, once each, so DuckDB,
-//! Polars, pandas and Spark read them with a plain glob. [`LabelFile`], [`write_training_set`] and [`read_table`]
-//! are the files on both ends of a join and of an audit; [`LabelWindows`], [`TrainingWriter`] and [`LocalScratch`] are
-//! those of a join in bounded memory; [`scan_tables`] goes through tables of any size.
+//! Polars, pandas and Spark read them with a plain glob. [`LabelFile`] and [`read_table`] are the files that an audit
+//! compares; [`LabelWindows`], [`TrainingWriter`] and [`LocalScratch`] are those on both ends of a join and beside it;
+//! [`scan_tables`] goes through tables of any size.
 
 mod archive;
 mod csv;
@@ -34,4 +34,4 @@ pub use scan::{Scanned, TableBatch, scan_tables, table_files};
 pub use scratch::LocalScratch;
 pub use snapshot::SnapshotWriter;
 pub use table::{label_files, read_table};
-pub use training::{StagedSet, Target, TrainingWriter, stage_training_set, write_training_set};
+pub use training::{StagedSet, Target, TrainingWriter};

@@ -6,9 +6,16 @@ use arrow_schema::{DataType as ArrowType, Field, Schema};
 use plumb_columnar::{ColumnHint, Layout, ParquetFile, ParquetWriter, Selection, from_arrow, to_arrow};
 use plumb_core::ErrorKind;
 use plumb_core::column::{Column, DataType, Values};
+use plumb_core::contribution::Contributions;
+use plumb_core::entity::EntityDef;
+use plumb_core::event::SourceSchema;
 use plumb_core::time::{DAY_US, HOUR_US};
+use plumb_core::view::{AggregateDef, FeatureDef, Operator, SlotDef, SlotType, ViewDef, WindowSpec};
+use plumb_pipeline::offline::{JoinSummary, Selection as Asked, Status, TrainingSet, TrainingSink, ViewColumns};
 use plumb_pipeline::port::{ObjectStore, SnapshotRows, SnapshotSink, SnapshotView};
+use plumb_pipeline::{Error, Result};
 use plumb_store_object::LocalStore;
+use plumb_transform::{Fault, Guest, GuestOutput, Transform};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -71,6 +78,103 @@ fn text_lists() -> Column {
     offsets.push(3);
     column.mark_valid();
     column
+}
+
+fn instants(rows: &[Option<i64>]) -> Column {
+    let mut column = Column::new(&DataType::Timestamp);
+    for row in rows {
+        match row {
+            Some(time_us) => column.push_i64(*time_us),
+            None => column.push_null(),
+        }
+    }
+    column
+}
+
+/// Is never called: what a view declares is enough to write its columns.
+struct FakeGuest;
+
+impl Guest for FakeGuest {
+    fn extract(&self, _: usize, _: &[&Column]) -> Result<GuestOutput<Contributions>, Fault> {
+        Err(Fault::Trap("not part of this test".into()))
+    }
+
+    fn finalize(&self, _: &[i64], _: &[Column]) -> Result<GuestOutput<Vec<Column>>, Fault> {
+        Err(Fault::Trap("not part of this test".into()))
+    }
+}
+
+/// All features of a view `v` that declares these.
+fn view_of(features: &[(&str, &Column)]) -> Asked {
+    let feature = |(name, column): &(&str, &Column)| FeatureDef {
+        name: (*name).into(),
+        data_type: column.data_type(),
+        description: String::new(),
+        aggregates: vec![0],
+    };
+    let count = AggregateDef { name: "seen".into(), operator: Operator::Count, slot: 0, window: WindowSpec::Lifetime };
+    let def = ViewDef {
+        name: "v".into(),
+        version: "1.0.0".parse().unwrap(),
+        entity: EntityDef { name: "user".into(), key: user() },
+        source: "default".into(),
+        description: String::new(),
+        owner: String::new(),
+        team: String::new(),
+        tags: Vec::new(),
+        ttl_us: None,
+        freshness_us: None,
+        fields: Vec::new(),
+        slots: vec![SlotDef { name: "seen".into(), slot_type: SlotType::Mark }],
+        aggregates: vec![count],
+        features: features.iter().map(feature).collect(),
+    };
+    let schema = Arc::new(SourceSchema::default_schema());
+    Asked::all(&[Transform::native(def, Arc::new(FakeGuest), &schema, HOUR_US).unwrap()])
+}
+
+/// What a join found for label rows: the features of a view `v`, and when it last heard of the entity.
+struct Found<'a> {
+    rows: &'a [u32],
+    features: &'a [(&'a str, &'a Column)],
+    event_time: &'a Column,
+}
+
+impl Found<'_> {
+    /// Stages them as a join does, in parts of so many labels.
+    fn stage(&self, target: &Target, labels: &Path, part_labels: u32) -> Result<StagedSet> {
+        let asked = view_of(self.features);
+        let windows = LabelWindows::open(&[labels.to_owned()], "event_time", &user())?;
+        let mut writer = TrainingWriter::new(target, windows, asked)?;
+        let mut done = 0;
+        for rows in self.rows.chunk_by(|a, b| a / part_labels == b / part_labels) {
+            let take = |column: &Column| column.take(done..done + rows.len());
+            let view = ViewColumns {
+                view: "v".into(),
+                features: self.features.iter().map(|(_, column)| take(column)).collect(),
+                event_time: take(self.event_time),
+                status: vec![Status::Found; rows.len()],
+            };
+            let summary = JoinSummary::default();
+            writer.write(&TrainingSet { rows: rows.to_vec(), views: vec![view], summary })?;
+            done += rows.len();
+        }
+        writer.finish()
+    }
+
+    /// Writes them under a name.
+    fn write(&self, path: &Path, labels: &Path) -> Result<()> {
+        self.stage(&Target::new(path, usize::MAX)?, labels, u32::MAX)?.publish(None)
+    }
+}
+
+/// Writes the columns of label rows alone: of a join that asks for nothing.
+fn write_labels(path: &Path, labels: &Path, rows: &[u32]) {
+    let windows = LabelWindows::open(&[labels.to_owned()], "event_time", &user()).unwrap();
+    let mut writer = TrainingWriter::new(&Target::new(path, usize::MAX).unwrap(), windows, Asked::default()).unwrap();
+    let (views, summary) = (Vec::new(), JoinSummary::default());
+    writer.write(&TrainingSet { rows: rows.to_vec(), views, summary }).unwrap();
+    writer.finish().unwrap().publish(None).unwrap();
 }
 
 #[test]
@@ -154,11 +258,11 @@ fn parquet_labels_pass_through_unchanged() {
         ("paid", Arc::new(Decimal128Array::from(vec![1, 2, 3]).with_precision_and_scale(9, 2).unwrap())),
     ];
     write_parquet(&labels, columns.clone());
-    let file = LabelFile::read(&labels, "event_time", &user()).unwrap();
     let feature = floats(&[Some(0.1 + 0.2), None]);
     let lists = text_lists().take([0, 2]);
-    let features = [("v__mean".to_owned(), &feature), ("v__names".to_owned(), &lists)];
-    write_training_set(&out, &file, &[0, 2], &features).unwrap();
+    let times = instants(&[None, Some(NOON_US)]);
+    let found = Found { rows: &[0, 2], features: &[("mean", &feature), ("names", &lists)], event_time: &times };
+    found.write(&out, &labels).unwrap();
 
     let written = ParquetFile::open(&out).unwrap();
     let batch = written.batches(&Selection::default()).unwrap().next().unwrap().unwrap();
@@ -182,6 +286,9 @@ fn parquet_labels_pass_through_unchanged() {
     }
     assert_eq!(from_arrow("f", batch.column(5), &DataType::F64).unwrap(), feature);
     assert_eq!(from_arrow("f", batch.column(6), &lists.data_type()).unwrap(), lists);
+    assert_eq!(from_arrow("f", batch.column(7), &DataType::Timestamp).unwrap(), times);
+    let names: Vec<&str> = written.schema().fields().iter().skip(5).map(|field| field.name().as_str()).collect();
+    assert_eq!(names, ["v__mean", "v__names", "v__event_time"]);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing unfinished stays behind");
 }
 
@@ -191,15 +298,13 @@ fn csv_in_csv_out_keeps_every_cell() {
     let (folder, labels) = folder_with("labels.csv", text);
     let file = LabelFile::read(&labels, "event_time", &user()).unwrap();
     let out = folder.path().join("set.csv");
-    write_training_set(&out, &file, &[0, 1, 2], &[]).unwrap();
+    write_labels(&out, &labels, &[0, 1, 2]);
     assert_eq!(std::fs::read_to_string(&out).unwrap(), text);
 
     let (values, lists) = (floats(&[Some(0.1 + 0.2), None, Some(1e300)]), text_lists());
-    let mut times = Column::of(Values::Timestamp(vec![NOON_US + 1]));
-    times.push_null();
-    times.push_i64(-1);
-    let features = [("v__x".to_owned(), &values), ("v__l".to_owned(), &lists), ("v__event_time".to_owned(), &times)];
-    write_training_set(&out, &file, &[0, 1, 2], &features).unwrap();
+    let times = instants(&[Some(NOON_US + 1), None, Some(-1)]);
+    let features = [("x", &values), ("l", &lists)];
+    Found { rows: &[0, 1, 2], features: &features, event_time: &times }.write(&out, &labels).unwrap();
     let lines: Vec<String> = std::fs::read_to_string(&out).unwrap().lines().map(str::to_owned).collect();
     assert_eq!(lines[0], "user_id,event_time,note,score,code,v__x,v__l,v__event_time");
     assert!(
@@ -210,8 +315,9 @@ fn csv_in_csv_out_keeps_every_cell() {
     assert!(lines[2].ends_with(",,,,,,"), "{}", lines[2]);
 
     // Read back with its types it is the same, to the bit.
+    let features = [("v__x", &values), ("v__l", &lists), ("v__event_time", &times)];
     let mut types: BTreeMap<String, DataType> =
-        features.iter().map(|(name, column)| (name.clone(), column.data_type())).collect();
+        features.iter().map(|(name, column)| ((*name).to_owned(), column.data_type())).collect();
     types.extend(file.column_types().unwrap());
     let table = read_table(&out, &types).unwrap();
     for (name, column) in &features {
@@ -224,7 +330,7 @@ fn csv_in_csv_out_keeps_every_cell() {
 
     // CSV labels, Parquet set: typed columns.
     let out = folder.path().join("set.parquet");
-    write_training_set(&out, &file, &[2], &[]).unwrap();
+    write_labels(&out, &labels, &[2]);
     let set = ParquetFile::open(&out).unwrap();
     let types: Vec<String> = set.schema().fields().iter().map(|field| field.data_type().to_string()).collect();
     assert_eq!(types, ["Utf8", "Timestamp(µs, \"UTC\")", "Utf8", "Float64", "Utf8"]);
@@ -233,30 +339,42 @@ fn csv_in_csv_out_keeps_every_cell() {
 #[test]
 fn collisions_and_bad_places_are_refused_and_no_rows_are_fine() {
     let (folder, labels) = folder_with("labels.csv", "user_id,event_time,v__x\n");
-    let file = LabelFile::read(&labels, "event_time", &user()).unwrap();
-    assert!(file.labels().is_empty());
-    let column = Column::new(&DataType::F64);
-    let write = |path: &Path, name: &str| write_training_set(path, &file, &[], &[(name.to_owned(), &column)]);
-    let error = write(&folder.path().join("set.parquet"), "v__x").unwrap_err().to_string();
+    let (column, times) = (Column::new(&DataType::F64), Column::new(&DataType::Timestamp));
+    let write = |path: &Path, name: &str| {
+        Found { rows: &[], features: &[(name, &column)], event_time: &times }.write(path, &labels)
+    };
+    let error = write(&folder.path().join("set.parquet"), "x").unwrap_err().to_string();
     assert!(error.contains("labels.csv` has a column `v__x`, which is also the name of a feature column"), "{error}");
-    assert!(write(&folder.path().join("set.json"), "v__y").unwrap_err().to_string().contains("should end in"));
-    let nowhere = write(&folder.path().join("gone/set.csv"), "v__y").unwrap_err();
+    assert!(write(&folder.path().join("set.json"), "y").unwrap_err().to_string().contains("should end in"));
+    let nowhere = write(&folder.path().join("gone/set.csv"), "y").unwrap_err();
     assert!(nowhere.to_string().contains("there is no folder"), "{nowhere}");
     for name in ["set.parquet", "set.csv"] {
-        write(&folder.path().join(name), "v__y").unwrap();
+        write(&folder.path().join(name), "y").unwrap();
         let table = read_table(&folder.path().join(name), &BTreeMap::new()).unwrap();
         assert_eq!(
             table.columns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
-            ["user_id", "event_time", "v__x", "v__y"]
+            ["user_id", "event_time", "v__x", "v__y", "v__event_time"]
         );
         assert_eq!(table.rows(), 0);
     }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "nothing unfinished stays behind");
+}
+
+#[test]
+fn rows_that_the_labels_do_not_have_are_refused() {
+    let (folder, labels) = folder_with("labels.csv", "user_id,event_time\nu1,1706702400000\nu2,1706702400000\n");
+    let (column, times) = (floats(&[Some(1.0); 3]), instants(&[None; 3]));
+    let found = Found { rows: &[0, 1, 2], features: &[("x", &column)], event_time: &times };
+    let error = found.write(&folder.path().join("set.csv"), &labels).unwrap_err();
+    assert!(matches!(&error, Error::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains("there are fewer than before"), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing unfinished stays behind");
 }
 
 #[test]
 fn many_row_groups_keep_order() {
     let folder = tempfile::tempdir().unwrap();
-    let (labels, out) = (folder.path().join("labels.parquet"), folder.path().join("set.csv"));
+    let labels = folder.path().join("labels.parquet");
     let n = 150_000;
     let ids: StringArray = (0..n).map(|row| Some(format!("u{row}"))).collect();
     write_parquet(
@@ -269,12 +387,25 @@ fn many_row_groups_keep_order() {
     let file = LabelFile::read(&labels, "event_time", &user()).unwrap();
     let rows: Vec<u32> = (0..n as u32).filter(|row| row % 3 != 1).collect();
     let feature = Column::of(Values::I64(rows.iter().map(|row| i64::from(*row)).collect()));
-    for out in [out, folder.path().join("set.parquet")] {
-        write_training_set(&out, &file, &rows, &[("v__n".to_owned(), &feature)]).unwrap();
+    let times = instants(&vec![None; rows.len()]);
+    let found = Found { rows: &rows, features: &[("n", &feature)], event_time: &times };
+    for name in ["set.csv", "set.parquet"] {
+        let out = folder.path().join(name);
+        let mut files = Vec::new();
+        let mut hashes = Vec::new();
+        // Parts that end with a window of labels, as those of a join, and others.
+        for part_labels in [64 * 1024, 128 * 1024, 7_001] {
+            let set = found.stage(&Target::new(&out, usize::MAX).unwrap(), &labels, part_labels).unwrap();
+            hashes.push(set.rows_sha256.clone());
+            files.extend((part_labels != 7_001).then(|| set.files.clone()));
+            set.publish(None).unwrap();
+        }
         let table = read_table(&out, &file.column_types().unwrap()).unwrap();
         assert_eq!(table.column("v__n").unwrap(), &feature);
         let ids = table.column("user_id").unwrap();
         assert!(rows.iter().enumerate().all(|(at, row)| ids.str_bytes(at) == Some(format!("u{row}").as_bytes())));
+        assert!(hashes.iter().all(|other| *other == hashes[0]), "{name} has the same rows: {hashes:?}");
+        assert!(files.iter().all(|other| *other == files[0]), "{name} is the same however a join was cut: {files:?}");
     }
 }
 
@@ -385,7 +516,8 @@ fn the_hash_of_rows_is_of_values_and_order_alone() {
         .unwrap();
     let score = floats(&[Some(-0.0), Some(f64::NAN)]);
     let lists = text_lists().take([0, 1]);
-    let features = [("v__score".to_owned(), &score), ("v__list".to_owned(), &lists)];
+    let times = instants(&[Some(NOON_US), None]);
+    let found = Found { rows: &[0, 1], features: &[("score", &score), ("list", &lists)], event_time: &times };
     let noon = [&[1][..], &NOON_US.to_le_bytes()].concat();
     let list: &[u8] = &[1, 2, 0, 0, 0, 1, 5, 0, 0, 0, b'a', b',', b'"', b'b', b'"', 0, 0];
     let nan = [&[1][..], &(-0.0f64).to_bits().to_le_bytes(), &[1], &0x7ff8_0000_0000_0000_u64.to_le_bytes()].concat();
@@ -393,32 +525,30 @@ fn the_hash_of_rows_is_of_values_and_order_alone() {
         2,
         &[
             ("user_id", "string", b"\x01\x02\0\0\0u1\0"),
-            ("event_time", "instant", &[noon.clone(), noon].concat()),
+            ("event_time", "instant", &[noon.clone(), noon.clone()].concat()),
             ("n", "integer", &[&[1][..], &(-2i64).to_le_bytes(), &[1], &3i64.to_le_bytes()].concat()),
             ("v__score", "float", &nan),
             ("v__list", "list of string", list),
+            ("v__event_time", "instant", &[&noon[..], &[0]].concat()),
         ],
     );
     for (labels, out) in [("a.parquet", "set.parquet"), ("b.parquet", "parts"), ("c.csv", "set.csv")] {
-        let labels = LabelFile::read(&here(labels), "event_time", &user()).unwrap();
         let target = Target::new(&here(out), 1).unwrap();
-        let set = stage_training_set(&target, &labels, &[0, 1], &features).unwrap();
+        let set = found.stage(&target, &here(labels), u32::MAX).unwrap();
         assert_eq!(set.rows_sha256, expected, "{out}");
-        let bytes: Vec<u64> = set.files.iter().map(|file| file.rows).collect();
-        assert_eq!(bytes, if out == "parts" { vec![1, 1] } else { vec![2] });
+        let rows: Vec<u64> = set.files.iter().map(|file| file.rows).collect();
+        assert_eq!(rows, if out == "parts" { vec![1, 1] } else { vec![2] });
         set.publish(Some("{}")).unwrap();
         assert_eq!(std::fs::read_to_string(target.manifest_path()).unwrap(), "{}");
         // The other way round they are other rows.
-        let turned: Vec<(String, Column)> =
-            features.iter().map(|(name, column)| (name.clone(), column.take([1, 0]))).collect();
-        let turned: Vec<(String, &Column)> = turned.iter().map(|(name, column)| (name.clone(), column)).collect();
+        let [score, lists, event_time] = [&score, &lists, &times].map(|column| column.take([1, 0]));
+        let turned = Found { rows: &[0, 1], features: &[("score", &score), ("list", &lists)], event_time: &event_time };
         let target = Target::new(&here("other.csv"), 1).unwrap();
-        let other = stage_training_set(&target, &labels, &[0, 1], &turned).unwrap();
+        let other = turned.stage(&target, &here(labels), u32::MAX).unwrap();
         assert_ne!(other.rows_sha256, expected);
     }
     // A set without a manifest leaves none of another; what is staged and dropped leaves nothing.
-    let labels = LabelFile::read(&here("a.parquet"), "event_time", &user()).unwrap();
-    write_training_set(&here("set.parquet"), &labels, &[0], &[]).unwrap();
+    write_labels(&here("set.parquet"), &here("a.parquet"), &[0]);
     let error = Target::new(&here("parts"), 1).unwrap_err().to_string();
     assert!(error.contains("holds something already"), "{error}");
     let mut left: Vec<_> =

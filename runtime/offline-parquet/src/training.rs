@@ -20,9 +20,6 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Rows converted and written at once.
-const CHUNK_ROWS: usize = 64 * 1024;
-
 /// The name of the manifest in a folder of parts: readers of Hive folders pass over what begins with `_`.
 const FOLDER_MANIFEST: &str = "_manifest.json";
 
@@ -98,33 +95,8 @@ pub struct StagedSet {
     pub files: Vec<OutputFile>,
 }
 
-/// Writes the label rows `rows` (rising) with all their columns, then `features` (one row per entry of `rows`)
-/// beside where they are to go. Parts of a folder end where label files end.
-pub fn stage_training_set(
-    target: &Target,
-    labels: &LabelFile,
-    rows: &[u32],
-    features: &[(String, &Column)],
-) -> Result<StagedSet> {
-    for (name, column) in features {
-        if column.len() != rows.len() {
-            return Err(Error::internal(format!("feature `{name}` has {} rows of {}", column.len(), rows.len())));
-        }
-    }
-    let types: Vec<(String, DataType)> =
-        features.iter().map(|(name, column)| (name.clone(), column.data_type())).collect();
-    let columns: Vec<&Column> = features.iter().map(|(_, column)| *column).collect();
-    let mut set = Set::begin(target, labels, &types)?;
-    set.write(labels, rows, &columns, 0)?;
-    set.finish()
-}
-
-/// Stages a training set and puts it under its name, without a manifest.
-pub fn write_training_set(path: &Path, labels: &LabelFile, rows: &[u32], features: &[(String, &Column)]) -> Result<()> {
-    stage_training_set(&Target::new(path, usize::MAX)?, labels, rows, features)?.publish(None)
-}
-
 /// Writes a training set as the parts of a join in bounded memory come: the label columns are read again beside them.
+/// Parts of a folder end where label files end.
 #[derive(Debug)]
 pub struct TrainingWriter {
     target: Target,
@@ -181,7 +153,8 @@ impl TrainingSink for TrainingWriter {
             let (Some((first, window)), Some(set)) = (&self.window, &mut self.set) else {
                 return Err(Error::internal("rows without a window of labels"));
             };
-            // Cut at fixed rows of the labels, so that the file is the same however the parts were.
+            // Cut at fixed rows of the labels, where the parts of a join end too, so that the file is the same however
+            // they were; and few rows are converted at once.
             let end = end_of(&self.window).min((row / WINDOW_ROWS as u64 + 1) * WINDOW_ROWS as u64);
             let rows: Vec<u32> = part.rows[done..]
                 .iter()
@@ -301,7 +274,7 @@ impl Set {
             let end = done + rows[done..].partition_point(|&row| (row as usize) < part.first_row + part.rows);
             while done < end {
                 let room = self.room(part.file)?;
-                let next = end.min(done.saturating_add(room)).min(done + CHUNK_ROWS);
+                let next = end.min(done.saturating_add(room));
                 self.append(labels, &rows[done..next], features, first + done)?;
                 done = next;
             }
