@@ -259,7 +259,7 @@ fn tables_that_cannot_be_looked_at() {
     for (words, line) in [
         ("stats nowhere.csv", "`nowhere.csv` does not exist"),
         ("stats a.txt", "`a.txt` does not exist"),
-        ("stats empty", "folder `empty` holds no table (.parquet or .csv)"),
+        ("stats empty", "folder `empty` holds no .parquet or .csv file"),
         ("stats a.csv --columns z", "`a.csv` has no column `z`; it has x"),
         ("stats a.csv --columns z*", "`a.csv`: no column is wanted"),
         ("stats mixed", "`mixed/2.csv`: column `x` is string, but i64 in a file before it"),

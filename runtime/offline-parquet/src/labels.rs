@@ -1,6 +1,7 @@
 //! Label files: the times and keys a join asks with, and every column of the file, to be carried through.
 
-use crate::table::{Content, Format, Part, TableFile, fit, label_files, merge_schemas};
+use crate::files::{Subfolders, table_files};
+use crate::table::{Content, Format, Part, TableFile, fit, merge_schemas};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use plumb_columnar::{Batches, ParquetFile, Selection};
@@ -125,7 +126,7 @@ enum Rest {
 impl LabelWindows {
     /// Opens label files, as [`LabelFile::read_all`] does.
     pub fn open(paths: &[PathBuf], time_column: &str, keys: &[String]) -> Result<Self> {
-        let paths = label_files(paths)?;
+        let paths = table_files(paths, Subfolders::Refused)?;
         let is_parquet = |path: &PathBuf| Ok(Format::of(path)? == Format::Parquet);
         let all_parquet = paths.iter().map(is_parquet).collect::<Result<Vec<bool>>>()?.into_iter().all(|is| is);
         let (rest, files) = match paths.first() {

@@ -10,6 +10,7 @@ mod archive;
 mod csv;
 mod dates;
 mod digest;
+mod files;
 mod labels;
 mod manifest;
 mod rows_hash;
@@ -25,13 +26,14 @@ mod values;
 pub use archive::{ArchiveReader, ParquetArchive, check_schema, read_dead_letters};
 pub use dates::date_of_day;
 pub use digest::{FileDigest, digest_files};
+pub use files::{Subfolders, table_files};
 pub use labels::{LabelFile, LabelScan, LabelWindows};
 pub use manifest::{
     EventsInput, FeatureEntry, InputFile, LabelsInput, Manifest, OptionsUsed, OutputFile, RowsMade, SchemaColumn,
     SourceField, SourceRules, ViewUsed,
 };
-pub use scan::{Scanned, TableBatch, scan_tables, table_files};
+pub use scan::{Scanned, TableBatch, scan_tables};
 pub use scratch::LocalScratch;
 pub use snapshot::SnapshotWriter;
-pub use table::{label_files, read_table};
+pub use table::read_table;
 pub use training::{StagedSet, Target, TrainingWriter};

@@ -11,9 +11,6 @@ use std::path::{Path, PathBuf};
 /// Rows of a batch.
 const BATCH_ROWS: usize = 32 * 1024;
 
-/// How deep folders may nest; a link that leads back up ends here.
-const DEPTH_MAX: usize = 32;
-
 /// Some rows of a file; of each file first a batch without rows, so that its columns are known.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TableBatch<'a> {
@@ -32,51 +29,6 @@ pub struct Scanned {
     pub files: u64,
     /// Wanted columns that plumb has no type for, with what they are.
     pub left_out: BTreeMap<String, String>,
-}
-
-/// The table files of a path: the file itself (.parquet or .csv), or those of the folder tree in byte order of their
-/// paths. In folders, other files are passed over, and everything whose name begins with `.` or `_`. It is an error if
-/// nothing is left.
-pub fn table_files(path: &Path) -> Result<Vec<PathBuf>> {
-    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::invalid(format!("`{}` does not exist", path.display())),
-        _ => Error::unavailable(format!("read `{}`", path.display()), error),
-    })?;
-    if !metadata.is_dir() {
-        Format::of(path)?;
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut found = Vec::new();
-    walk(path, 0, &mut found)?;
-    if found.is_empty() {
-        return Err(Error::invalid(format!("folder `{}` holds no table (.parquet or .csv)", path.display())));
-    }
-    found.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
-    Ok(found)
-}
-
-fn walk(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
-    let failed = |error| Error::unavailable(format!("list `{}`", folder.display()), error);
-    if depth > DEPTH_MAX {
-        return Err(Error::invalid(format!("`{}` lies more than {DEPTH_MAX} folders deep", folder.display())));
-    }
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_name().as_encoded_bytes().starts_with(b".")
-            || entry.file_name().as_encoded_bytes().starts_with(b"_")
-        {
-            continue;
-        }
-        let path = entry.path();
-        // Follows links, as a glob does.
-        let metadata = std::fs::metadata(&path).map_err(failed)?;
-        if metadata.is_dir() {
-            walk(&path, depth + 1, found)?;
-        } else if Format::of(&path).is_ok() {
-            found.push(path);
-        }
-    }
-    Ok(())
 }
 
 /// Reads files one after the other. Parquet is read a batch at a time and only the wanted columns; CSV a file at a time.
@@ -216,27 +168,17 @@ mod tests {
     }
 
     #[test]
-    fn folders_hold_what_is_committed() {
+    fn files_of_both_formats_are_read_in_their_order() {
         let folder = tempfile::tempdir().unwrap();
-        let one = |value: u64| vec![("n", Arc::new(UInt64Array::from(vec![value])) as ArrayRef)];
-        for (path, value) in
-            [("date=2024-01-02/b", 2), ("date=2024-01-01/a", 1), ("_staging/c", 3), ("date=2024-01-01/.d", 4)]
-        {
-            let path = folder.path().join(format!("{path}.parquet"));
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            write(&path, one(value));
+        let path = |name: &str| folder.path().join(name);
+        for (name, value) in [("b.parquet", 2), ("a.parquet", 1)] {
+            write(&path(name), vec![("n", Arc::new(UInt64Array::from(vec![value])) as ArrayRef)]);
         }
-        std::fs::write(folder.path().join("notes.txt"), "no table").unwrap();
-        std::fs::write(folder.path().join("more.csv"), "n,at\n2.5,2024-01-02T03:04:05Z\n").unwrap();
-        let files = table_files(folder.path()).unwrap();
-        let (rows, columns, scanned) = read(&files, &|_| true).unwrap();
+        std::fs::write(path("more.csv"), "n,at\n2.5,2024-01-02T03:04:05Z\n").unwrap();
+        let (rows, columns, scanned) = read(&["a.parquet", "b.parquet", "more.csv"].map(path), &|_| true).unwrap();
         assert_eq!((rows, scanned.files), (3, 3));
         assert_eq!(columns[0].1.values, Values::F64(vec![1.0, 2.0, 2.5]));
         assert_eq!(columns[1].1.data_type(), DataType::Timestamp);
-        let error = table_files(&folder.path().join("_staging/nothing")).unwrap_err().to_string();
-        assert!(error.ends_with("does not exist"), "{error}");
-        let error = table_files(&folder.path().join("notes.txt")).unwrap_err().to_string();
-        assert!(error.ends_with("should end in .parquet or .csv"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Tables of other programs, Parquet or CSV by ending: labels and training sets.
 
 use crate::csv::CsvFile;
+use crate::files::{Subfolders, table_files};
 use crate::values::{infer, instant, push_text};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit};
@@ -69,7 +70,7 @@ impl TableFile {
 
     /// Reads files one after the other; of a folder those in it. All must have the same columns.
     pub(crate) fn read_all(paths: &[PathBuf]) -> Result<Self> {
-        let files = label_files(paths)?;
+        let files = table_files(paths, Subfolders::Refused)?;
         let mut table: Option<Self> = None;
         for path in &files {
             let next = Self::read_file(path)?;
@@ -400,44 +401,6 @@ pub(crate) fn fit(path: &Path, batch: &RecordBatch, schema: &SchemaRef) -> Resul
     let column = |field: &Arc<Field>| batch.schema_ref().index_of(field.name()).map(|at| batch.column(at).clone());
     let columns = schema.fields().iter().map(column).collect::<Result<_, _>>().map_err(failed)?;
     RecordBatch::try_new(schema.clone(), columns).map_err(failed)
-}
-
-/// The files that paths mean: themselves, or those of a folder in byte order of their names.
-pub fn label_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for path in paths {
-        match path.is_dir() {
-            true => files.extend(files_in(path)?),
-            false => files.push(path.clone()),
-        }
-    }
-    Ok(files)
-}
-
-/// The table files of a folder, in byte order of their names; what begins with `.` or `_` is passed over.
-fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
-    let shown = folder.display();
-    let failed = |error| Error::unavailable(format!("read folder `{shown}`"), error);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(['.', '_']) {
-            continue;
-        }
-        if path.is_dir() {
-            let why = "the files must be in the folder itself";
-            return Err(Error::invalid(format!("folder `{shown}` holds a folder `{name}`: {why}")));
-        }
-        if Format::of(&path).is_ok() {
-            files.push(path);
-        }
-    }
-    if files.is_empty() {
-        return Err(Error::invalid(format!("folder `{shown}` holds no .parquet or .csv file")));
-    }
-    files.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
-    Ok(files)
 }
 
 /// Why an integer that was read as milliseconds must be of another unit; `None` for those from 1990 to 9999.

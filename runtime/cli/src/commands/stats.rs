@@ -5,7 +5,7 @@ use crate::context::{Output, progress_of, write_page};
 use crate::exit::{Done, usage};
 use anyhow::Result;
 use plumb_insight::{TableProfile, html};
-use plumb_offline_parquet::{Scanned, scan_tables, table_files};
+use plumb_offline_parquet::{Scanned, Subfolders, scan_tables, table_files};
 use plumb_pipeline::Error;
 use std::path::{Path, PathBuf};
 
@@ -26,10 +26,7 @@ pub(crate) fn run(arguments: &Stats, output: Output) -> Result<Done> {
 
 /// Reads tables into one profile.
 pub(crate) fn profile(paths: &[PathBuf], tables: &Tables) -> Result<(TableProfile, Scanned)> {
-    let mut files = Vec::new();
-    for path in paths {
-        files.extend(table_files(path)?);
-    }
+    let files = table_files(paths, Subfolders::Entered)?;
     let threads = match tables.threads {
         Some(0) | None => std::thread::available_parallelism().map_or(1, usize::from),
         Some(threads) => threads,

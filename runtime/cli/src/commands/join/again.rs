@@ -7,7 +7,7 @@ use crate::context::instant;
 use crate::exit::usage;
 use anyhow::Result;
 use plumb_assembly::Settings;
-use plumb_offline_parquet::{FileDigest, Manifest, SourceRules, digest_files, label_files};
+use plumb_offline_parquet::{FileDigest, Manifest, SourceRules, Subfolders, digest_files, table_files};
 use plumb_source_file::find;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -120,7 +120,7 @@ fn components(
 }
 
 fn labels(manifest: &Manifest, arguments: &Join, threads: usize, different: &mut Vec<String>) -> Result<Vec<PathBuf>> {
-    let mut paths = label_files(&arguments.labels)?;
+    let mut paths = table_files(&arguments.labels, Subfolders::Refused)?;
     if paths.is_empty() {
         paths = manifest.labels.iter().map(|labels| PathBuf::from(&labels.path)).collect();
     }
