@@ -8,6 +8,8 @@
 #   Kafka: S3        sixty kills and 120 refusals in the middle of commits, with a reader of the bucket
 #   Redis: faults    emptied, hung for 30 s, slow, reset, cut, half open, failing over; single and Cluster
 #   soak             three processes for five minutes with something happening every few seconds (PLUMB_TEST_SOAK)
+#   readers          DuckDB, Polars, pandas and Spark read the archive, snapshots and training sets; Iceberg and Delta
+#                    tables of snapshots, with PLUMB_TEST_DATA=DIR over a year of real events
 #   all other tests  everything else of the workspace's whole tests
 #   generated events 5 million (PLUMB_TEST_EVENTS) through the whole path, checked both ways
 # A stage alone: scripts/test-full.sh STAGE..., as in `scripts/test-full.sh soak "Kafka: S3"`.
@@ -89,6 +91,7 @@ stage "Kafka: faults" cargo_test --workspace --test kafka_faults -- --nocapture 
 stage "Kafka: S3" cargo_test --workspace --test kafka_s3 -- --nocapture --test-threads 2
 stage "Redis: faults" cargo_test --workspace --test redis_faults --test redis_cluster -- --nocapture --test-threads 2
 stage "soak" cargo_test --workspace --test kafka_soak -- --nocapture
+stage "readers" tests/readers/run.sh
 stage "all other tests" other_tests
 stage "generated events" big_run
 echo "all stages: $((SECONDS - total_start)) s"
