@@ -8,7 +8,7 @@ use plumb_testing::reader::{Met, Questions, Reader};
 use plumb_testing::service::kafka::{Kafka, Sent};
 use plumb_testing::service::redis::Redis;
 use plumb_testing::service::{eventually, skipped, within};
-use plumb_testing::stream::{Member, Online, Stream, careless, generated, questions, record};
+use plumb_testing::stream::{Member, Online, Stream, careless, generated, questions, questions_of_the_past, record};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,7 @@ fn kafka_to_redis_and_parquet_with_one_process() {
         let (early, late) = records.split_at(records.len() / 2);
         job.send(early.iter().cloned());
         let mut members = vec![job.start("a")];
-        let reader = Reader::start(addresses(&members), questions(&lines));
+        let reader = Reader::start(addresses(&members), questions_of_the_past(&lines));
         job.send(late.iter().cloned());
         let (truth, compared) = check(&job, &mut members);
         let met = reader.end(&truth, true);
@@ -108,7 +108,7 @@ fn kafka_to_redis_with_three_processes_and_more_partitions() {
         let (early, late) = records.split_at(records.len() / 2);
         let mut members: Vec<Member> = ["a", "b", "c"].map(|name| job.launch(name)).into();
         members.iter_mut().for_each(Member::wait_until_ready);
-        let reader = Reader::start(addresses(&members), questions(&lines));
+        let reader = Reader::start(addresses(&members), questions_of_the_past(&lines));
         job.send(early.iter().cloned());
         if after > before {
             job.kafka.add_partitions(&job.topic, after as usize);

@@ -49,10 +49,13 @@ impl Committed {
         position.iter().all(|(partition, offset)| self.position.get(partition).copied().unwrap_or(0) >= *offset)
     }
 
-    /// A scan of the events below `position`, or of all.
+    /// A scan of the events below `position`, or of all. A position says nothing of partitions that came later: what
+    /// is in them lies above it.
     pub fn scan(self, position: Option<&BTreeMap<u32, u64>>) -> ArchiveScan {
-        let below_offset = position.unwrap_or(&self.position).clone();
-        ArchiveScan { files: self.files, below_offset, ..ArchiveScan::default() }
+        let Self { mut files, position: all } = self;
+        let below_offset = position.cloned().unwrap_or(all);
+        files.retain(|(partition, _)| below_offset.contains_key(partition));
+        ArchiveScan { files, below_offset, ..ArchiveScan::default() }
     }
 }
 
@@ -159,5 +162,38 @@ impl History for ArchiveHistory {
             .pop()
             .ok_or_else(|| Error::internal("the archive gave no answer for a view"))?;
         Ok(HistoryRows::of(columns, read_at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_that_a_position_does_not_name_lie_above_it() {
+        let file = |path: &str| RowFile {
+            staged: format!("_staging/{path}"),
+            path: path.into(),
+            rows: 1,
+            bytes: 1,
+            sha256: String::new(),
+            event_time_us: (0, 0),
+            offsets: (0, 0),
+        };
+        let committed = Committed {
+            files: vec![(0, file("a")), (1, file("b")), (0, file("c"))],
+            position: BTreeMap::from([(0, 9), (1, 4)]),
+        };
+        let scanned = |position: Option<&BTreeMap<u32, u64>>| {
+            let scan = committed.clone().scan(position);
+            let paths: Vec<String> = scan.files.into_iter().map(|(_, file)| file.path).collect();
+            (paths.concat(), scan.below_offset)
+        };
+        assert_eq!(scanned(None), ("abc".into(), committed.position.clone()));
+        // Of an answer that was given before the partition 1 was made.
+        let before = BTreeMap::from([(0, 7)]);
+        assert_eq!(scanned(Some(&before)), ("ac".into(), before));
+        let empty = BTreeMap::new();
+        assert_eq!(scanned(Some(&empty)), (String::new(), empty));
     }
 }

@@ -125,6 +125,16 @@ impl Drop for Reader {
     }
 }
 
+/// A number below `bound`, the same for the same `n`. Strides instead would pass over some of what is asked for
+/// whenever they share a factor with how many there are.
+fn scrambled(n: usize, which: u64, bound: usize) -> usize {
+    let mut mixed = (n as u64).wrapping_mul(3).wrapping_add(which).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for multiplier in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(multiplier);
+    }
+    (mixed >> 33) as usize % bound
+}
+
 impl Shared {
     fn ask(&self, questions: &Questions) -> (Vec<Served>, Met) {
         let mut served = Vec::new();
@@ -139,10 +149,9 @@ impl Shared {
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
             };
-            // Strides without a common factor meet every pair in time.
-            let user = &questions.users[n * 7 % questions.users.len()];
-            let item = &questions.items[n * 11 % questions.items.len()];
-            let t = questions.instants[n * 5 % questions.instants.len()];
+            let user = &questions.users[scrambled(n, 0, questions.users.len())];
+            let item = &questions.items[scrambled(n, 1, questions.items.len())];
+            let t = questions.instants[scrambled(n, 2, questions.instants.len())];
             let body = json!({"entities": {"user": user, "item": item}, "as_of": format_instant(t)});
             let start = Instant::now();
             let answer = process::request(address, "POST", "/features/vector", body.to_string().as_bytes());

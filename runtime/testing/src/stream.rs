@@ -475,8 +475,8 @@ pub fn careless(lines: &[String], seed: u64) -> Vec<Sent> {
     sent
 }
 
-/// What to ask a job that got these lines: their users and items, one that never was, and instants in and after
-/// the time of the events.
+/// What to ask a job that got these lines: their users and items, one that never was, and instants after the last of
+/// the events, which the online store answers whatever has arrived.
 pub fn questions(lines: &[String]) -> Questions {
     let events: Vec<_> = lines.iter().filter_map(|line| oracle_event(line).ok()).collect();
     let keys = |key: fn(&crate::oracle::OracleEvent) -> Option<String>| {
@@ -486,12 +486,17 @@ pub fn questions(lines: &[String]) -> Questions {
         keys
     };
     let newest = events.iter().map(|event| event.time).max().unwrap_or_default();
-    let start = parse_instant(START).expect("an instant");
-    let instants =
-        [newest + 1, newest + 1_800_000_000, newest - 7_200_000_000, start + 36_000_000_000, newest + 90_000_000_000];
     Questions {
         users: keys(|event| event.user.clone()),
         items: keys(|event| event.item.clone()),
-        instants: instants.into(),
+        instants: vec![newest + 1, newest + 1_800_000_000, newest + 90_000_000_000],
     }
+}
+
+/// [`questions`] with instants amid the events too: once events have passed them by a window, the archive answers.
+pub fn questions_of_the_past(lines: &[String]) -> Questions {
+    let mut questions = questions(lines);
+    let start = parse_instant(START).expect("an instant");
+    questions.instants.extend([questions.instants[0] - 7_200_000_000, start + 36_000_000_000]);
+    questions
 }
