@@ -134,24 +134,27 @@ impl Truth {
     /// The features of an entity at `t` from the events below a position (`None` = all); `None` = not found.
     pub fn features(&self, entity: &str, key: &str, t: i64, below: Option<&Positions>) -> Option<Vec<Named>> {
         let keys = if entity == "user" { &self.by_user } else { &self.by_item };
-        let mut wanted = keys.get(key).cloned().unwrap_or_default();
-        if entity == "item" {
-            // Ranks compare the views of all items; older ones and other kinds of events of others have no say.
-            let from = self.views.partition_point(|(time, _)| *time < t - RANK_REACH_US);
-            let others = self.views[from..].iter().take_while(|(time, _)| *time < t).map(|(_, index)| *index);
-            wanted.extend(others);
-            wanted.sort_unstable();
-            wanted.dedup();
-        }
+        let own = keys.get(key).map_or(&[][..], Vec::as_slice).iter().map(|&index| &self.accepted[index]);
+        // Looked up once, not for every event.
+        let below: Option<Vec<u64>> = below.map(|below| {
+            let partitions = below.keys().max().map_or(0, |last| *last as usize + 1);
+            (0..partitions).map(|partition| below.get(&(partition as u32)).copied().unwrap_or(0)).collect()
+        });
         let seen = |placed: &&Placed| {
-            below.is_none_or(|below| below.get(&placed.partition).is_some_and(|below| placed.offset < *below))
+            let end = |below: &Vec<u64>| below.get(placed.partition as usize).copied().unwrap_or(0);
+            below.as_ref().is_none_or(|below| placed.offset < end(below))
         };
-        let events: Vec<OracleEvent> =
-            wanted.iter().map(|&index| &self.accepted[index]).filter(seen).map(|placed| placed.event.clone()).collect();
-        match entity {
-            "user" => oracle::user_activity(&events, key, t),
-            _ => oracle::item_activity(&events, key, t),
+        let mut events: Vec<&OracleEvent> = own.filter(seen).map(|placed| &placed.event).collect();
+        if entity == "user" {
+            return oracle::user_activity(&events, key, t);
         }
+        // Ranks compare the views of all items; older ones and other kinds of events of others have no say.
+        let from = self.views.partition_point(|(time, _)| *time < t - RANK_REACH_US);
+        let views =
+            self.views[from..].iter().take_while(|(time, _)| *time < t).map(|(_, index)| &self.accepted[*index]);
+        let others = views.filter(|placed| placed.event.item.as_deref() != Some(key));
+        events.extend(others.filter(seen).map(|placed| &placed.event));
+        oracle::item_activity(&events, key, t)
     }
 }
 

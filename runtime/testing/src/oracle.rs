@@ -8,6 +8,7 @@ mod spend;
 pub use spend::{user_daily, user_spend, user_transactions};
 
 use num_bigint::BigInt;
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 const MINUTE: i64 = 60_000_000;
@@ -100,8 +101,9 @@ pub fn view(name: &str) -> Option<View> {
 }
 
 /// The features of `user_activity` at `t`; `None` = not found.
-pub fn user_activity(events: &[OracleEvent], user: &str, t: i64) -> Option<Vec<Named>> {
-    let mut own: Vec<&OracleEvent> = events.iter().filter(|e| e.user.as_deref() == Some(user) && e.time < t).collect();
+pub fn user_activity<E: Borrow<OracleEvent>>(events: &[E], user: &str, t: i64) -> Option<Vec<Named>> {
+    let events = events.iter().map(Borrow::borrow);
+    let mut own: Vec<&OracleEvent> = events.filter(|e| e.user.as_deref() == Some(user) && e.time < t).collect();
     if own.is_empty() {
         return None;
     }
@@ -148,8 +150,9 @@ pub fn user_activity(events: &[OracleEvent], user: &str, t: i64) -> Option<Vec<N
 }
 
 /// The features of `item_activity` at `t`; `None` = not found.
-pub fn item_activity(events: &[OracleEvent], item: &str, t: i64) -> Option<Vec<Named>> {
-    let own: Vec<&OracleEvent> = events.iter().filter(|e| e.item.as_deref() == Some(item) && e.time < t).collect();
+pub fn item_activity<E: Borrow<OracleEvent>>(events: &[E], item: &str, t: i64) -> Option<Vec<Named>> {
+    let all = || events.iter().map(Borrow::borrow);
+    let own: Vec<&OracleEvent> = all().filter(|e| e.item.as_deref() == Some(item) && e.time < t).collect();
     if own.is_empty() {
         return None;
     }
@@ -171,14 +174,14 @@ pub fn item_activity(events: &[OracleEvent], item: &str, t: i64) -> Option<Vec<N
         ),
         ("conversion_rate_24h", ratio(count("purchase", DAY), count("view", DAY))),
         ("revenue_24h", exact_sum(&revenue).into()),
-        ("popularity_rank_1h", OracleValue::Float(popularity_rank(events, item, t))),
+        ("popularity_rank_1h", OracleValue::Float(popularity_rank(all(), item, t))),
     ])
 }
 
-fn popularity_rank(events: &[OracleEvent], item: &str, t: i64) -> f64 {
+fn popularity_rank<'e>(events: impl Iterator<Item = &'e OracleEvent>, item: &str, t: i64) -> f64 {
     let b = t.div_euclid(MINUTE) * MINUTE;
     let mut views: BTreeMap<&str, i64> = BTreeMap::new();
-    for event in events.iter().filter(|e| e.kind == "view" && e.time >= b - HOUR && e.time < b) {
+    for event in events.filter(|e| e.kind == "view" && e.time >= b - HOUR && e.time < b) {
         if let Some(item) = &event.item {
             *views.entry(item).or_default() += 1;
         }

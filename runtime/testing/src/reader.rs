@@ -1,7 +1,9 @@
 //! A reader that asks running processes all the time and notes every answer, to be derived again from its token.
 
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -85,38 +87,108 @@ impl Reader {
     pub fn end(mut self, truth: &Truth, forward: bool) -> Met {
         self.shared.ended.store(true, Ordering::Relaxed);
         let thread = self.thread.take().expect("a reader is ended once");
-        let (served, met) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let mut seen = [Positions::new(), Positions::new()];
+        let (served, met) = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
         let mut met = Met { answers: served.len(), ..met };
-        for Served { address, user, item, t, answer } in &served {
-            for (index, (entity, key)) in [("user", user), ("item", item)].into_iter().enumerate() {
-                let view = view_of(entity);
-                let status = answer["views"][view]["status"].as_str().unwrap_or_default();
-                if matches!(status, "rebuilding" | "warming") {
-                    met.rebuilding += 1;
-                    let values = answer["features"].as_object().expect("features");
-                    let made_up =
-                        values.iter().find(|(name, value)| name.starts_with(&format!("{view}:")) && !value.is_null());
-                    assert!(made_up.is_none(), "{address}: {view} is {status} and has a value: {answer}");
-                    continue;
-                }
-                let below = positions_of(answer["position"].as_str().unwrap_or_default(), view);
-                let expected = truth.features(entity, key, *t, Some(&below));
-                if let Some(why) = mistake(expected.as_deref(), view, status, &answer["features"]) {
-                    panic!("{address}: {entity} {key} at {}: {why}\n{answer}", format_instant(*t));
-                }
-                met.found += usize::from(expected.is_some());
-                for (partition, offset) in &below {
-                    let before = seen[index].insert(*partition, *offset).unwrap_or(0);
-                    assert!(
-                        !forward || *offset >= before,
-                        "{address}: partition {partition} went back from {before}: {answer}"
-                    );
-                }
-            }
+        for derived in in_parallel(&served, |answer| answer.derive(truth)) {
+            let Derived { found, rebuilding } = derived.unwrap_or_else(|why| panic!("{why}"));
+            met.found += found;
+            met.rebuilding += rebuilding;
+        }
+        if forward {
+            never_back(&served);
         }
         met
     }
+}
+
+/// Of an answer that is right: how many views had values, and how many said that they have none yet.
+#[derive(Debug)]
+struct Derived {
+    found: usize,
+    rebuilding: usize,
+}
+
+impl Served {
+    /// Each view with its entity, its key and its status.
+    fn views(&self) -> [(&'static str, &str, &'static str, &str); 2] {
+        [("user", self.user.as_str()), ("item", self.item.as_str())].map(|(entity, key)| {
+            let view = view_of(entity);
+            (entity, key, view, self.answer["views"][view]["status"].as_str().unwrap_or_default())
+        })
+    }
+
+    fn positions(&self, view: &str) -> Positions {
+        positions_of(self.answer["position"].as_str().unwrap_or_default(), view)
+    }
+
+    /// Derives the answer again from its position; the error says what is wrong with it.
+    fn derive(&self, truth: &Truth) -> Result<Derived, String> {
+        let Self { address, t, answer, .. } = self;
+        let mut derived = Derived { found: 0, rebuilding: 0 };
+        for (entity, key, view, status) in self.views() {
+            if without_values(status) {
+                derived.rebuilding += 1;
+                let values =
+                    answer["features"].as_object().ok_or_else(|| format!("{address}: no features: {answer}"))?;
+                let of_view = |name: &str| name.split_once(':').is_some_and(|(of, _)| of == view);
+                if values.iter().any(|(name, value)| of_view(name) && !value.is_null()) {
+                    return Err(format!("{address}: {view} is {status} and has a value: {answer}"));
+                }
+                continue;
+            }
+            let expected = truth.features(entity, key, *t, Some(&self.positions(view)));
+            if let Some(why) = mistake(expected.as_deref(), view, status, &answer["features"]) {
+                return Err(format!("{address}: {entity} {key} at {}: {why}\n{answer}", format_instant(*t)));
+            }
+            derived.found += usize::from(expected.is_some());
+        }
+        Ok(derived)
+    }
+}
+
+/// Whether a view with this status has no values yet.
+fn without_values(status: &str) -> bool {
+    matches!(status, "rebuilding" | "warming")
+}
+
+/// Fails when a view was answered from an older position than it was before.
+fn never_back(served: &[Served]) {
+    let mut seen: BTreeMap<(&str, u32), u64> = BTreeMap::new();
+    for one in served {
+        for (_, _, view, status) in one.views() {
+            if without_values(status) {
+                continue;
+            }
+            for (partition, offset) in one.positions(view) {
+                let before = seen.insert((view, partition), offset).unwrap_or(0);
+                let Served { address, answer, .. } = one;
+                assert!(offset >= before, "{address}: partition {partition} went back from {before}: {answer}");
+            }
+        }
+    }
+}
+
+/// The results of all, in their order, with a thread for each core.
+fn in_parallel<T: Sync, R: Send>(all: &[T], of: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    /// Taken at once by a thread.
+    const BLOCK: usize = 64;
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let from = next.fetch_add(BLOCK, Ordering::Relaxed);
+            let Some(rest) = all.get(from..).filter(|rest| !rest.is_empty()) else { return done };
+            done.push((from, rest.iter().take(BLOCK).map(&of).collect::<Vec<R>>()));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut blocks: Vec<(usize, Vec<R>)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let joined = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        joined.flatten().collect()
+    });
+    blocks.sort_by_key(|(from, _)| *from);
+    blocks.into_iter().flat_map(|(_, results)| results).collect()
 }
 
 impl Drop for Reader {
@@ -180,5 +252,46 @@ impl Shared {
             }
         }
         (served, met)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_come_in_order_whichever_thread_made_them() {
+        for count in [0, 1, 63, 64, 65, 10_000] {
+            let all: Vec<usize> = (0..count).collect();
+            assert_eq!(in_parallel(&all, |number| number * 2), all.iter().map(|number| number * 2).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn every_combination_is_asked_in_time() {
+        // Lengths that share factors with each other and with every stride.
+        let lengths = [35, 22, 5];
+        let mut met = std::collections::BTreeSet::new();
+        for n in 0..60_000 {
+            met.insert([0, 1, 2].map(|which| scrambled(n, which as u64, lengths[which])));
+        }
+        assert_eq!(met.len(), lengths.iter().product::<usize>());
+    }
+
+    #[test]
+    fn a_step_back_is_seen() {
+        let served = |offset: u64, status: &str| Served {
+            address: "here".into(),
+            user: "u".into(),
+            item: "i".into(),
+            t: 0,
+            answer: json!({
+                "position": format!("default:0={offset},1=7"),
+                "views": {"user_activity": {"status": status}, "item_activity": {"status": status}},
+            }),
+        };
+        never_back(&[served(3, "found"), served(3, "found"), served(2, "rebuilding"), served(4, "not_found")]);
+        let back = [served(3, "found"), served(2, "found")];
+        assert!(std::panic::catch_unwind(|| never_back(&back)).is_err());
     }
 }
