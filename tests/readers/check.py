@@ -3,11 +3,12 @@
 
 usage: check.py PLUMB COMPONENTS JARS WORK [EVENTS]
 
-PLUMB is the binary, COMPONENTS the folder of the shipped views, JARS those of Iceberg and Delta for Spark, WORK an empty
-folder. EVENTS is a file of events of the default schema [default: the real purchases of examples/data]; generated ones
-come in beside them. `run.sh` has all of these.
+PLUMB is the binary, COMPONENTS the folder of the shipped views, JARS those of Iceberg and Delta for Spark, WORK a
+folder that holds the component of `kinds/`. EVENTS is a file of events of the default schema [default: the real
+purchases of examples/data]; generated ones come in beside them. `run.sh` has all of these.
 """
 
+import base64
 import datetime
 import json
 import pathlib
@@ -38,13 +39,21 @@ EVENT_TYPES = {
     **dict.fromkeys(["quantity", "_offset"], "i64"),
     "_partition": "i32",
 }
+KINDS = {
+    "pair": {"user_id": "string", "item_id": "string"},
+    "fields": {"number": "i64", "real": "f64", "flag": "bool", "text": "string", "bytes": "bytes", "seen": "timestamp"},
+}
 CONFIG = """
 data_dir = "data"
-[source]
+[sources.default]
 kind = "log"
 {fields}
+[sources.kinds]
+kind = "log"
+required = []
+fields = {{ {kinds} }}
 [transforms]
-paths = ["{components}/*.wasm"]
+paths = ["{components}/*.wasm", "kinds.wasm"]
 [run]
 commit_interval = "1s"
 """
@@ -65,6 +74,11 @@ def say(text):
     print(text, flush=True)
 
 
+def configure(fields=""):
+    kinds = ", ".join(f'{name} = "{of}"' for name, of in (KINDS["pair"] | KINDS["fields"]).items())
+    (WORK / "plumb.toml").write_text(CONFIG.format(fields=fields, kinds=kinds, components=COMPONENTS))
+
+
 def plumb(*words):
     words = [str(word) for word in words]
     done = subprocess.run([PLUMB, *words, "--json"], cwd=WORK, stdout=subprocess.PIPE, text=True)
@@ -73,14 +87,14 @@ def plumb(*words):
     return json.loads(done.stdout)
 
 
-def register(kind, warehouse, *words):
+def register(kind, warehouse, view="user_transactions"):
     script = ROOT / "examples/tables/register.py"
-    command = [sys.executable, script, kind, STORE, warehouse, "--view", "user_transactions", *words]
+    command = [sys.executable, script, kind, STORE, warehouse, "--view", view]
     return subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def registered(kind, warehouse):
-    done = register(kind, warehouse)
+def registered(kind, warehouse, *view):
+    done = register(kind, warehouse, *view)
     if done.returncode != 0:
         fail(f"register.py {kind}: {done.stderr}")
     return json.loads(done.stdout)
@@ -157,7 +171,7 @@ def same_as_stats(what, root, table, columns):
 
 
 def make_events():
-    (WORK / "plumb.toml").write_text(CONFIG.format(fields="", components=COMPONENTS))
+    configure()
     # In two runs, so that a date has files of several commits.
     plumb("produce", EVENTS)
     plumb("run", "--until-end", "--no-serve")
@@ -201,6 +215,70 @@ def check_events(readers):
 def feature_types(view):
     described = plumb("inspect", COMPONENTS / f"{view}.wasm")
     return {feature["name"]: feature["type"] for feature in described["features"]}
+
+
+def kinds_events():
+    """Events with the edges of every type, each also null."""
+    edges = {
+        "number": [0, -1, 2**63 - 1, -(2**63), 2**53 + 1],
+        "real": [0.0, -0.0, 5e-324, -1.7976931348623157e308, 0.1],
+        "flag": [True, False],
+        "text": ["", " ", "two words", "naïve 数据 🦀", "x" * 5000],
+        "bytes": ["", "AAH/", "eA=="],
+        "seen": ["1850-01-01T00:00:00Z", "1969-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"],
+    }
+    events = []
+    for n in range(300):
+        event = {"event_id": f"k{n}", "event_time": f"2017-01-0{n % 5 + 1}T{n % 24:02}:00:00.{n:06}Z"}
+        event |= {"user_id": f"u{n % 7}", "item_id": f"i{n % 3}"}
+        for place, (name, values) in enumerate(edges.items()):
+            # Each column goes through its values and a null at a pace of its own.
+            at = (n // (place + 1)) % (len(values) + 1)
+            event[name] = values[at] if at < len(values) else None
+        events.append(event)
+    return events
+
+
+def check_kinds(readers):
+    """A source and a view of two keys with a column of every type."""
+    sent = kinds_events()
+    (WORK / "kinds.jsonl").write_text("".join(json.dumps(event) + "\n" for event in sent))
+    plumb("produce", "kinds.jsonl", "--source", "kinds")
+    plumb("run", "--until-end", "--no-serve")
+    root = STORE / "events/kinds"
+    own = ["event_id", "event_time", *(name for name in EVENT_TYPES if name.startswith("_"))]
+    types = {name: EVENT_TYPES[name] for name in own} | KINDS["pair"] | KINDS["fields"]
+    table = same_everywhere("events of kinds", readers, root, ["event_id"], types)
+    expect("events of kinds", table.num_rows, len(sent))
+    held = {row["event_id"]: row for row in table.to_pylist()}
+    for event in sent:
+        row = held[event["event_id"]]
+        for name, of in KINDS["fields"].items():
+            value, found = event[name], row[name]
+            if value is not None and of == "bytes":
+                value = base64.b64decode(value)
+            if value is not None and of == "timestamp":
+                value, found = datetime.datetime.fromisoformat(value), found.astimezone(datetime.timezone.utc)
+            # As text, in which -0.0 is not 0.0.
+            expect(f"`{name}` of {event['event_id']}", repr(found), repr(value))
+
+    words = ["--transform", "kinds.wasm", "--events", f"kinds={root}"]
+    plumb("backfill", *words, "--every", "1h", "--out", STORE)
+    features = {feature["name"]: feature["type"] for feature in plumb("inspect", "kinds.wasm")["features"]}
+    types = KINDS["pair"] | {"event_time": "timestamp"} | features | {"_position": "string"}
+    keys = ["user_id", "item_id", "event_time"]
+    table = same_everywhere("snapshots of kinds", readers, tree("kinds"), keys, types)
+    pyarrow.parquet.write_table(table.select(keys), WORK / "labels-kinds.parquet")
+    more = ["--labels", "labels-kinds.parquet", "--features", "kinds:*", "--out", "joined-kinds.parquet"]
+    plumb("join", *words, *more)
+    joined = pyarrow.parquet.read_table(WORK / "joined-kinds.parquet")
+    for name in features:
+        ours, theirs = digests(joined.select([f"kinds__{name}"])), digests(table.select([name]))
+        expect(f"checksum of `{name}` of snapshots of kinds", list(theirs.values()), list(ours.values()))
+        values = table[name].to_pylist()
+        if not any(values) or (None not in values and [] not in values):
+            fail(f"`{name}` of snapshots of kinds has no value, or is nowhere null or empty")
+    say(f"every type: {len(sent)} events and {table.num_rows} rows of snapshots agree, and with the join")
 
 
 def check_features(readers):
@@ -253,7 +331,7 @@ def check_training_set(readers, events):
 
 def check_other_fields(readers):
     """A source that gained two fields and lost one: older files lack the new, newer the old."""
-    (WORK / "plumb.toml").write_text(CONFIG.format(fields=MORE_FIELDS, components=COMPONENTS))
+    configure(MORE_FIELDS)
     lines = [
         {
             "event_id": f"late-{n}",
@@ -283,22 +361,23 @@ def check_other_fields(readers):
     say(f"events of two schemas: {table.num_rows} rows agree")
 
 
-def snapshots():
+def snapshots(view="user_transactions", keys=("user_id", "event_time")):
     """The view's snapshots as files, by their keys."""
-    table = Polars().table(tree("user_transactions"))
-    return ordered(pyarrow.table({name: plain(table[name]) for name in table.column_names}), ["user_id", "event_time"])
+    table = Polars().table(tree(view))
+    return ordered(pyarrow.table({name: plain(table[name]) for name in table.column_names}), keys)
 
 
-def same_table(what, table, expected, without=()):
+def same_table(what, table, expected, without=(), keys=("user_id", "event_time")):
     names = [name for name in expected.column_names if name not in without]
     expect(f"columns of {what}", sorted(set(table.column_names) - set(without)), sorted(names))
-    table = ordered(pyarrow.table({name: plain(table[name]) for name in names}), ["user_id", "event_time"])
+    table = ordered(pyarrow.table({name: plain(table[name]) for name in names}), keys)
     expect(f"rows of {what}", table.num_rows, expected.num_rows)
     expect(f"checksums of {what}", digests(table), digests(expected.select(names)))
 
 
 def backfill(*words):
-    plumb("backfill", *transforms(*VIEWS), "--events", STORE / "events/default", "--every", "1d", "--out", STORE, *words)
+    events = ["--events", STORE / "events/default"]
+    plumb("backfill", *transforms(*VIEWS), *events, "--every", "1d", "--out", STORE, *words)
 
 
 def check_tables(spark):
@@ -333,6 +412,23 @@ def check_tables(spark):
     past = polars.read_delta(made[1]["table"], version=0).to_arrow()
     same_table("the Delta table's first version", past, old, ("version",))
 
+    # Every type there is.
+    keys = ["user_id", "item_id", "event_time"]
+    kinds = snapshots("kinds", keys)
+    metadata, location = registered("iceberg", lake, "kinds")["metadata"], registered("delta", delta, "kinds")["table"]
+    in_iceberg = {
+        "Spark": spark.table("plumb.kinds.features_daily").toArrow(),
+        "Polars": polars.scan_iceberg(metadata).collect().to_arrow(),
+    }
+    in_delta = {
+        "Spark": spark.read.format("delta").load(location).toArrow(),
+        "Polars": polars.read_delta(location).to_arrow(),
+    }
+    for reader in in_iceberg:
+        same_table(f"the Iceberg table of kinds in {reader}", in_iceberg[reader], kinds, ("date", "version"), keys)
+        same_table(f"the Delta table of kinds in {reader}", in_delta[reader], kinds, ("version",), keys)
+    say(f"Iceberg and Delta tables of every type: {kinds.num_rows} rows agree in Spark and Polars")
+
     tree("user_transactions").rename(tree("user_transactions").with_name("version=9.9.9_00000000"))
     for kind, warehouse in (("iceberg", lake), ("delta", delta)):
         refused = register(kind, warehouse)
@@ -360,6 +456,7 @@ def check_iceberg(spark, lake, made, expected, days):
     catalog = sqlite3.connect(lake / "catalog.db")
     listed = catalog.execute("SELECT table_namespace, table_name, metadata_location FROM iceberg_tables").fetchall()
     expect("the catalogue", listed, [("user_transactions", "features_daily", made["metadata"])])
+    catalog.close()
     say(f"Iceberg table: {expected.num_rows} rows of {days} days agree in Spark and Polars")
 
 
@@ -391,6 +488,7 @@ def main():
     spark = spark_session(JARS, WORK / "iceberg")
     readers = [DuckDB(), Polars(), Pandas(), Spark(spark)]
     events = check_events(readers)
+    check_kinds(readers)
     check_features(readers)
     check_training_set(readers, events)
     check_other_fields(readers)

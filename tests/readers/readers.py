@@ -27,7 +27,17 @@ TYPES = {
         "timestamp",
     ),
     "date": ("DATE", "Date", "date32[day][pyarrow]", "date"),
-    "list<string>": ("VARCHAR[]", "List(String)", "list<element: string>[pyarrow]", "array<string>"),
+    "bool": ("BOOLEAN", "Boolean", "bool[pyarrow]", "boolean"),
+    "bytes": ("BLOB", "Binary", "binary[pyarrow]", "binary"),
+}
+TYPES |= {
+    f"list<{name}>": (
+        f"{duck}[]",
+        f"List({pola})",
+        f"list<element: {panda.removesuffix('[pyarrow]')}>[pyarrow]",
+        f"array<{spark}>",
+    )
+    for name, (duck, pola, panda, spark) in TYPES.items()
 }
 
 # The folders of a path, as columns.
@@ -188,8 +198,10 @@ def plain(column):
         return column.cast(pyarrow.string())
     if pyarrow.types.is_timestamp(kind):
         return column.cast(pyarrow.timestamp("us", "UTC"))
+    if pyarrow.types.is_large_binary(kind) or pyarrow.types.is_binary_view(kind):
+        return column.cast(pyarrow.binary())
     if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
-        return column.cast(pyarrow.list_(pyarrow.string()))
+        return column.cast(pyarrow.list_(plain(pyarrow.array([], kind.value_type)).type))
     return column
 
 
@@ -204,14 +216,18 @@ def type_name(kind):
         return f"list of {type_name(kind.value_type)}"
     if pyarrow.types.is_string(kind):
         return "string"
+    if pyarrow.types.is_binary(kind):
+        return "bytes"
+    if pyarrow.types.is_boolean(kind):
+        return "boolean"
     raise TypeError(f"no column of plumb's is {kind}")
 
 
 def encode(column):
     """The bytes of a column's values, as docs/training-sets.md has them for the hash of rows."""
     kind = column.type
-    if pyarrow.types.is_string(kind):
-        texts = [value if value is None else value.encode() for value in column.to_pylist()]
+    if pyarrow.types.is_string(kind) or pyarrow.types.is_binary(kind):
+        texts = column.cast(pyarrow.binary()).to_pylist()
         return b"".join(b"\0" if text is None else b"\1" + struct.pack("<I", len(text)) + text for text in texts)
     if pyarrow.types.is_list(kind):
         out = []
@@ -219,6 +235,8 @@ def encode(column):
             values = b"" if row is None else encode(pyarrow.array(row, kind.value_type))
             out.append(b"\0" if row is None else b"\1" + struct.pack("<I", len(row)) + values)
         return b"".join(out)
+    if pyarrow.types.is_boolean(kind):
+        return b"".join(b"\0" if value is None else b"\1" + bytes([value]) for value in column.to_pylist())
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     if pyarrow.types.is_floating(kind):
         values = column.cast(pyarrow.float64()).fill_null(0.0).to_numpy()

@@ -36,6 +36,7 @@ install
 work=$root/target/readers
 rm -rf "$work"
 mkdir -p "$work"
+"$plumb" build "$tests/kinds" -o "$work/kinds.wasm"
 events=()
 [ -z "${PLUMB_TEST_DATA:-}" ] || events=("$PLUMB_TEST_DATA/events_completejourney.parquet")
 # Spark would bind where the host's name points to; Polars would advise another package for planning.
