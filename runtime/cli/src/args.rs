@@ -270,7 +270,10 @@ pub(crate) struct Backfill {
     /// Which entities.
     #[arg(long, default_value = "active")]
     pub(crate) entities: Entities,
-    /// The folder to write to.
+    /// Also make dates again that were made from more events than are given now.
+    #[arg(long)]
+    pub(crate) allow_fewer_events: bool,
+    /// The folder to write to: dates in it that were made from the same events are left as they are.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
 }

@@ -1,19 +1,32 @@
-//! Snapshots of feature values: `features/entity=E/view=V/version=1.2.0_ab12cd34/date=YYYY-MM-DD/part-00000.parquet`.
+//! Snapshots of feature values:
+//! `features/entity=E/view=V/version=1.2.0_ab12cd34/date=YYYY-MM-DD/part-00000-<hash>.parquet`, and beside the dates
+//! `_manifest.json`, which says what each was made from.
 //!
-//! Everything taken stays under `_staging/` until [`SnapshotWriter::finish`](SnapshotSink::finish) moves it; a date
-//! that was written before is replaced. Dates that get no rows keep what they have.
+//! What was taken stays under `_staging/` until its date is complete. Then the date's files become those, and the ones it
+//! had go to `_trash/`, in one swap; the manifest follows. So a date is never a mixture, and one whose files are not those
+//! of the manifest (a process died in between, somebody removed a file) is one of which nothing is known, and made again.
+//! A name has the hash of the file's content in it: two files of one name are the same.
+
+mod manifest;
 
 use crate::dates::{date_of_day, day_of};
+use crate::rows_hash::hex;
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_schema::{Field, Schema};
+use manifest::{DateEntry, FileEntry, SnapshotManifest};
 use plumb_columnar::{ColumnHint, Layout, ParquetWriter, arrow_type, to_arrow};
 use plumb_core::column::{Column, DataType, Values};
-use plumb_pipeline::commit::collect::staged_features;
-use plumb_pipeline::port::{ObjectStore, SnapshotRows, SnapshotSink, SnapshotView};
+use plumb_core::time::DAY_US;
+use plumb_pipeline::commit::collect::{KEEP, staged_features};
+use plumb_pipeline::commit::{TRASH, trashed};
+use plumb_pipeline::decode::time::parse_rfc3339;
+use plumb_pipeline::port::{ObjectStore, SnapshotDate, SnapshotRows, SnapshotSink, SnapshotView};
 use plumb_pipeline::{Error, Result};
-use std::collections::BTreeMap;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The columns that readers make of the folders' names.
 const FOLDERS: [&str; 4] = ["entity", "view", "version", "date"];
@@ -23,60 +36,94 @@ const PART_BYTES: usize = 128 * 1024 * 1024;
 /// Closed files are put into the store together once they hold this many bytes, or are this many.
 const HELD_BYTES: usize = 32 * 1024 * 1024;
 const HELD_FILES: usize = 400;
+/// Complete dates are shown together once they are this many.
+const SHOWN_DATES: usize = 100;
+/// Complete dates are shown after this long, so that a job that is killed has not worked longer than that for nothing.
+const SHOWN_EVERY: Duration = Duration::from_secs(5);
+
+/// The name of the manifest in a view's folder: readers of Hive folders pass over what begins with `_`.
+const MANIFEST: &str = "_manifest.json";
 
 /// Writes snapshots into an object store.
 pub struct SnapshotWriter {
     store: Arc<dyn ObjectStore>,
-    position: String,
     staging: String,
-    /// By the folder of a view: the date being written.
-    open: BTreeMap<String, OpenDate>,
+    /// By the folder of a view.
+    views: BTreeMap<String, ViewDates>,
     /// Closed, not yet in the store: staging path and bytes.
     held: Vec<(String, Vec<u8>)>,
     held_bytes: usize,
-    /// Every closed file: where it is staged and where it will be.
-    moves: Vec<(String, String)>,
+    /// How many files were staged.
+    files: usize,
+    /// What is staged and not yet in the tree.
+    staged: Vec<String>,
+    shown: Instant,
+}
+
+/// The dates of a view.
+#[derive(Default)]
+struct ViewDates {
+    manifest: Option<SnapshotManifest>,
+    /// By day: the paths that are in its folder, with their sizes.
+    there: BTreeMap<i64, BTreeMap<String, u64>>,
+    open: Option<OpenDate>,
+    /// By day: what was written of it.
+    parts: BTreeMap<i64, Vec<Part>>,
+    /// Days that are complete, or have nothing any more (`None`), and not shown yet.
+    ready: BTreeMap<i64, Option<SnapshotDate>>,
 }
 
 struct OpenDate {
     day: i64,
-    part: u32,
+    rows: u64,
     layout: Layout,
     writer: ParquetWriter<Vec<u8>>,
 }
 
+/// A closed file.
+struct Part {
+    staged: String,
+    file: FileEntry,
+}
+
 impl std::fmt::Debug for SnapshotWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SnapshotWriter").field("files", &self.moves.len()).finish_non_exhaustive()
+        f.debug_struct("SnapshotWriter").field("files", &self.files).finish_non_exhaustive()
     }
 }
 
 impl SnapshotWriter {
-    /// A writer into a store; `position` says up to where the log or the files were read (column `_position`).
-    pub fn new(store: Arc<dyn ObjectStore>, position: impl Into<String>) -> Self {
+    /// A writer into a store.
+    pub fn new(store: Arc<dyn ObjectStore>) -> Self {
         // Random, because processes of several machines or containers may have one number.
+        let number = RandomState::new().build_hasher().finish();
         Self {
             store,
-            position: position.into(),
-            staging: format!(
-                "_staging/features/{}-{:016x}",
-                std::process::id(),
-                RandomState::new().build_hasher().finish()
-            ),
-            open: BTreeMap::new(),
+            staging: format!("_staging/features/{}-{number:016x}", std::process::id()),
+            views: BTreeMap::new(),
             held: Vec::new(),
             held_bytes: 0,
-            moves: Vec::new(),
+            files: 0,
+            staged: Vec::new(),
+            shown: Instant::now(),
         }
     }
 
-    fn close(&mut self, folder: &str, date: OpenDate) -> Result<()> {
-        let to = format!("{folder}/date={}/part-{:05}.parquet", date_of_day(date.day), date.part);
-        let staged = format!("{}/{}.parquet", self.staging, self.moves.len());
-        let bytes = date.writer.finish()?;
+    /// Closes the file that is open in a view's folder.
+    fn close(&mut self, folder: &str) -> Result<()> {
+        let Some(view) = self.views.get_mut(folder) else { return Ok(()) };
+        let Some(open) = view.open.take() else { return Ok(()) };
+        let bytes = open.writer.finish()?;
+        let sha256 = hex(&Sha256::digest(&bytes));
+        let parts = view.parts.entry(open.day).or_default();
+        let name = format!("part-{:05}-{}.parquet", parts.len(), &sha256[..16]);
+        let staged = format!("{}/{}.parquet", self.staging, self.files);
+        let file = FileEntry { name, rows: open.rows, bytes: bytes.len() as u64, sha256 };
+        parts.push(Part { staged: staged.clone(), file });
+        self.files += 1;
         self.held_bytes += bytes.len();
-        self.held.push((staged.clone(), bytes));
-        self.moves.push((staged, to));
+        self.staged.push(staged.clone());
+        self.held.push((staged, bytes));
         if self.held_bytes >= HELD_BYTES || self.held.len() >= HELD_FILES {
             self.put_held()?;
         }
@@ -87,59 +134,157 @@ impl SnapshotWriter {
         self.held_bytes = 0;
         self.store.put_all(std::mem::take(&mut self.held))
     }
+
+    /// Shows what is complete: files into the tree, those they replace out of it, then the manifests.
+    fn show(&mut self) -> Result<()> {
+        self.put_held()?;
+        let (mut appear, mut vanish, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
+        let mut changed = Vec::new();
+        for (folder, view) in &mut self.views {
+            let Some(manifest) = &mut view.manifest else { continue };
+            if view.ready.is_empty() {
+                continue;
+            }
+            for (day, date) in std::mem::take(&mut view.ready) {
+                let name = date_of_day(day);
+                let parts = view.parts.remove(&day).unwrap_or_default();
+                let path = |part: &Part| (format!("{folder}/date={name}/{}", part.file.name), part.file.bytes);
+                let paths: BTreeMap<String, u64> = parts.iter().map(path).collect();
+                for (old, bytes) in view.there.remove(&day).unwrap_or_default() {
+                    match paths.get(&old) {
+                        None => vanish.push((old.clone(), trashed(&old))),
+                        Some(of_that_name) if *of_that_name != bytes => damaged.push(old),
+                        Some(_) => {}
+                    }
+                }
+                appear.extend(parts.iter().map(|part| (part.staged.clone(), path(part).0)));
+                if !paths.is_empty() {
+                    view.there.insert(day, paths);
+                }
+                match date {
+                    Some(date) => {
+                        let files = parts.into_iter().map(|part| part.file).collect();
+                        manifest.dates.insert(name, DateEntry::new(&date, files));
+                    }
+                    None => drop(manifest.dates.remove(&name)),
+                }
+            }
+            changed.push((format!("{folder}/{MANIFEST}"), manifest.to_bytes()));
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        self.store.delete_all(&damaged)?;
+        self.store.swap(&appear, &vanish)?;
+        let moved: BTreeSet<&str> = appear.iter().map(|(staged, _)| staged.as_str()).collect();
+        self.staged.retain(|staged| !moved.contains(staged.as_str()));
+        self.store.put_all(changed)?;
+        self.shown = Instant::now();
+        Ok(())
+    }
+
+    fn ready(&mut self, view: &SnapshotView, day_us: i64, date: Option<&SnapshotDate>) -> Result<()> {
+        let (folder, day) = (folder(view), day_of(day_us));
+        let dates = self.views.entry(folder.clone()).or_default();
+        if dates.open.as_ref().is_some_and(|open| open.day == day) {
+            self.close(&folder)?;
+        }
+        let Some(dates) = self.views.get_mut(&folder).filter(|dates| dates.manifest.is_some()) else {
+            return Err(Error::internal(format!("nobody asked which dates of view `{}` there are", view.view)));
+        };
+        let written: u64 = dates.parts.get(&day).into_iter().flatten().map(|part| part.file.rows).sum();
+        let expected = date.map_or(0, |date| date.rows);
+        if written != expected {
+            return Err(Error::internal(format!("{written} rows were written of a date that has {expected}")));
+        }
+        dates.ready.insert(day, date.cloned());
+        let ready: usize = self.views.values().map(|dates| dates.ready.len()).sum();
+        if ready >= SHOWN_DATES || self.shown.elapsed() >= SHOWN_EVERY { self.show() } else { Ok(()) }
+    }
+}
+
+fn folder(view: &SnapshotView) -> String {
+    format!("features/entity={}/view={}/version={}", view.entity, view.view, view.version_folder)
+}
+
+/// The day of a file in a view's folder; `None` for what is no date's.
+fn day_of_path(path: &str, folder: &str) -> Option<i64> {
+    let (date, _) = path.strip_prefix(folder)?.strip_prefix("/date=")?.split_once('/')?;
+    let day = day_of(parse_rfc3339(format!("{date}T00:00:00Z").as_bytes())?.us);
+    (date_of_day(day) == date).then_some(day)
 }
 
 impl SnapshotSink for SnapshotWriter {
+    fn dates(&mut self, view: &SnapshotView) -> Result<BTreeMap<i64, Option<SnapshotDate>>> {
+        let folder = folder(view);
+        let path = format!("{folder}/{MANIFEST}");
+        let manifest = match self.store.get(&path)? {
+            None => SnapshotManifest::new(view),
+            Some(bytes) => {
+                let local = self.store.local_path(&path);
+                let shown = local.map_or_else(|| path.clone(), |local| local.display().to_string());
+                SnapshotManifest::read(&bytes, &shown, view)?
+            }
+        };
+        let mut there: BTreeMap<i64, BTreeMap<String, u64>> = BTreeMap::new();
+        for (path, bytes) in self.store.list(&folder)? {
+            if let Some(day) = day_of_path(&path, &folder) {
+                there.entry(day).or_default().insert(path, bytes);
+            }
+        }
+        let mut dates: BTreeMap<i64, Option<SnapshotDate>> = there.keys().map(|&day| (day * DAY_US, None)).collect();
+        for (name, entry) in &manifest.dates {
+            let Some((day_us, date)) = entry.date(name) else { continue };
+            let files = entry.files.iter();
+            let wanted: BTreeMap<String, u64> =
+                files.map(|file| (format!("{folder}/date={name}/{}", file.name), file.bytes)).collect();
+            let is_whole = there.get(&day_of(day_us)).map_or(wanted.is_empty(), |found| *found == wanted);
+            dates.insert(day_us, is_whole.then_some(date));
+        }
+        self.views.insert(folder, ViewDates { manifest: Some(manifest), there, ..ViewDates::default() });
+        Ok(dates)
+    }
+
     fn write(&mut self, view: &SnapshotView, rows: &SnapshotRows) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
-        let folder = format!("features/entity={}/view={}/version={}", view.entity, view.view, view.version_folder);
-        let day = day_of(rows.day_us);
-        let mut next_part = 0;
-        if let Some(open) = self.open.remove(&folder) {
-            if open.day == day && open.writer.bytes_written() < PART_BYTES {
-                self.open.insert(folder.clone(), open);
-            } else {
-                next_part = if open.day == day { open.part + 1 } else { 0 };
-                self.close(&folder, open)?;
+        let (folder, day) = (folder(view), day_of(rows.day_us));
+        let dates = self.views.entry(folder.clone()).or_default();
+        let goes_on = |open: &OpenDate| open.day == day && open.writer.bytes_written() < PART_BYTES;
+        if !dates.open.as_ref().is_some_and(goes_on) {
+            self.close(&folder)?;
+        }
+        let dates = self.views.entry(folder.clone()).or_default();
+        let open = match &mut dates.open {
+            Some(open) => open,
+            none => {
+                let layout = layout(view)?;
+                let writer = ParquetWriter::new(&folder, Vec::new(), &layout)?;
+                none.insert(OpenDate { day, rows: 0, layout, writer })
             }
-        }
-        if !self.open.contains_key(&folder) {
-            let layout = layout(view)?;
-            let writer = ParquetWriter::new(&folder, Vec::new(), &layout)?;
-            self.open.insert(folder.clone(), OpenDate { day, part: next_part, layout, writer });
-        }
-        let open = self.open.get_mut(&folder).expect("the date was just opened");
-        let batch = batch(&open.layout, rows, &self.position)?;
-        open.writer.write(&batch)
+        };
+        open.rows += rows.len() as u64;
+        open.writer.write(&batch(&open.layout, rows)?)
+    }
+
+    fn complete(&mut self, view: &SnapshotView, day_us: i64, date: &SnapshotDate) -> Result<()> {
+        self.ready(view, day_us, Some(date))
+    }
+
+    fn remove(&mut self, view: &SnapshotView, day_us: i64) -> Result<()> {
+        self.ready(view, day_us, None)
     }
 
     fn finish(&mut self) -> Result<()> {
-        for (folder, open) in std::mem::take(&mut self.open) {
-            self.close(&folder, open)?;
-        }
-        self.put_held()?;
-        // Parts that a longer file of an earlier run left in these dates would repeat rows.
-        let written: BTreeMap<&str, u32> = self.moves.iter().filter_map(|(_, to)| to.rsplit_once('/')).fold(
-            BTreeMap::new(),
-            |mut dates, (date, _)| {
-                *dates.entry(date).or_default() += 1;
-                dates
-            },
-        );
-        for (date, parts) in written {
-            for (path, _) in self.store.list(date)? {
-                let part = path.rsplit_once("/part-").and_then(|(_, part)| part.strip_suffix(".parquet"));
-                if part.and_then(|part| part.parse::<u32>().ok()).is_some_and(|part| part >= parts) {
-                    self.store.delete(&path)?;
-                }
-            }
-        }
-        self.store.rename_all(&self.moves)?;
-        self.moves.clear();
-        // What killed writers have left is removed by whoever writes there next; a store of backfills has no owner.
-        if let Err(error) = staged_features(self.store.as_ref()) {
+        self.show()?;
+        // What killed writers have left, and what was replaced, is removed by whoever writes there next; a store of
+        // backfills has no owner.
+        let old_trash = || -> Result<()> {
+            let old = self.store.ages(&format!("{TRASH}/features"))?.into_iter().filter(|(_, age)| *age >= KEEP);
+            self.store.delete_all(&old.map(|(path, _)| path).collect::<Vec<_>>())
+        };
+        if let Err(error) = staged_features(self.store.as_ref()).and_then(|()| old_trash()) {
             tracing::warn!(%error, "cannot remove what earlier backfills have left");
         }
         Ok(())
@@ -147,9 +292,9 @@ impl SnapshotSink for SnapshotWriter {
 }
 
 impl Drop for SnapshotWriter {
-    /// Removes what was staged and never finished.
+    /// Removes what was staged and never shown.
     fn drop(&mut self) {
-        for (staged, _) in &self.moves {
+        for staged in &self.staged {
             drop(self.store.delete(staged));
         }
     }
@@ -183,7 +328,7 @@ fn layout(view: &SnapshotView) -> Result<Layout> {
     }))
 }
 
-fn batch(layout: &Layout, rows: &SnapshotRows, position: &str) -> Result<RecordBatch> {
+fn batch(layout: &Layout, rows: &SnapshotRows) -> Result<RecordBatch> {
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(rows.keys.len() + rows.features.len() + 2);
     for key in &rows.keys {
         columns.push(to_arrow(key)?);
@@ -192,7 +337,10 @@ fn batch(layout: &Layout, rows: &SnapshotRows, position: &str) -> Result<RecordB
     for feature in &rows.features {
         columns.push(to_arrow(feature)?);
     }
-    columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(position, rows.len()))));
+    columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(rows.position.as_str(), rows.len()))));
     RecordBatch::try_new(layout.schema().clone(), columns)
         .map_err(|error| Error::internal(format!("snapshot rows do not fit their view: {error}")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use crate::*;
 use arrow_array::*;
 use arrow_schema::{DataType as ArrowType, Field, Schema};
-use plumb_columnar::{ColumnHint, Layout, ParquetFile, ParquetWriter, Selection, from_arrow, to_arrow};
+use plumb_columnar::{ColumnHint, Layout, ParquetFile, ParquetWriter, Selection, from_arrow};
 use plumb_core::ErrorKind;
 use plumb_core::column::{Column, DataType, Values};
 use plumb_core::contribution::Contributions;
@@ -12,9 +12,7 @@ use plumb_core::event::SourceSchema;
 use plumb_core::time::{DAY_US, HOUR_US};
 use plumb_core::view::{AggregateDef, FeatureDef, Operator, SlotDef, SlotType, ViewDef, WindowSpec};
 use plumb_pipeline::offline::{JoinSummary, Selection as Asked, Status, TrainingSet, TrainingSink, ViewColumns};
-use plumb_pipeline::port::{ObjectStore, SnapshotRows, SnapshotSink, SnapshotView};
 use plumb_pipeline::{Error, Result};
-use plumb_store_object::LocalStore;
 use plumb_transform::{Fault, Guest, GuestOutput, Transform};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -408,83 +406,6 @@ fn many_row_groups_keep_order() {
         assert!(rows.iter().enumerate().all(|(at, row)| ids.str_bytes(at) == Some(format!("u{row}").as_bytes())));
         assert!(hashes.iter().all(|other| *other == hashes[0]), "{name} has the same rows: {hashes:?}");
         assert!(files.iter().all(|other| *other == files[0]), "{name} is the same however a join was cut: {files:?}");
-    }
-}
-
-fn snapshot_view() -> SnapshotView {
-    SnapshotView {
-        entity: "user".into(),
-        key_fields: vec!["user_id".into()],
-        view: "activity".into(),
-        version_folder: "1.2.0_ab12cd34".into(),
-        features: vec![("mean".into(), DataType::F64), ("names".into(), DataType::List(Box::new(DataType::Utf8)))],
-    }
-}
-
-fn snapshot_rows(day: i64) -> SnapshotRows {
-    SnapshotRows {
-        day_us: day * DAY_US,
-        times_us: (0..3).map(|hour| day * DAY_US + hour * HOUR_US).collect(),
-        keys: vec![strings(&[Some("a"), Some("b"), Some("c")])],
-        features: vec![floats(&[Some(day as f64), None, Some(f64::NAN)]), text_lists()],
-    }
-}
-
-#[test]
-fn snapshots_appear_whole_and_are_replaced() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Arc::new(LocalStore::open(folder.path()).unwrap());
-    let mut abandoned = SnapshotWriter::new(store.clone(), "0:7");
-    abandoned.write(&snapshot_view(), &snapshot_rows(0)).unwrap();
-    abandoned.write(&snapshot_view(), &snapshot_rows(1)).unwrap();
-    drop(abandoned);
-    assert!(store.list("").unwrap().is_empty());
-
-    let stale = "features/entity=user/view=activity/version=1.2.0_ab12cd34/date=1970-01-02/part-00001.parquet";
-    store.put(stale, b"of a longer run before".to_vec()).unwrap();
-    for _ in 0..2 {
-        let mut writer = SnapshotWriter::new(store.clone(), "0:7");
-        for day in 0..3 {
-            writer.write(&snapshot_view(), &snapshot_rows(day)).unwrap();
-            writer.write(&snapshot_view(), &snapshot_rows(day)).unwrap();
-            assert!(
-                store.list("features").unwrap().iter().all(|(path, _)| path == stale || path.contains("part-00000"))
-            );
-        }
-        writer.finish().unwrap();
-        let paths: Vec<String> = store.list("").unwrap().into_iter().map(|(path, _)| path).collect();
-        let date = |date| {
-            format!("features/entity=user/view=activity/version=1.2.0_ab12cd34/date=1970-01-0{date}/part-00000.parquet")
-        };
-        assert_eq!(paths, [date(1), date(2), date(3)]);
-    }
-    let path = store.list("features").unwrap().remove(1).0;
-    let file = ParquetFile::open(&store.local_path(&path).unwrap()).unwrap();
-    let batch = file.batches(&Selection::default()).unwrap().next().unwrap().unwrap();
-    let names: Vec<&str> = file.schema().fields().iter().map(|field| field.name().as_str()).collect();
-    assert_eq!((names, batch.num_rows()), (vec!["user_id", "event_time", "mean", "names", "_position"], 6));
-    let first = batch.slice(0, 3);
-    let rows = snapshot_rows(1);
-    assert_eq!(from_arrow("names", first.column(3), &text_lists().data_type()).unwrap(), rows.features[1]);
-    assert_eq!(first.column(2), &to_arrow(&rows.features[0]).unwrap());
-    assert_eq!(from_arrow("t", first.column(1), &DataType::Timestamp).unwrap().as_i64().unwrap(), &rows.times_us[..]);
-}
-
-#[test]
-fn columns_of_snapshots_do_not_hide_their_folders() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut writer = SnapshotWriter::new(Arc::new(LocalStore::open(folder.path()).unwrap()), "0:7");
-    for (key, feature, message) in [
-        ("user_id", "version", "view `activity`: `version` is a folder of the snapshots"),
-        ("date", "mean", "view `activity`: `date` is a folder of the snapshots"),
-        ("user_id", "user_id", "view `activity`: two columns of its snapshots are named `user_id`"),
-    ] {
-        let mut view = snapshot_view();
-        view.key_fields[0] = key.into();
-        view.features[0].0 = feature.into();
-        let error = writer.write(&view, &snapshot_rows(0)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert!(error.to_string().starts_with(message), "{error}");
     }
 }
 

@@ -440,7 +440,14 @@ pub trait EventLog: Send + Sync {
 pub trait EventReader: Send {
     /// The next events; `None` at the end. Batches of some 10,000 events read fastest.
     fn next_batch(&mut self) -> Result<Option<EventBatch>>;
+    /// The same with the source partition that all events of the batch are of; files are partition 0.
+    fn next_of_partition(&mut self) -> Result<Option<(u32, EventBatch)>> {
+        Ok(self.next_batch()?.map(|batch| (0, batch)))
+    }
 }
+
+/// Opens the events of a source of this name, each time from the first one again.
+pub type OpenEvents<'a> = dyn FnMut(&str) -> Result<Box<dyn EventReader>> + 'a;
 
 /// Room on disk for what a job cannot keep in memory. What is in it is gone once this is dropped, however the process
 /// ends.
@@ -466,10 +473,47 @@ pub struct SnapshotView {
     pub key_fields: Vec<String>,
     /// The view's name.
     pub view: String,
+    /// The source that it reads.
+    pub source: String,
     /// Version and digest as a folder name, e.g. `1.2.0_ab12cd34`.
     pub version_folder: String,
+    /// The SHA-256 of the component, hex.
+    pub digest: String,
     /// The features' names and types, in declared order.
     pub features: Vec<(String, DataType)>,
+    /// The instants, as on the command line: `event`, `1h` or `1d`.
+    pub every: String,
+    /// Whose rows there are, as on the command line: `active` or `all`.
+    pub entities: String,
+    /// The max age in µs that the values follow, the view's own or another.
+    pub max_age_us: Option<i64>,
+}
+
+/// What the snapshots of one view and UTC date were made from. Equal inputs give equal rows, however many files the
+/// events were in, in which order, and in however many runs the dates were made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotInputs {
+    /// The date's first instant that was asked for, µs.
+    pub first_us: i64,
+    /// The date's last instant that was asked for, µs.
+    pub last_us: i64,
+    /// How many accepted events lie on the dates that the values can depend on.
+    pub events: u64,
+    /// What identifies those events, in any order: the sum of the xxh3-128 of each one's fields that the view reads.
+    pub events_hash: u128,
+    /// The least position (a token, as in `default:0=12,1=34`) that holds all of them.
+    pub position: String,
+}
+
+/// A finished date of a view's snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotDate {
+    /// What it was made from.
+    pub inputs: SnapshotInputs,
+    /// How many rows it has.
+    pub rows: u64,
+    /// How many of them are null because `finalize` failed.
+    pub faulty: u64,
 }
 
 /// Feature values of one view at instants of one UTC date, ordered by instant, then by key bytes.
@@ -477,6 +521,8 @@ pub struct SnapshotView {
 pub struct SnapshotRows {
     /// The date's 00:00 UTC in µs; every instant lies in the day that begins here.
     pub day_us: i64,
+    /// [`SnapshotInputs::position`] of the date.
+    pub position: String,
     /// The instant each row's values hold at, µs.
     pub times_us: Vec<i64>,
     /// One string column per key field, in declared order, without nulls.
@@ -497,11 +543,19 @@ impl SnapshotRows {
     }
 }
 
-/// Takes a backfill's snapshots, one folder per view, version and date
-/// (`features/entity=E/view=V/version=…/date=YYYY-MM-DD/`).
+/// Holds a backfill's snapshots, one folder per view, version and date
+/// (`features/entity=E/view=V/version=…/date=YYYY-MM-DD/`). Dates are named by their 00:00 UTC in µs.
 pub trait SnapshotSink: Send {
+    /// The dates of a view that there are; `None` for one of which it is not known what it was made from, or of which
+    /// something is missing. An error if they were made with other options than the view's.
+    fn dates(&mut self, view: &SnapshotView) -> Result<BTreeMap<i64, Option<SnapshotDate>>>;
     /// Takes rows of one view and date. Dates of a view come in rising order; a large date comes in several calls.
     fn write(&mut self, view: &SnapshotView, rows: &SnapshotRows) -> Result<()>;
-    /// Makes everything taken durable and visible; without this call nothing of it may be.
+    /// All rows of a date have been written: at any time from now on they, and nothing else, become what the date has,
+    /// whole. A date without rows may not have been written at all.
+    fn complete(&mut self, view: &SnapshotView, day_us: i64, date: &SnapshotDate) -> Result<()>;
+    /// Nothing belongs on a date any more.
+    fn remove(&mut self, view: &SnapshotView, day_us: i64) -> Result<()>;
+    /// Makes everything completed durable and visible; what was written and not completed is dropped.
     fn finish(&mut self) -> Result<()>;
 }

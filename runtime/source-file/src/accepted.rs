@@ -8,6 +8,7 @@ use plumb_pipeline::Result;
 use plumb_pipeline::accept::{AcceptRules, Acceptor, Accounting};
 use plumb_pipeline::decode::TimeUnit;
 use plumb_pipeline::port::{EventReader, Rejected};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -59,6 +60,8 @@ pub struct AcceptedEvents {
     file_base: u64,
     /// The rows of the piece at hand.
     piece_rows: u64,
+    /// Read and not given out yet, the next one last.
+    waiting: Vec<(u32, EventBatch)>,
     zoneless_said: bool,
 }
 
@@ -87,6 +90,7 @@ impl AcceptedEvents {
             base: 0,
             file_base: 0,
             piece_rows: 0,
+            waiting: Vec::new(),
             zoneless_said: false,
         })
     }
@@ -109,15 +113,16 @@ impl AcceptedEvents {
         &self.refusals
     }
 
-    fn accept(&mut self, file: usize, decoded: Decoded) -> EventBatch {
-        let Decoded { mut batch, hashes, archive, zoneless } = decoded;
+    /// The accepted events and, of an archive, their partitions.
+    fn accept(&mut self, file: usize, decoded: Decoded) -> (EventBatch, Vec<u32>) {
+        let Decoded { mut batch, hashes, archive, partitions, zoneless } = decoded;
         if zoneless && !self.zoneless_said {
             say_zoneless(&self.schema, &self.files[file].name);
             self.zoneless_said = true;
         }
         if archive {
             self.archived += batch.events.len() as u64;
-            return batch.events;
+            return (batch.events, partitions);
         }
         if self.piece_rows == 0 && self.acceptor.remembered() == 0 {
             // A table that grows step by step would be rehashed a dozen times.
@@ -137,12 +142,11 @@ impl AcceptedEvents {
                 self.refusals.push(Refusal { file, row: offset - self.file_base, reason });
             }
         }
-        accepted.events
+        (accepted.events, Vec::new())
     }
-}
 
-impl EventReader for AcceptedEvents {
-    fn next_batch(&mut self) -> Result<Option<EventBatch>> {
+    /// The next events with their partitions, if they are of an archive.
+    fn next_decoded(&mut self) -> Result<Option<(EventBatch, Vec<u32>)>> {
         loop {
             match self.decoders.next()? {
                 Step::End => return Ok(None),
@@ -151,12 +155,39 @@ impl EventReader for AcceptedEvents {
                     self.piece_rows = 0;
                 }
                 Step::Batch(file, decoded) => {
-                    let events = self.accept(file, decoded);
+                    let (events, partitions) = self.accept(file, *decoded);
                     if !events.is_empty() {
-                        return Ok(Some(events));
+                        return Ok(Some((events, partitions)));
                     }
                 }
             }
         }
+    }
+}
+
+impl EventReader for AcceptedEvents {
+    fn next_batch(&mut self) -> Result<Option<EventBatch>> {
+        match self.waiting.pop() {
+            Some((_, events)) => Ok(Some(events)),
+            None => Ok(self.next_decoded()?.map(|(events, _)| events)),
+        }
+    }
+
+    fn next_of_partition(&mut self) -> Result<Option<(u32, EventBatch)>> {
+        if let Some(waiting) = self.waiting.pop() {
+            return Ok(Some(waiting));
+        }
+        let Some((events, partitions)) = self.next_decoded()? else { return Ok(None) };
+        let first = partitions.first().copied().unwrap_or(0);
+        if partitions.iter().all(|&partition| partition == first) {
+            return Ok(Some((first, events)));
+        }
+        // Plumb writes a file for each partition; another tool may have put them together.
+        let numbers: BTreeSet<u32> = partitions.iter().copied().collect();
+        for number in numbers.into_iter().rev() {
+            let rows = (0..partitions.len()).filter(|&row| partitions[row] == number);
+            self.waiting.push((number, events.take(rows)));
+        }
+        Ok(self.waiting.pop())
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct Decoded {
     pub(crate) hashes: Hashes,
     /// The events were accepted before.
     pub(crate) archive: bool,
+    /// Their partitions in an archive.
+    pub(crate) partitions: Vec<u32>,
     pub(crate) zoneless: bool,
 }
 
@@ -56,7 +58,7 @@ pub(crate) struct Decoded {
 #[derive(Debug)]
 pub(crate) enum Step {
     /// A batch of the file of this index.
-    Batch(usize, Decoded),
+    Batch(usize, Box<Decoded>),
     /// Rows are counted anew from here on.
     PieceEnd,
     /// Nothing more.
@@ -111,7 +113,7 @@ impl Decoders {
         let Some((file, queue)) = self.under_way.front() else { return Ok(Step::End) };
         let received = queue.recv().map_err(|_| Error::internal("a thread that decodes event files broke down"))?;
         if let Some(decoded) = received? {
-            return Ok(Step::Batch(*file, decoded));
+            return Ok(Step::Batch(*file, Box::new(decoded)));
         }
         self.under_way.pop_front();
         self.hand_out();
@@ -192,8 +194,9 @@ fn decode(piece: &Piece, reading: &Reading, queue: &Queue) {
         let (archive, zoneless) = (reader.is_archive(), reader.zoneless());
         let last = !matches!(batch, Ok(Some(_)));
         let hashes = |batch: &SourceBatch| if archive { Hashes::default() } else { Hashes::of(&batch.events) };
-        let decoded =
-            batch.map(|batch| batch.map(|batch| Decoded { hashes: hashes(&batch), batch, archive, zoneless }));
+        let partitions = reader.take_partitions();
+        let decoded = batch
+            .map(|batch| batch.map(|batch| Decoded { hashes: hashes(&batch), batch, archive, partitions, zoneless }));
         if queue.send(decoded).is_err() || last {
             return;
         }

@@ -25,6 +25,8 @@ pub(crate) struct ParquetRows {
     batches: Batches,
     row: u64,
     zoneless: bool,
+    /// Of the rows last read: their partitions in an archive.
+    partitions: Vec<u32>,
 }
 
 /// Where the schema's fields are in the columns read.
@@ -36,8 +38,16 @@ struct Layout {
     time: usize,
     /// Per column of a batch its place among them, if it is read.
     fields: Vec<Option<usize>>,
-    /// The places of offset and ingest time, where the file is part of an archive.
-    archive: Option<(usize, Option<usize>)>,
+    /// The places where the file is part of an archive.
+    archive: Option<ArchivePlaces>,
+}
+
+/// Where an archive has what it adds to an event, among the columns of a file or those read.
+#[derive(Debug, Clone, Copy)]
+struct ArchivePlaces {
+    partition: usize,
+    offset: usize,
+    ingest: Option<usize>,
 }
 
 impl ParquetRows {
@@ -64,7 +74,8 @@ impl ParquetRows {
         let file = ParquetFile::open(path)?;
         let layout = Layout::find(&file, reading)?;
         let batches = file.batches(&Selection { columns: Some(layout.selected.clone()), ..selection })?;
-        Ok(Self { path: path.to_owned(), reading: reading.clone(), layout, batches, row, zoneless: false })
+        let (path, reading) = (path.to_owned(), reading.clone());
+        Ok(Self { path, reading, layout, batches, row, zoneless: false, partitions: Vec::new() })
     }
 
     pub(crate) fn zoneless(&self) -> bool {
@@ -73,6 +84,11 @@ impl ParquetRows {
 
     pub(crate) fn is_archive(&self) -> bool {
         self.layout.archive.is_some()
+    }
+
+    /// The partition of each event of the last batch, in an archive.
+    pub(crate) fn take_partitions(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.partitions)
     }
 
     pub(crate) fn next_batch(&mut self) -> Result<Option<SourceBatch>> {
@@ -124,9 +140,9 @@ impl ParquetRows {
         Ok(SourceBatch { events, rejected, next_offset: self.row })
     }
 
-    /// Puts the offsets and ingest times that an archive keeps into its events.
-    fn stamp(&self, events: &mut EventBatch, batch: &RecordBatch, first: u64) -> Result<()> {
-        let Some((offset, ingest)) = self.layout.archive else { return Ok(()) };
+    /// Puts the offsets and ingest times that an archive keeps into its events, and notes their partitions.
+    fn stamp(&mut self, events: &mut EventBatch, batch: &RecordBatch, first: u64) -> Result<()> {
+        let Some(ArchivePlaces { partition, offset, ingest }) = self.layout.archive else { return Ok(()) };
         let read = |name, place: usize, wanted| {
             let column = plumb_columnar::from_arrow(name, batch.column(place).as_ref(), wanted);
             let column = column.map_err(|error| self.mismatch(error))?;
@@ -146,6 +162,12 @@ impl ParquetRows {
         {
             events.record_times_us = times_us.to_vec();
         }
+        let partitions = read("_partition", partition, &DataType::I64)?;
+        let number = |&partition: &i64| {
+            let bad = |_| format!("`{}`: {partition} is no `_partition` of an archive", self.path.display());
+            u32::try_from(partition).map_err(bad).map_err(Error::invalid)
+        };
+        self.partitions = partitions.as_i64().unwrap_or_default().iter().map(number).collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -264,8 +286,9 @@ impl Layout {
                 names.join(", ")
             )));
         };
-        let offset = place("_source").and(place("_partition")).and(place("_offset"));
-        let archive = offset.map(|offset| (offset, place("_ingest_time")));
+        let places = place("_source").and(place("_partition")).zip(place("_offset"));
+        let ingest = place("_ingest_time");
+        let archive = places.map(|(partition, offset)| ArchivePlaces { partition, offset, ingest });
         let fields: Vec<Option<usize>> = (0..schema.columns())
             .map(|index| {
                 let (name, data_type) = column_of(schema, index);
@@ -281,8 +304,8 @@ impl Layout {
             .collect();
         let mut selected: Vec<usize> = fields.iter().flatten().copied().collect();
         selected.push(time);
-        if let Some((offset, ingest)) = archive {
-            selected.push(offset);
+        if let Some(ArchivePlaces { partition, offset, ingest }) = archive {
+            selected.extend([partition, offset]);
             selected.extend(ingest);
         }
         selected.sort_unstable();
@@ -291,7 +314,11 @@ impl Layout {
         Ok(Self {
             time: place(time),
             fields: fields.into_iter().map(|at| at.map(place)).collect(),
-            archive: archive.map(|(offset, ingest)| (place(offset), ingest.map(place))),
+            archive: archive.map(|ArchivePlaces { partition, offset, ingest }| ArchivePlaces {
+                partition: place(partition),
+                offset: place(offset),
+                ingest: ingest.map(place),
+            }),
             selected,
         })
     }

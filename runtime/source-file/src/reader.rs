@@ -71,6 +71,14 @@ impl FileReader {
         }
     }
 
+    /// The partition of each event of the last batch, in an archive.
+    pub(crate) fn take_partitions(&mut self) -> Vec<u32> {
+        match self {
+            Self::Parquet(rows) => rows.take_partitions(),
+            Self::JsonLines(_) | Self::Csv(_) => Vec::new(),
+        }
+    }
+
     /// Whether the file is part of an archive: its events were accepted when they were written.
     pub(crate) fn is_archive(&self) -> bool {
         matches!(self, Self::Parquet(rows) if rows.is_archive())

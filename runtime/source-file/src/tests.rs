@@ -305,6 +305,38 @@ fn an_archive_is_given_as_it_is() {
     assert_eq!((batch.offsets, batch.record_times_us), (vec![17, 40], vec![7_000, 8_000]));
     assert_eq!(events.next_batch().unwrap(), None);
     assert_eq!(events.accounting(), Accounting { read: 2, applied: 2, ..Accounting::default() });
+    let mut events = AcceptedEvents::open(&path, &schema(), &options(1)).unwrap();
+    let (partition, batch) = events.next_of_partition().unwrap().unwrap();
+    assert_eq!((partition, batch.offsets), (3, vec![17, 40]));
+    assert!(events.next_of_partition().unwrap().is_none());
+}
+
+#[test]
+fn an_archive_that_was_put_together_is_given_by_partition() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |partitions: &[i64]| {
+        let rows = partitions.len();
+        let content = parquet(
+            vec![
+                ("event_time", Arc::new(TimestampMillisecondArray::from(vec![5; rows])) as ArrayRef),
+                ("event_type", Arc::new(StringArray::from(vec!["view"; rows]))),
+                ("_source", Arc::new(StringArray::from(vec!["default"; rows]))),
+                ("_partition", Arc::new(Int64Array::from(partitions.to_vec()))),
+                ("_offset", Arc::new(Int64Array::from((0..rows as i64).collect::<Vec<_>>()))),
+            ],
+            10,
+        );
+        let path = write(&folder, "a.parquet", content);
+        AcceptedEvents::open(&path, &schema(), &options(1)).unwrap()
+    };
+    let mut events = of(&[3, 1, 3, 0]);
+    let mut given = Vec::new();
+    while let Some((partition, batch)) = events.next_of_partition().unwrap() {
+        given.push((partition, batch.offsets));
+    }
+    assert_eq!(given, [(0, vec![3]), (1, vec![1]), (3, vec![0, 2])]);
+    let error = of(&[3, -1]).next_of_partition().unwrap_err().to_string();
+    assert!(error.contains("-1 is no `_partition` of an archive"), "{error}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use anyhow::Result;
 use plumb_assembly::sources::accept_rules;
 use plumb_assembly::{Settings, components};
 use plumb_core::event::EventBatch;
+use plumb_pipeline::Error;
 use plumb_pipeline::decode::time::format_rfc3339;
 use plumb_pipeline::offline::{Faults, Progress, Selection, needed_columns};
 use plumb_pipeline::port::EventReader;
@@ -71,20 +72,19 @@ impl Prepared {
 
     /// Opens a reader per source that the transforms name, of only the columns they can need.
     pub(crate) fn open(&self, transforms: &[&Transform]) -> Result<Readers> {
-        let mut readers = BTreeMap::new();
-        for (source, path) in &self.paths {
-            let of_source: Vec<&Transform> =
-                transforms.iter().copied().filter(|transform| transform.def().source == *source).collect();
-            if of_source.is_empty() {
-                continue;
+        let mut readers = Readers::default();
+        for source in self.paths.keys() {
+            if transforms.iter().any(|transform| transform.def().source == *source) {
+                readers.open(self, source, transforms)?;
             }
-            let columns = needed_columns(of_source.iter().copied());
-            let reader = open_events(&self.settings, source, path, self.now_us, Some(columns), self.threads)?;
-            let bar = progress_to("reading", "events", reader.rows());
-            let shared = Shared { reader: Arc::new(Mutex::new(reader)), bar };
-            readers.insert(source.clone(), shared);
         }
-        Ok(Readers(readers))
+        Ok(readers)
+    }
+
+    /// How the events of a source are read, of only the columns that the transforms can need.
+    fn event_options(&self, source: &str, transforms: &[&Transform]) -> plumb_pipeline::Result<EventOptions> {
+        let of_source = transforms.iter().copied().filter(|transform| transform.def().source == *source);
+        event_options(&self.settings, source, self.now_us, Some(needed_columns(of_source)), self.threads)
     }
 }
 
@@ -107,13 +107,37 @@ impl EventReader for Shared {
         self.bar.inc(batch.as_ref().map_or(0, |batch| batch.len() as u64));
         Ok(batch)
     }
+
+    fn next_of_partition(&mut self) -> plumb_pipeline::Result<Option<(u32, EventBatch)>> {
+        let batch = self.lock().next_of_partition()?;
+        self.bar.inc(batch.as_ref().map_or(0, |(_, batch)| batch.len() as u64));
+        Ok(batch)
+    }
 }
 
 /// Readers by source.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Readers(BTreeMap<String, Shared>);
 
 impl Readers {
+    /// Opens the events of a source from the first one on, in place of a reader that was opened before.
+    pub(crate) fn open(
+        &mut self,
+        prepared: &Prepared,
+        source: &str,
+        transforms: &[&Transform],
+    ) -> plumb_pipeline::Result<Box<dyn EventReader>> {
+        let path = prepared.paths.get(source).ok_or_else(|| Error::invalid(format!("no events of `{source}`")))?;
+        let options = prepared.event_options(source, transforms)?;
+        let reader = AcceptedEvents::open(path, &prepared.settings.schema(source)?, &options)?;
+        let bar = progress_to("reading", "events", reader.rows());
+        let shared = Shared { reader: Arc::new(Mutex::new(reader)), bar };
+        if let Some(before) = self.0.insert(source.to_owned(), shared.clone()) {
+            before.bar.finish_and_clear();
+        }
+        Ok(Box::new(shared))
+    }
+
     /// The readers as the drivers want them.
     pub(crate) fn lend(&self) -> BTreeMap<String, Box<dyn EventReader>> {
         self.0
@@ -164,9 +188,19 @@ pub(crate) fn open_events(
     columns: Option<Vec<usize>>,
     threads: usize,
 ) -> Result<AcceptedEvents> {
-    let of_source = settings.source(source)?;
-    let options = EventOptions { unit: of_source.time_unit, rules: accept_rules(of_source), now_us, columns, threads };
+    let options = event_options(settings, source, now_us, columns, threads)?;
     Ok(AcceptedEvents::open(path, &settings.schema(source)?, &options)?)
+}
+
+fn event_options(
+    settings: &Settings,
+    source: &str,
+    now_us: i64,
+    columns: Option<Vec<usize>>,
+    threads: usize,
+) -> plumb_pipeline::Result<EventOptions> {
+    let of_source = settings.source(source)?;
+    Ok(EventOptions { unit: of_source.time_unit, rules: accept_rules(of_source), now_us, columns, threads })
 }
 
 /// `PATH` or `NAME=PATH`, repeated, to a path per source.

@@ -47,7 +47,9 @@ pub fn at(
             let mut share = of_scan.gatherer.share();
             let transforms: Vec<&Transform> = asked.iter().map(|view| &view.transform).collect();
             let scan = narrowed(scan, &transforms, request.rows)?;
-            archive.scan(transforms[0].schema(), &scan, &mut |_, batch| of_scan.gatherer.add(&mut share, &batch))?;
+            archive.scan(transforms[0].schema(), &scan, &mut |partition, batch| {
+                of_scan.gatherer.add(&mut share, partition, &batch)
+            })?;
             let columns = of_scan.answer(Gathered::of(vec![share]), request.max_age_us, 1, &mut summary)?;
             for (index, columns) in indices.into_iter().zip(columns) {
                 answered[index] = Some(columns);

@@ -186,8 +186,15 @@ pub(super) fn run(
             |entity: usize| wanted.iter().any(|view| view.keys == entity && !view.transform.plan().globals.is_empty());
         let keys = keys.into_iter().enumerate().map(|(entity, index)| SharedKeys::of(index, grows(entity)));
         let keys: Vec<SharedKeys> = keys.collect();
-        let gatherer =
-            Gatherer { views: wanted, keys, before_us, slices: limits.slices, keeps_activity: false, keeps_known };
+        let gatherer = Gatherer {
+            views: wanted,
+            keys,
+            from_us: i64::MIN,
+            before_us,
+            slices: limits.slices,
+            keeps_activity: false,
+            keeps_known,
+        };
         let (slices, share, fixed) = (limits.slices, limits.share_bytes, limits.fixed_bytes);
         let unloading = Unloading::new(budget.scratch, views.len(), slices, share, fixed);
         let mut shares = gatherer.read_unloading(reader.as_mut(), threads, Some(&unloading))?;

@@ -2,6 +2,7 @@
 
 use super::Faults;
 use super::keys::SharedKeys;
+use super::prints::{self, DayPrints, Printer};
 use super::spill::Unloading;
 use crate::port::EventReader;
 use crate::{Error, Result};
@@ -9,6 +10,7 @@ use plumb_core::column::Column;
 use plumb_core::event::EventBatch;
 use plumb_core::temporal::{History, NO_KEY, RankHistory};
 use plumb_transform::Transform;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -42,11 +44,14 @@ pub(super) struct Gatherer<'a> {
     pub(super) views: Vec<Wanted<'a>>,
     /// The keys of each distinct entity key; the batch columns they come from are the views'.
     pub(super) keys: Vec<SharedKeys>,
+    /// Events before this instant (µs) can matter to no label.
+    pub(super) from_us: i64,
     /// Events at or after this instant (µs) can matter to no label.
     pub(super) before_us: i64,
     /// How many slices each history is cut into.
     pub(super) slices: usize,
-    /// Whether to keep (time, key) of every event of each distinct entity key, for generated labels.
+    /// Whether to keep (time, key) of every event of each distinct entity key, for generated labels, and what
+    /// identifies each view's events.
     pub(super) keeps_activity: bool,
     /// Whether to keep when events were ingested: labels are to see only those ingested before them.
     pub(super) keeps_known: bool,
@@ -76,6 +81,7 @@ struct ViewShare {
     history: History,
     ranks: Vec<RankHistory>,
     faults: Faults,
+    prints: DayPrints,
 }
 
 /// What all workers gathered for one view.
@@ -86,6 +92,8 @@ pub(super) struct ViewHistory {
     pub(super) ranks: Vec<Vec<RankHistory>>,
     /// The events this view could not extract, among those whose key was asked for.
     pub(super) faults: Faults,
+    /// What identifies its events, where that is kept.
+    pub(super) prints: DayPrints,
 }
 
 /// What all workers gathered.
@@ -113,7 +121,7 @@ impl Gatherer<'_> {
                 history = history.keeping_known();
                 ranks = ranks.into_iter().map(RankHistory::keeping_known).collect();
             }
-            ViewShare { history, ranks, faults: Faults::default() }
+            ViewShare { history, ranks, faults: Faults::default(), prints: DayPrints::new() }
         };
         Share {
             views: self.views.iter().map(view).collect(),
@@ -137,42 +145,15 @@ impl Gatherer<'_> {
         threads: usize,
         unloading: Option<&Unloading<'_>>,
     ) -> Result<Vec<Share>> {
-        let stop = AtomicBool::new(false);
-        let reader = Mutex::new(reader);
-        let work = || -> Result<Share> {
-            let mut share = self.share();
-            loop {
-                let batch = {
-                    let mut reader = reader.lock().map_err(|_| Error::internal("an event reader panicked"))?;
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    // Said before the next one's turn: a reader that failed has nothing more to say, and what it
-                    // answered all the same would hide why it failed.
-                    reader.next_batch().inspect_err(|_| stop.store(true, Ordering::Relaxed))?
-                };
-                let Some(batch) = batch else { break };
-                let added = self.add(&mut share, &batch).and_then(|()| match unloading {
-                    Some(unloading) => self.unload_large(&mut share, unloading, threads),
-                    None => Ok(()),
-                });
-                added.inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
-            }
-            Ok(share)
-        };
-        if threads <= 1 {
-            return Ok(vec![work()?]);
-        }
-        let shares: Vec<Result<Share>> = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            workers
-                .into_iter()
-                .map(|worker| {
-                    worker.join().unwrap_or_else(|_| Err(Error::internal("a worker that read events panicked")))
-                })
-                .collect()
-        });
-        shares.into_iter().collect()
+        read_in_turns(
+            reader,
+            threads,
+            || self.share(),
+            |share, partition, batch| {
+                self.add(share, partition, batch)?;
+                unloading.map_or(Ok(()), |unloading| self.unload_large(share, unloading, threads))
+            },
+        )
     }
 
     /// Unloads a share that has got large.
@@ -194,8 +175,8 @@ impl Gatherer<'_> {
         Ok(())
     }
 
-    /// Adds a batch to a worker's share.
-    pub(super) fn add(&self, share: &mut Share, batch: &EventBatch) -> Result<()> {
+    /// Adds a batch of a partition to a worker's share.
+    pub(super) fn add(&self, share: &mut Share, partition: u32, batch: &EventBatch) -> Result<()> {
         share.events += batch.len() as u64;
         share.newest_us = share.newest_us.max(batch.times_us.iter().copied().max());
         if self.keeps_known {
@@ -208,7 +189,7 @@ impl Gatherer<'_> {
             let resolved = &mut share.scratch[index];
             keys.resolve(&columns, batch.len(), resolved)?;
             for (key, &time_us) in resolved.iter_mut().zip(&batch.times_us) {
-                if time_us >= self.before_us {
+                if !(self.from_us..self.before_us).contains(&time_us) {
                     *key = NO_KEY;
                 }
             }
@@ -225,6 +206,9 @@ impl Gatherer<'_> {
             }
         }
         for (wanted, to) in self.views.iter().zip(&mut share.views) {
+            if self.keeps_activity {
+                Printer::new(wanted, self.from_us..self.before_us).add(partition, batch, &mut to.prints);
+            }
             self.add_view(wanted, &self.keys[wanted.keys], &share.scratch[wanted.keys], batch, to);
         }
         Ok(())
@@ -306,14 +290,94 @@ impl Gathered {
                 parts: Vec::new(),
                 ranks: Vec::new(),
                 faults: Faults::default(),
+                prints: DayPrints::new(),
             });
             for (to, from) in all.views.iter_mut().zip(share.views) {
                 to.parts.push(from.history);
                 to.ranks.resize_with(from.ranks.len(), Vec::new);
                 to.ranks.iter_mut().zip(from.ranks).for_each(|(to, from)| to.push(from));
                 to.faults.merge(from.faults);
+                prints::merge(&mut to.prints, from.prints);
             }
         }
         all
     }
+}
+
+/// What identifies each view's events, read without looking into them any further.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// Per view.
+    pub(super) views: Vec<DayPrints>,
+    /// The number of events read.
+    pub(super) events: u64,
+    /// The newest time of an event, whatever entities it carries.
+    pub(super) newest_us: Option<i64>,
+}
+
+impl Survey {
+    pub(super) fn read(
+        views: &[Wanted<'_>],
+        times_us: Range<i64>,
+        reader: &mut dyn EventReader,
+        threads: usize,
+    ) -> Result<Self> {
+        let printers: Vec<Printer> = views.iter().map(|wanted| Printer::new(wanted, times_us.clone())).collect();
+        let empty = || Self { views: vec![DayPrints::new(); views.len()], ..Self::default() };
+        let shares = read_in_turns(reader, threads, empty, |share, partition, batch| {
+            share.events += batch.len() as u64;
+            share.newest_us = share.newest_us.max(batch.times_us.iter().copied().max());
+            for (printer, prints) in printers.iter().zip(&mut share.views) {
+                printer.add(partition, batch, prints);
+            }
+            Ok(())
+        })?;
+        Ok(shares.into_iter().fold(empty(), |mut all, share| {
+            all.events += share.events;
+            all.newest_us = all.newest_us.max(share.newest_us);
+            for (to, from) in all.views.iter_mut().zip(share.views) {
+                prints::merge(to, from);
+            }
+            all
+        }))
+    }
+}
+
+/// Reads everything with `threads` workers that take turns at the reader; each has a share that batches are added to.
+fn read_in_turns<S: Send>(
+    reader: &mut dyn EventReader,
+    threads: usize,
+    share: impl Fn() -> S + Sync,
+    add: impl Fn(&mut S, u32, &EventBatch) -> Result<()> + Sync,
+) -> Result<Vec<S>> {
+    let stop = AtomicBool::new(false);
+    let reader = Mutex::new(reader);
+    let work = || -> Result<S> {
+        let mut share = share();
+        loop {
+            let batch = {
+                let mut reader = reader.lock().map_err(|_| Error::internal("an event reader panicked"))?;
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                // Said before the next one's turn: a reader that failed has nothing more to say, and what it
+                // answered all the same would hide why it failed.
+                reader.next_of_partition().inspect_err(|_| stop.store(true, Ordering::Relaxed))?
+            };
+            let Some((partition, batch)) = batch else { break };
+            add(&mut share, partition, &batch).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+        }
+        Ok(share)
+    };
+    if threads <= 1 {
+        return Ok(vec![work()?]);
+    }
+    let shares: Vec<Result<S>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|_| Err(Error::internal("a worker that read events panicked"))))
+            .collect()
+    });
+    shares.into_iter().collect()
 }

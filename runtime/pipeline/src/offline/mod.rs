@@ -16,14 +16,16 @@ pub mod backfill;
 mod bounded;
 pub mod check;
 mod compute;
+mod dates;
 mod gather;
 pub mod join;
 mod keys;
+mod prints;
 pub mod select;
 mod spill;
 
 pub use at::{AtRequest, at};
-pub use backfill::{BackfillOptions, BackfillSummary, Entities, Every, backfill};
+pub use backfill::{BackfillOptions, BackfillSummary, DateCounts, Entities, Every, backfill};
 pub use bounded::{Budget, LabelReader, MEMORY_MIN_BYTES, Progress, TrainingSink, join_within};
 pub use check::{CheckOptions, ConsistencyReport, compare};
 pub use join::{AsOf, ColdStart, JoinOptions, JoinSummary, Knowledge, TrainingSet, join};

@@ -1,12 +1,15 @@
 //! Views, events and readers for the tests of the drivers.
 
 use super::{Labels, Selection};
-use crate::Result;
-use crate::port::{Archive, ArchiveScan, DeadLetter, EventReader, RowFile, SnapshotRows, SnapshotSink, SnapshotView};
+use crate::port::{
+    Archive, ArchiveScan, DeadLetter, EventReader, RowFile, SnapshotDate, SnapshotRows, SnapshotSink, SnapshotView,
+};
+use crate::{Error, Result};
 use plumb_core::column::{Column, DataType, Values};
 use plumb_core::contribution::Contributions;
 use plumb_core::entity::EntityDef;
 use plumb_core::event::{EventBatch, SourceSchema};
+use plumb_core::time::HOUR_US;
 use plumb_core::view::{AggregateDef, FeatureDef, FieldUse, Operator, SlotDef, SlotType, ViewDef, WindowSpec};
 use plumb_transform::{Fault, Guest, GuestOutput, RowError, Transform};
 use std::collections::{BTreeMap, VecDeque};
@@ -130,6 +133,31 @@ pub(super) fn transforms(ttl_us: Option<i64>) -> Vec<Transform> {
         .into()
 }
 
+/// A view `users` of bounded windows only, each unit of theirs an hour.
+pub(super) fn windowed() -> Transform {
+    let mut def = view_def("users", "user", &["user_id"], None);
+    let wide = |window: WindowSpec| match window {
+        WindowSpec::Sliding { width_us, hop_us } => {
+            WindowSpec::Sliding { width_us: width_us * HOUR_US, hop_us: hop_us.map(|hop_us| hop_us * HOUR_US) }
+        }
+        WindowSpec::Hopping { width_us, hop_us } => {
+            WindowSpec::Hopping { width_us: width_us * HOUR_US, hop_us: hop_us * HOUR_US }
+        }
+        WindowSpec::Lifetime => WindowSpec::Lifetime,
+    };
+    let is_bounded = |aggregate: &AggregateDef| {
+        aggregate.window != WindowSpec::Lifetime
+            && !matches!(aggregate.operator, Operator::SessionCount { .. } | Operator::SessionDurationSum { .. })
+    };
+    let kept: Vec<usize> = (0..def.aggregates.len()).filter(|&index| is_bounded(&def.aggregates[index])).collect();
+    def.features = kept.iter().map(|&index| def.features[index].clone()).collect();
+    def.aggregates = kept.iter().map(|&index| def.aggregates[index].clone()).collect();
+    def.aggregates.iter_mut().for_each(|aggregate| aggregate.window = wide(aggregate.window));
+    def.features.iter_mut().enumerate().for_each(|(index, feature)| feature.aggregates = vec![index]);
+    let schema = Arc::new(SourceSchema::default_schema());
+    Transform::native(def, Arc::new(PassThrough), &schema, 0).unwrap()
+}
+
 /// As [`PassThrough`], but the quantity is the number of events that come later in the batch.
 struct LookAhead;
 
@@ -232,20 +260,64 @@ pub(super) fn everything(ttl_us: Option<i64>) -> Selection {
     Selection::all(&transforms(ttl_us))
 }
 
+/// What is kept of a date.
+pub(super) type KeptDate = (SnapshotDate, Vec<SnapshotRows>);
+
 /// Keeps snapshots in memory.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
-    pub(super) written: Vec<(SnapshotView, SnapshotRows)>,
+pub(super) struct FakeSnapshots {
+    /// By view and date.
+    pub(super) dates: BTreeMap<String, BTreeMap<i64, KeptDate>>,
+    /// What was written and not completed.
+    pub(super) open: Vec<(String, SnapshotRows)>,
+    /// The dates completed and removed, in order.
+    pub(super) completed: Vec<(String, i64)>,
+    pub(super) removed: Vec<(String, i64)>,
     pub(super) finished: bool,
+    /// Fails once it has completed so many dates.
+    pub(super) fails_after: Option<usize>,
 }
 
-impl SnapshotSink for Kept {
+impl FakeSnapshots {
+    /// Begins another run over what is there.
+    pub(super) fn again(self, fails_after: Option<usize>) -> Self {
+        Self { dates: self.dates, fails_after, ..Self::default() }
+    }
+}
+
+impl SnapshotSink for FakeSnapshots {
+    fn dates(&mut self, view: &SnapshotView) -> Result<BTreeMap<i64, Option<SnapshotDate>>> {
+        let dates = self.dates.get(&view.view).into_iter().flatten();
+        Ok(dates.map(|(&day_us, (date, _))| (day_us, Some(date.clone()))).collect())
+    }
+
     fn write(&mut self, view: &SnapshotView, rows: &SnapshotRows) -> Result<()> {
-        self.written.push((view.clone(), rows.clone()));
+        self.open.push((view.view.clone(), rows.clone()));
+        Ok(())
+    }
+
+    fn complete(&mut self, view: &SnapshotView, day_us: i64, date: &SnapshotDate) -> Result<()> {
+        if self.fails_after.is_some_and(|dates| self.completed.len() >= dates) {
+            return Err(Error::internal("killed"));
+        }
+        let is_ours = |(of, rows): &(String, SnapshotRows)| *of == view.view && rows.day_us == day_us;
+        let (ours, others) = std::mem::take(&mut self.open).into_iter().partition(is_ours);
+        self.open = others;
+        let rows: Vec<SnapshotRows> = ours.into_iter().map(|(_, rows)| rows).collect();
+        assert_eq!(rows.iter().map(|rows| rows.len() as u64).sum::<u64>(), date.rows);
+        self.dates.entry(view.view.clone()).or_default().insert(day_us, (date.clone(), rows));
+        self.completed.push((view.view.clone(), day_us));
+        Ok(())
+    }
+
+    fn remove(&mut self, view: &SnapshotView, day_us: i64) -> Result<()> {
+        self.dates.entry(view.view.clone()).or_default().remove(&day_us);
+        self.removed.push((view.view.clone(), day_us));
         Ok(())
     }
 
     fn finish(&mut self) -> Result<()> {
+        assert!(self.open.is_empty(), "rows of a date that was never completed");
         self.finished = true;
         Ok(())
     }

@@ -1,14 +1,12 @@
 //! The drivers against each other and against the audit, which follows the definitions on its own.
 
 use super::audit::{AuditRequest, LeakageReport, Likeness, Table, Truncate, ViolationKind, audit};
-use super::testing::{
-    Event, Kept, Memory, POISON_COUNT, everything, labels, look_ahead, readers, text_column, transforms,
-};
+use super::testing::{Event, Memory, POISON_COUNT, everything, labels, look_ahead, readers, text_column, transforms};
 use super::*;
 use crate::port::{ArchiveScan, EventReader};
 use plumb_core::column::Values;
 use plumb_core::event::EventBatch;
-use plumb_core::time::{DAY_US, HOUR_US, MINUTE_US};
+use plumb_core::time::{DAY_US, MINUTE_US};
 use proptest::prelude::*;
 
 pub(super) type LabelRow = (Option<&'static str>, Option<&'static str>, i64);
@@ -181,95 +179,6 @@ proptest! {
         let request = AtRequest { selection: &selection, rows: &labels, max_age_us: None };
         prop_assert_eq!(at(&Memory(events), &scans, request).unwrap(), set.views);
     }
-
-    #[test]
-    fn a_backfill_is_a_join_at_its_instants(
-        mut events in events(),
-        every in proptest::sample::select(&[Every::Event, Every::Hour, Every::Day][..]),
-        all in any::<bool>(),
-        (from, to) in (proptest::option::of(-60i64..60), proptest::option::of(60i64..90)),
-    ) {
-        // Small times spread over hours, so that snapshots fall between them, some events on the hour.
-        const STRETCH: i64 = HOUR_US / 2;
-        events.iter_mut().for_each(|event| event.time_us *= STRETCH);
-        let options = BackfillOptions {
-            from_us: from.map(|from| from * STRETCH),
-            to_us: to.map(|to| to * STRETCH),
-            every,
-            entities: if all { Entities::All } else { Entities::Active },
-            max_age_us: None,
-            threads: 2,
-        };
-        let mut kept = Kept::default();
-        let summary = backfill(&mut readers(&events, 5), &transforms(None), &options, &mut kept).unwrap();
-        prop_assert!(kept.finished);
-        let users: Vec<_> = kept.written.iter().filter(|(view, _)| view.view == "users").collect();
-        prop_assert_eq!(users.iter().map(|(_, rows)| rows.len() as u64).sum::<u64>(), summary.rows["users"]);
-        let mut found: Vec<(i64, String)> = Vec::new();
-        for (_, rows) in &users {
-            for row in 0..rows.len() {
-                prop_assert_eq!(rows.day_us, rows.times_us[row].div_euclid(DAY_US) * DAY_US);
-                let user = rows.keys[0].str_bytes(row).unwrap();
-                found.push((rows.times_us[row], String::from_utf8_lossy(user).into_owned()));
-            }
-        }
-        prop_assert_eq!(&found, &expected_instants(&events, &options));
-        if found.is_empty() {
-            return Ok(());
-        }
-        let times = Column::of(Values::Timestamp(found.iter().map(|row| row.0).collect()));
-        let names: Vec<Option<&str>> = found.iter().map(|row| Some(row.1.as_str())).collect();
-        let labels = Labels::new("t", &times, BTreeMap::from([("user_id".to_owned(), text_column(&names))])).unwrap();
-        let selection = Selection::all(&transforms(None)[..1]);
-        let set = join(&mut readers(&events, 5), &selection, &labels, &JoinOptions::default()).unwrap();
-        let mut row = 0;
-        for (_, rows) in &users {
-            for at in 0..rows.len() {
-                for (joined, filled) in set.views[0].features.iter().zip(&rows.features) {
-                    prop_assert!(check::same_bits_at(joined, row, filled, at), "row {}", row);
-                }
-                row += 1;
-            }
-        }
-    }
-}
-
-/// (instant, user) of every snapshot row, by the contract's words.
-fn expected_instants(events: &[Event], options: &BackfillOptions) -> Vec<(i64, String)> {
-    let in_range = |t: i64| options.from_us.is_none_or(|from| t >= from) && options.to_us.is_none_or(|to| t < to);
-    let seen: Vec<(i64, &str)> =
-        events.iter().filter_map(|event| Some((event.time_us, event.user.as_deref()?))).collect();
-    let step = match options.every {
-        Every::Event => {
-            let mut rows: Vec<(i64, String)> = seen
-                .iter()
-                .filter(|(time, _)| in_range(time + 1))
-                .map(|&(time, user)| (time + 1, user.to_owned()))
-                .collect();
-            rows.sort();
-            return rows;
-        }
-        Every::Hour => HOUR_US,
-        Every::Day => DAY_US,
-    };
-    let mut rows = Vec::new();
-    let users: std::collections::BTreeSet<&str> = seen.iter().map(|seen| seen.1).collect();
-    // Instants after the last event's, which may carry no user, are not looked at unless `to` says so.
-    let last = events.iter().map(|event| event.time_us).max();
-    let end = options.to_us.or(last.map(|last| last + step + 1)).unwrap_or(0);
-    let mut instant = -60 * HOUR_US / step * step - step;
-    while instant < end {
-        if in_range(instant) {
-            for &user in &users {
-                let start = if options.entities == Entities::All { i64::MIN } else { instant - step };
-                if seen.iter().any(|&(time, other)| other == user && start <= time && time < instant) {
-                    rows.push((instant, user.to_owned()));
-                }
-            }
-        }
-        instant += step;
-    }
-    rows
 }
 
 #[test]

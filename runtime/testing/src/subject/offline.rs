@@ -13,7 +13,7 @@ use plumb_pipeline::offline::{
     BackfillOptions, Entities, Every, JoinOptions, Labels, Selection, Status, ViewColumns, backfill, join,
     needed_columns,
 };
-use plumb_pipeline::port::{EventReader, SnapshotRows, SnapshotSink, SnapshotView};
+use plumb_pipeline::port::{EventReader, SnapshotDate, SnapshotRows, SnapshotSink, SnapshotView};
 use plumb_pipeline::query::Value;
 use plumb_source_file::{AcceptedEvents, EventOptions};
 use plumb_transform::Transform;
@@ -129,10 +129,20 @@ impl OfflineSubject {
         from_us: Option<i64>,
         to_us: Option<i64>,
     ) -> Result<Vec<Snapshot>, CaseError> {
-        let options =
-            BackfillOptions { from_us, to_us, every, entities: Entities::All, max_age_us: None, threads: self.threads };
+        let options = BackfillOptions {
+            from_us,
+            to_us,
+            every,
+            entities: Entities::All,
+            max_age_us: None,
+            allow_fewer_events: false,
+            threads: self.threads,
+        };
         let mut kept = Kept::default();
-        backfill(&mut self.readers()?, &self.transforms, &options, &mut kept)?;
+        let mut readers = self.readers()?;
+        let gone = || plumb_pipeline::Error::internal("nothing is there, so that the events are read once");
+        let mut open = |source: &str| readers.remove(source).ok_or_else(gone);
+        backfill(&mut open, &self.transforms, &options, &mut kept)?;
         if !kept.finished {
             return Err("the backfill did not finish its sink".into());
         }
@@ -175,6 +185,19 @@ struct Kept {
 }
 
 impl SnapshotSink for Kept {
+    fn dates(&mut self, _: &SnapshotView) -> plumb_pipeline::Result<BTreeMap<i64, Option<SnapshotDate>>> {
+        Ok(BTreeMap::new())
+    }
+
+    fn complete(&mut self, _: &SnapshotView, _: i64, _: &SnapshotDate) -> plumb_pipeline::Result<()> {
+        Ok(())
+    }
+
+    fn remove(&mut self, view: &SnapshotView, day_us: i64) -> plumb_pipeline::Result<()> {
+        let what = format!("view `{}`: nothing was there to be removed at {day_us}", view.view);
+        Err(plumb_pipeline::Error::internal(what))
+    }
+
     fn write(&mut self, view: &SnapshotView, rows: &SnapshotRows) -> plumb_pipeline::Result<()> {
         for row in 0..rows.len() {
             let key = String::from_utf8_lossy(rows.keys[0].str_bytes(row).unwrap_or_default()).into_owned();
