@@ -17,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 
 import deltalake
 import polars
@@ -281,6 +282,103 @@ def check_kinds(readers):
     say(f"every type: {len(sent)} events and {table.num_rows} rows of snapshots agree, and with the join")
 
 
+def check_live(readers):
+    """A service that commits and merges files all the while: what a reading holds is there once, and stays."""
+    live = WORK / "live"
+    live.mkdir()
+    ports = "\n".join(f'{name} = "127.0.0.1:0"' for name in ("listen", "admin_listen", "metrics_listen"))
+    (live / "plumb.toml").write_text(
+        f'[source]\nkind = "log"\n[transforms]\npaths = ["{COMPONENTS}/user_daily.wasm"]\n'
+        f'[run]\nserve = true\ncommit_interval = "100ms"\n[serve]\n{ports}\n'
+    )
+    root = live / "data/offline/events/default"
+    batches, size = 40, 2_000
+    sent = []
+    for n in range(batches):
+        words = ["--users", 50, "--items", 20, "--days", 3, "--seed", n, "--start", "2017-01-01T00:00:00Z"]
+        plumb("generate", "--events", size, *words, "--out", live / f"{n}.parquet")
+        table = polars.read_parquet(live / f"{n}.parquet")
+        # Ids of a file are its own; together they must be different.
+        table = table.with_columns(event_id=polars.format(f"{n}-{{}}", polars.int_range(polars.len())))
+        table.write_parquet(live / f"{n}.parquet")
+        sent.append(table["event_id"])
+    service = subprocess.Popen([PLUMB, "run"], cwd=live, stdout=subprocess.DEVNULL, stderr=open(live / "log", "w"))
+    seen, readings, vanished = {reader.name: set() for reader in readers}, 0, 0
+    try:
+        while not is_ready(live / "data/owner"):
+            if service.poll() is not None:
+                fail(f"plumb run ended: {(live / 'log').read_text()}")
+            time.sleep(0.05)
+        for n in range(batches):
+            producer = subprocess.Popen([PLUMB, "produce", f"{n}.parquet"], cwd=live, stdout=subprocess.DEVNULL)
+            committed = False
+            while not committed:
+                if producer.poll() is not None:
+                    expect("exit code of plumb produce", producer.returncode, 0)
+                    commit(live / "data/owner")
+                    committed = True
+                for reader in readers:
+                    places, again = read_places(reader, root)
+                    readings += bool(places)
+                    vanished += again
+                    if len(set(places)) != len(places):
+                        fail(f"{reader.name} reads {len(places) - len(set(places))} rows twice while plumb runs")
+                    if not seen[reader.name] <= set(places):
+                        fail(f"rows that {reader.name} has read are gone while plumb runs")
+                    if committed:
+                        expect(f"rows read by {reader.name} after a commit", len(places), (n + 1) * size)
+                    seen[reader.name] = set(places)
+        service.terminate()
+        expect("exit code of plumb run", service.wait(timeout=120), 0)
+    finally:
+        service.kill()
+        service.wait()
+    ids = set(polars.concat(sent))
+    for reader in readers:
+        held = plain(reader.table(root)["event_id"]).to_pylist()
+        expect(f"events read by {reader.name} after all", (len(held), set(held) == ids), (len(ids), True))
+    replaced = len(list((live / "data/offline/_trash").rglob("*.parquet")))
+    if not replaced:
+        fail("nothing was merged while it was read")
+    say(f"a running service: {readings} readings, {vanished} begun again, of {len(ids)} rows; {replaced} files replaced")
+
+
+# What programs say of a file that is gone.
+GONE = ("no such file", "no files found", "does not exist")
+
+
+def is_ready(owner):
+    """Whether the service that has written its addresses into a file takes events."""
+    try:
+        address = json.loads(owner.read_text())["listen"]
+        with urllib.request.urlopen(f"http://{address}/ready", timeout=10) as answer:
+            return answer.status == 200
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def commit(owner):
+    """Returns when all that was sent is committed."""
+    address = json.loads(owner.read_text())["admin"]
+    with urllib.request.urlopen(f"http://{address}/commit", data=b"", timeout=120) as answer:
+        answer.read()
+
+
+def read_places(reader, root):
+    """Where the rows that a program reads stand in the log, and how often it had to begin again."""
+    again = 0
+    while any(root.rglob("*.parquet")):
+        try:
+            table = reader.table(root)
+            return list(zip(table["_partition"].to_pylist(), table["_offset"].to_pylist())), again
+        except Exception as error:
+            # Listed before a merge, opened after it.
+            if not any(word in str(error).lower() for word in GONE) or again == 100:
+                raise
+            again += 1
+    return [], again
+
+
 def check_features(readers):
     lists = 0
     for view in VIEWS:
@@ -500,6 +598,8 @@ def main():
     readers = [DuckDB(), Polars(), Pandas(), Spark(spark)]
     events = check_events(readers)
     check_kinds(readers)
+    # Spark takes minutes for as many readings; it lists and opens files as the others do.
+    check_live(readers[:3])
     check_features(readers)
     check_training_set(readers, events)
     check_other_fields(readers)
