@@ -3,6 +3,8 @@
 
 use arrow_array::Array;
 use plumb_testing::process;
+use plumb_testing::service::s3::{ACCESS_KEY, REGION, S3, SECRET_KEY};
+use plumb_testing::service::skipped;
 use plumb_testing::table::{column, table, texts};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +37,37 @@ fn words(events: &str, out: &str) -> Vec<String> {
 
 fn backfill(here: &Path, events: &str, out: &str) -> Value {
     serde_json::from_str(&process::run_ok(here, words(events, out))).unwrap()
+}
+
+/// Settings of a job with the components.
+fn settings(here: &Path, offline: &str) {
+    let components = [here.join("spend.wasm"), here.join("daily.wasm")].map(|path| path.display().to_string());
+    let text = format!(
+        "data_dir = \"data\"\n[source]\nkind = \"log\"\npartitions = 3\n[transforms]\npaths = {components:?}\n\
+         [offline]\n{offline}\n"
+    );
+    std::fs::write(here.join("plumb.toml"), text).unwrap();
+}
+
+/// Lets the job accept events.
+fn accept(here: &Path, lines: &[&str]) {
+    std::fs::write(here.join("part.jsonl"), lines.join("\n")).unwrap();
+    process::run_ok(here, ["produce", "part.jsonl"]);
+    process::run_ok(here, ["run", "--until-end", "--no-serve"]);
+}
+
+/// Backfills what the job has committed, into its own store or another folder; the report, whose position has to be
+/// exactly behind so many records.
+fn backfill_job(here: &Path, out: Option<&str>, records: usize) -> Value {
+    let words = "--json backfill --transform spend.wasm --transform daily.wasm --every 1d".split(' ');
+    let out = out.into_iter().flat_map(|out| ["--out", out]);
+    let report: Value = serde_json::from_str(&process::run_ok(here, words.chain(out))).unwrap();
+    let position = report["position"].as_str().unwrap();
+    let offsets = position.strip_prefix("default:").unwrap().split(',');
+    let sum: usize =
+        offsets.map(|of_partition| of_partition.split_once('=').unwrap().1.parse::<usize>().unwrap()).sum();
+    assert_eq!(sum, records, "{position}");
+    report
 }
 
 /// Every file of the snapshots, by its path.
@@ -160,15 +193,7 @@ fn late_events_change_the_dates_that_can_see_them() {
     let folder = folder();
     let here = folder.path();
     generate(here, 3000, 20);
-    let components = [here.join("spend.wasm"), here.join("daily.wasm")].map(|path| path.display().to_string());
-    std::fs::write(
-        here.join("plumb.toml"),
-        format!(
-            "data_dir = \"data\"\n[source]\nkind = \"log\"\npartitions = 3\n[transforms]\npaths = {components:?}\n\
-             [offline]\nurl = \"file:data/offline\"\n"
-        ),
-    )
-    .unwrap();
+    settings(here, "url = \"file:data/offline\"");
     let all = std::fs::read_to_string(here.join("ev.jsonl")).unwrap();
     // Some purchases of the tenth day come after everything else.
     let is_late = |line: &&str| {
@@ -177,24 +202,27 @@ fn late_events_change_the_dates_that_can_see_them() {
     };
     let (late, early): (Vec<&str>, Vec<&str>) = all.lines().partition(is_late);
     assert!(!late.is_empty());
-    let accept = |lines: &[&str]| {
-        std::fs::write(here.join("part.jsonl"), lines.join("\n")).unwrap();
-        process::run_ok(here, ["produce", "part.jsonl"]);
-        process::run_ok(here, ["run", "--until-end", "--no-serve"]);
-    };
     const ARCHIVE: &str = "data/offline/events/default";
-    accept(&early);
+    accept(here, &early);
     backfill(here, ARCHIVE, "out");
     let before = tree(&here.join("out"));
     let report = backfill(here, ARCHIVE, "out");
     assert_eq!(count(&report, "made"), 0);
     assert_eq!(tree(&here.join("out")), before);
+    // By the job's manifests, into its own store.
+    backfill_job(here, None, early.len());
+    assert_eq!(tree(&here.join("data/offline")), before);
 
-    accept(&late);
+    accept(here, &late);
     let report = backfill(here, ARCHIVE, "out");
     backfill(here, ARCHIVE, "whole");
     let (after, whole) = (tree(&here.join("out")), tree(&here.join("whole")));
     assert!(after == whole, "another tree than that of one run");
+    assert_eq!(backfill_job(here, None, early.len() + late.len())["dates"], report["dates"]);
+    assert!(tree(&here.join("data/offline")) == whole, "another tree than that of the archive's files");
+    // The job goes on beside them.
+    process::run_ok(here, ["run", "--until-end", "--no-serve"]);
+    assert_eq!(count(&backfill_job(here, None, early.len() + late.len()), "made"), 0);
     let (before, after) = (dates(&before), dates(&after));
     let changed: BTreeSet<&str> =
         after.iter().filter(|(date, files)| before.get(*date) != Some(files)).map(|(date, _)| *date).collect();
@@ -226,6 +254,34 @@ fn late_events_change_the_dates_that_can_see_them() {
     assert_eq!(partitions.len(), 3, "{position}");
 }
 
+#[test]
+fn a_job_in_s3_has_its_snapshots_beside_its_events() {
+    if skipped("a_job_in_s3_has_its_snapshots_beside_its_events") {
+        return;
+    }
+    let (s3, folder) = (S3::shared(), folder());
+    let here = folder.path();
+    generate(here, 900, 8);
+    let (endpoint, name) = (s3.endpoint(), "backfilled");
+    let keys = format!("region = \"{REGION}\"\naccess_key = \"{ACCESS_KEY}\"\nsecret_key = \"{SECRET_KEY}\"");
+    s3.create_bucket(name);
+    settings(here, &format!("url = \"s3://{name}/job\"\nendpoint = \"{endpoint}\"\nallow_http = true\n{keys}"));
+    let all = std::fs::read_to_string(here.join("ev.jsonl")).unwrap();
+    let lines: Vec<&str> = all.lines().collect();
+    for (begin, end) in [(0, 500), (500, 900)] {
+        accept(here, &lines[begin..end]);
+        backfill_job(here, None, end);
+        let out = format!("local-{end}");
+        backfill_job(here, Some(&out), end);
+        let got = here.join(format!("got-{end}"));
+        s3.download(name, "job/features/", &got.join("features"));
+        let (got, local) = (tree(&got), tree(&here.join(out)));
+        assert!(!local.is_empty());
+        assert!(got == local, "{:?}\n{:?}", got.keys(), local.keys());
+    }
+    assert!(s3.list(name, "job/_staging/").is_empty());
+}
+
 #[track_caller]
 fn refused(here: &Path, words: &str, why: &str) {
     let output = process::run(here, words.split(' '));
@@ -253,6 +309,20 @@ fn what_cannot_be_gone_on_with_is_refused_and_left_alone() {
         "with --every 1d --entities active",
     );
     refused(here, &format!("{words} ev.jsonl --every 1w --out out"), "1w");
+    refused(here, &format!("{words} ev.jsonl --every 1d"), "--out");
+    settings(here, "url = \"file:data/offline\"");
+    let of_job = "backfill --transform spend.wasm --every 1d";
+    refused(
+        here,
+        of_job,
+        "nothing of source `default` is committed in `file:data/offline`: let `plumb run` work on it",
+    );
+    refused(
+        here,
+        &format!("{of_job} --now 2024-01-03T00:00:00Z"),
+        "--now 2024-01-03T00:00:00Z: what a job has committed",
+    );
+    std::fs::remove_file(here.join("plumb.toml")).unwrap();
     refused(
         here,
         &format!("{words} ev.jsonl --every 1d --from 2024-01-03T00:00:00Z --to 2024-01-03T00:00:00Z --out out"),

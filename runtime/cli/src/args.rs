@@ -255,9 +255,16 @@ pub(crate) enum Entities {
 /// Arguments of `plumb backfill`.
 #[derive(Debug, Args)]
 pub(crate) struct Backfill {
+    /// A component; repeat for several.
+    #[arg(long = "transform", value_name = "FILE", required = true)]
+    pub(crate) transforms: Vec<PathBuf>,
+    /// A file or folder of events, or NAME=PATH for the source NAME; repeat for several sources [default: what the job of
+    /// the settings has committed].
+    #[arg(long, value_name = "PATH", requires = "out")]
+    pub(crate) events: Vec<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]
-    pub(crate) inputs: Inputs,
+    pub(crate) reading: Reading,
     /// The first instant (RFC 3339), inclusive [default: the oldest event].
     #[arg(long, value_name = "T")]
     pub(crate) from: Option<String>,
@@ -273,9 +280,10 @@ pub(crate) struct Backfill {
     /// Also make dates again that were made from more events than are given now.
     #[arg(long)]
     pub(crate) allow_fewer_events: bool,
-    /// The folder to write to: dates in it that were made from the same events are left as they are.
+    /// The folder to write to: dates in it that were made from the same events are left as they are [default: the offline
+    /// store of the settings, beside the committed events].
     #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// What to do with rows of entities that are not found.

@@ -1,19 +1,39 @@
 //! `plumb backfill`: historical snapshots of feature values.
 
-use super::offline::{Prepared, Readers, faults_json, report_faults};
+use super::offline::{Prepared, Readers, event_paths, faults_json, now, report_faults};
 use crate::args::{Backfill, Entities as EntitiesWord, Every as EveryWord};
-use crate::context::{Output, instant};
-use crate::exit::Done;
+use crate::context::{Output, instant, progress_to, settings};
+use crate::exit::{Done, usage};
 use anyhow::Result;
-use plumb_offline_parquet::SnapshotWriter;
-use plumb_pipeline::offline::{BackfillOptions, Entities, Every, backfill};
+use plumb_assembly::history::Committed;
+use plumb_assembly::stores;
+use plumb_core::event::EventBatch;
+use plumb_offline_parquet::{ArchiveReader, ParquetArchive, SnapshotWriter};
+use plumb_pipeline::Error;
+use plumb_pipeline::offline::{BackfillOptions, Entities, Every, backfill, needed_columns};
+use plumb_pipeline::port::{ArchiveScan, EventReader, ObjectStore};
+use plumb_pipeline::query::Position;
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Makes the snapshots that are missing or of other events, as `features/entity=…/view=…/version=…/date=…/*.parquet`.
 pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
     let start = Instant::now();
-    let prepared = Prepared::new(&arguments.inputs)?;
+    let reading = &arguments.reading;
+    let (settings, components) = (settings(reading.config.as_deref())?, &arguments.transforms);
+    let (prepared, job_store) = if arguments.events.is_empty() {
+        if let Some(now) = &reading.now {
+            return Err(usage(format!(
+                "--now {now}: what a job has committed was accepted when it came; give --events"
+            )));
+        }
+        let store = stores::offline(&settings)?;
+        (Prepared::of_job(settings, components, reading.threads)?, Some(store))
+    } else {
+        let paths = event_paths(&arguments.events)?;
+        (Prepared::of(settings, now(reading)?, components, paths, reading.threads)?, None)
+    };
     let options = BackfillOptions {
         from_us: arguments.from.as_deref().map(|text| instant("--from", text)).transpose()?,
         to_us: arguments.to.as_deref().map(|text| instant("--to", text)).transpose()?,
@@ -31,11 +51,23 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
         threads: prepared.threads,
     };
     let transforms: Vec<_> = prepared.transforms.iter().collect();
-    let store = plumb_store_object::open(&format!("file:{}", arguments.out.display()))?;
+    let (store, out) = match (&arguments.out, &job_store) {
+        (Some(out), _) => {
+            let out = out.display().to_string();
+            (plumb_store_object::open(&format!("file:{out}"))?, out)
+        }
+        (None, Some(store)) => (store.clone(), prepared.settings.offline.url.clone()),
+        (None, None) => return Err(usage("--events needs --out")),
+    };
     let mut sink = SnapshotWriter::new(store);
     let mut readers = Readers::default();
-    let mut open = |source: &str| readers.open(&prepared, source, &transforms);
+    let mut position = Position::default();
+    let mut open = |source: &str| match &job_store {
+        None => readers.open(&prepared, source, &transforms),
+        Some(store) => open_committed(&prepared, store, source, &mut position),
+    };
     let summary = backfill(&mut open, &prepared.transforms, &options, &mut sink)?;
+    let position = job_store.map(|_| position.to_string());
     readers.report();
     report_faults("extract", &summary.extract_faults);
     report_faults("finalize", &summary.finalize_faults);
@@ -54,8 +86,9 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
         "events": summary.events,
         "rows": summary.rows,
         "dates": dates.collect::<serde_json::Map<_, _>>(),
+        "position": position,
         "seconds": seconds,
-        "out": arguments.out,
+        "out": out,
         "extract_faults": faults_json(&summary.extract_faults),
         "finalize_faults": faults_json(&summary.finalize_faults),
     });
@@ -66,8 +99,53 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
             format!("{view} {rows} rows on {} dates ({} unchanged{removed})", dates.made, dates.unchanged)
         };
         let rows: Vec<String> = summary.rows.iter().map(of_view).collect();
-        let (events, out) = (summary.events, arguments.out.display());
-        format!("backfilled {events} events: {}, {seconds:.2} s -> {out}", rows.join(", "))
+        let up_to = position.as_ref().map_or_else(String::new, |position| format!(" up to {position}"));
+        format!("backfilled {} events{up_to}: {}, {seconds:.2} s -> {out}", summary.events, rows.join(", "))
     });
     Ok(if failed { Done::Failed } else { Done::Ok })
+}
+
+/// Opens what a job has committed of a source, and notes up to where that is.
+fn open_committed(
+    prepared: &Prepared,
+    store: &Arc<dyn ObjectStore>,
+    source: &str,
+    position: &mut Position,
+) -> plumb_pipeline::Result<Box<dyn EventReader>> {
+    let committed = Committed::read(store.as_ref(), source)?;
+    if committed.position.is_empty() {
+        let url = &prepared.settings.offline.url;
+        let why = "let `plumb run` work on it first, or give --events";
+        return Err(Error::invalid(format!("nothing of source `{source}` is committed in `{url}`: {why}")));
+    }
+    position.sources.insert(source.to_owned(), committed.position.clone());
+    let of_source = prepared.transforms.iter().filter(|transform| transform.def().source == source);
+    let scan = ArchiveScan { columns: Some(needed_columns(of_source)), ..committed.scan(None) };
+    let rows = scan.files.iter().map(|(_, file)| file.rows).sum();
+    let reader = ParquetArchive::new(store.clone()).read(&prepared.settings.schema(source)?, scan);
+    Ok(Box::new(Shown { reader, bar: progress_to("reading", "events", Some(rows)) }))
+}
+
+/// A reader of the archive that shows how far it is.
+struct Shown {
+    reader: ArchiveReader,
+    bar: indicatif::ProgressBar,
+}
+
+impl EventReader for Shown {
+    fn next_batch(&mut self) -> plumb_pipeline::Result<Option<EventBatch>> {
+        Ok(self.next_of_partition()?.map(|(_, batch)| batch))
+    }
+
+    fn next_of_partition(&mut self) -> plumb_pipeline::Result<Option<(u32, EventBatch)>> {
+        let batch = self.reader.next_of_partition()?;
+        self.bar.inc(batch.as_ref().map_or(0, |(_, batch)| batch.len() as u64));
+        Ok(batch)
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
 }

@@ -60,6 +60,13 @@ impl Prepared {
         Ok(Self { settings, transforms, paths, now_us, threads: threads.unwrap_or(0) })
     }
 
+    /// Reads components whose events are those that the job of the settings has committed.
+    pub(crate) fn of_job(settings: Settings, transforms: &[PathBuf], threads: Option<usize>) -> Result<Self> {
+        let transforms = components::transforms(&components::engine()?, transforms, &settings)?;
+        let (paths, now_us) = (BTreeMap::new(), now_us());
+        Ok(Self { settings, transforms, paths, now_us, threads: threads.unwrap_or(0) })
+    }
+
     /// Refuses events of the transforms' sources that do not say when they were ingested.
     pub(crate) fn require_ingest_times(&self, transforms: &[&Transform]) -> Result<()> {
         for (source, path) in &self.paths {

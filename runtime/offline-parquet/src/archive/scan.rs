@@ -142,7 +142,11 @@ fn side_by_side(files: &[RowFile]) -> bool {
 
 impl EventReader for ArchiveReader {
     fn next_batch(&mut self) -> Result<Option<EventBatch>> {
-        Ok(self.next_of_partition()?.map(|(_, events)| events))
+        Ok(ArchiveReader::next_of_partition(self)?.map(|(_, events)| events))
+    }
+
+    fn next_of_partition(&mut self) -> Result<Option<(u32, EventBatch)>> {
+        ArchiveReader::next_of_partition(self)
     }
 }
 
