@@ -88,6 +88,7 @@ fn until_end(settings: Settings, options: RunOptions, output: Output) -> Result<
     let start = Instant::now();
     let stop = stop_signal()?;
     let service = Service::start(settings, options)?;
+    warn_without_views(&service);
     let bar = crate::context::progress("ingesting");
     let before = service.applied_before();
     let ended = loop {
@@ -164,6 +165,7 @@ fn follow(mut settings: Settings, options: RunOptions, public: bool) -> Result<D
     // Ports are taken first: one in use is told before anything is ingested.
     let bound = server::options(&settings)?;
     let service = Service::start(settings, options)?;
+    warn_without_views(&service);
     let backend = Arc::new(ServiceBackend::new(&service)?);
     let server = Server::start(bound, backend.clone())?;
     service.announce(Some(server.admin_address().to_string()), Some(server.address().to_string()))?;
@@ -184,6 +186,19 @@ fn follow(mut settings: Settings, options: RunOptions, public: bool) -> Result<D
     match failure {
         Some(failure) => Err(plumb_pipeline::Error::internal(failure).into()),
         None => Ok(Done::Ok),
+    }
+}
+
+/// Says that there will be no features: often the patterns of components are of another folder.
+fn warn_without_views(service: &Service) {
+    if service.runtime().active_views().is_empty() {
+        let paths = service.settings().transforms.paths.join(", ");
+        let folder = std::env::current_dir().unwrap_or_default().display().to_string();
+        tracing::warn!(
+            paths,
+            folder,
+            "no component matches transforms.paths and none was deployed: events are archived, there are no features"
+        );
     }
 }
 
