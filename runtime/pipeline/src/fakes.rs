@@ -18,6 +18,7 @@ pub(crate) use views::{FakeLoader, component, events, item_view, user_view};
 
 use crate::accept::AcceptRules;
 use crate::clock::Clock;
+use crate::commit::waiting::Thin;
 use crate::decode::json::{JsonDecoder, Record};
 use crate::decode::time::TimeUnit;
 use crate::port::{DeadLetter, DeadLetterSink, Gap, Membership, PartitionReader, Polled, Source, SourceBatch};
@@ -102,6 +103,8 @@ pub(crate) struct World {
     owners: Arc<AtomicU64>,
     /// The dead letters that were sent, with their partition, as often as they were.
     pub(crate) sent: Arc<Mutex<Vec<(u32, DeadLetter)>>>,
+    /// When rows wait for their dates.
+    pub(crate) thin: Thin,
 }
 
 impl DeadLetterSink for World {
@@ -117,7 +120,7 @@ impl World {
         let store = Arc::new(FakeStore { objects: self.objects.clone(), fuse: fuse.clone() });
         let owner = self.owners.fetch_add(1, Ordering::SeqCst);
         Edges {
-            archive: Arc::new(FakeArchive { store: store.clone() }),
+            archive: Arc::new(FakeArchive { store: store.clone(), thin: self.thin }),
             store,
             online: Arc::new(FakeOnline { contents: self.online.clone(), fuse: fuse.clone() }),
             owner: format!("owner-{owner}").into(),

@@ -340,7 +340,8 @@ pub struct RowFile {
 /// The archive of accepted events: the truth from which every value can be computed again.
 pub trait Archive: Send + Sync {
     /// Encodes and stages events of one partition, all batches one after the other (of one schema, of any size),
-    /// one file per UTC date (`events/<source>/date=…/<name>.parquet`);
+    /// one file per UTC date (`events/<source>/date=…/<name>.parquet`), and one file for those that
+    /// [wait](crate::commit::waiting);
     /// `name` is unique to the commit (`<partition>-<generation>-<seq>`). Durable when it returns; invisible to readers.
     fn stage(&self, partition: u32, name: &str, batches: &[EventBatch]) -> Result<Vec<RowFile>>;
     /// Stages dead letters likewise (`dead_letters/<source>/…`); `view` is set for a fault of one view.
@@ -356,6 +357,9 @@ pub trait Archive: Send + Sync {
     /// in any order are the same before and after, or it is an internal error. Memory is in proportion to the
     /// largest.
     fn merge(&self, groups: &[(String, Vec<RowFile>)]) -> Result<Vec<RowFile>>;
+    /// Stages the rows of all `files`, which are committed, of one partition and [wait](crate::commit::waiting), as files
+    /// of the next step, all of that name, each in offset order. Checked as a merge is.
+    fn spread(&self, name: &str, files: &[RowFile], step: crate::commit::waiting::Step) -> Result<Vec<RowFile>>;
     /// Reads committed events of a source.
     fn scan(
         &self,

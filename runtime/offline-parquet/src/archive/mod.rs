@@ -13,6 +13,7 @@ pub use letters::read_dead_letters;
 pub use scan::ArchiveReader;
 
 use plumb_core::event::{EventBatch, SourceSchema};
+use plumb_pipeline::commit::waiting::Step;
 use plumb_pipeline::port::{Archive, ArchiveScan, DeadLetter, ObjectStore, RowFile};
 use plumb_pipeline::{Error, Result};
 use std::sync::Arc;
@@ -65,6 +66,10 @@ impl Archive for ParquetArchive {
 
     fn merge(&self, groups: &[(String, Vec<RowFile>)]) -> Result<Vec<RowFile>> {
         merge::merge(&self.store, groups)
+    }
+
+    fn spread(&self, name: &str, files: &[RowFile], step: Step) -> Result<Vec<RowFile>> {
+        merge::spread(&self.store, name, files, step)
     }
 
     fn scan(

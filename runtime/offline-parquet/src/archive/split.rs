@@ -12,11 +12,46 @@ use std::ops::Range;
 pub(super) enum Days {
     /// Each day is one run of rows.
     Runs(Vec<(i64, Range<usize>)>),
-    /// The days, and by row which of them it belongs to.
-    Dealt { days: Vec<i64>, slots: Vec<u32> },
+    /// The days, and by row which of them it belongs to; after them perhaps `None`: rows of many days together.
+    Dealt { days: Vec<Option<i64>>, slots: Vec<u32> },
 }
 
 impl Days {
+    /// How many rows each has.
+    pub(super) fn counts(&self) -> Vec<u64> {
+        match self {
+            Days::Runs(runs) => runs.iter().map(|(_, run)| run.len() as u64).collect(),
+            Days::Dealt { days, slots } => {
+                let mut counts = vec![0; days.len()];
+                slots.iter().for_each(|&slot| counts[slot as usize] += 1);
+                counts
+            }
+        }
+    }
+
+    /// The same with the rows of some days, at least one, together.
+    pub(super) fn gathered(self, some: &[bool]) -> Self {
+        let (days, mut slots) = match self {
+            Days::Runs(runs) => {
+                let mut slots = vec![0; runs.iter().map(|(_, run)| run.len()).sum()];
+                runs.iter().enumerate().for_each(|(slot, (_, run))| slots[run.clone()].fill(slot as u32));
+                (runs.into_iter().map(|(day, _)| Some(day)).collect(), slots)
+            }
+            Days::Dealt { days, slots } => (days, slots),
+        };
+        let mut kept = Vec::new();
+        let mut moved: Vec<u32> = vec![0; days.len()];
+        for (slot, day) in days.into_iter().enumerate().filter(|&(slot, _)| !some[slot]) {
+            moved[slot] = kept.len() as u32;
+            kept.push(day);
+        }
+        let together = kept.len() as u32;
+        moved.iter_mut().zip(some).filter(|(_, gathers)| **gathers).for_each(|(slot, _)| *slot = together);
+        kept.push(None);
+        slots.iter_mut().for_each(|slot| *slot = moved[*slot as usize]);
+        Days::Dealt { days: kept, slots }
+    }
+
     /// The number of days.
     pub(super) fn len(&self) -> usize {
         match self {
@@ -54,16 +89,16 @@ pub(super) fn by_day(batches: &[EventBatch]) -> Days {
         let slot = days.binary_search(&day).expect("the day of a run is among the days");
         slots[run].fill(slot as u32);
     }
-    Days::Dealt { days, slots }
+    Days::Dealt { days: days.into_iter().map(Some).collect(), slots }
 }
 
 /// The events of each day, in their order. Runs are copied from the batches a day at a time: the copy stays
 /// small, and its memory serves the next one.
-pub(super) fn split(batches: &[EventBatch], days: Days) -> Box<dyn Iterator<Item = (i64, EventBatch)> + '_> {
+pub(super) fn split(batches: &[EventBatch], days: Days) -> Box<dyn Iterator<Item = (Option<i64>, EventBatch)> + '_> {
     match days {
         Days::Runs(runs) => {
             let starts = starts_of(batches);
-            Box::new(runs.into_iter().map(move |(day, run)| (day, slice(batches, &starts, run))))
+            Box::new(runs.into_iter().map(move |(day, run)| (Some(day), slice(batches, &starts, run))))
         }
         Days::Dealt { days, slots } => {
             let rows: usize = batches.iter().map(EventBatch::len).sum();

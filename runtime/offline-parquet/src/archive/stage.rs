@@ -9,13 +9,14 @@ use arrow_schema::{DataType as ArrowType, Field, Schema};
 use plumb_columnar::{ColumnHint, Layout, ParquetWriter, arrow_type, into_arrow};
 use plumb_core::column::{DataType, Values};
 use plumb_core::event::{EventBatch, SourceSchema};
+use plumb_pipeline::commit::waiting::{self, Thin};
 use plumb_pipeline::port::{DeadLetter, ObjectStore, RowFile};
 use plumb_pipeline::{Error, Result};
 use rustc_hash::FxHashSet;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-/// Stages the events of all batches, one file per UTC date of event time.
+/// Stages the events of all batches, one file per UTC date of event time and one for the dates that wait.
 pub(super) fn events(
     store: &dyn ObjectStore,
     partition: u32,
@@ -30,17 +31,21 @@ pub(super) fn events(
     check_schema(schema)?;
     let source = &schema.source;
     let days = by_day(batches);
+    let waiting = Thin::default().waiting(&days.counts());
+    let days = if waiting.contains(&true) { days.gathered(&waiting) } else { days };
     let layout = event_layout(schema, batches, rows / days.len());
     let mut staged = Vec::with_capacity(days.len());
     let mut objects = Vec::with_capacity(days.len());
     for (day, events) in split(batches, days) {
-        let date = date_of_day(day);
-        let path = format!("events/{source}/date={date}/{name}.parquet");
+        let (path, staged_as) = match day.map(date_of_day) {
+            Some(date) => (format!("events/{source}/date={date}/{name}.parquet"), format!("{name}-{date}")),
+            None => (format!("{}/{name}.parquet", waiting::folder(source)), format!("{name}-waiting")),
+        };
         let (event_time_us, offsets) = (span(&events.times_us), span(&events.offsets));
         let rows = events.len();
         let bytes = encode(&path, &layout, event_arrays(partition, events)?)?;
         let file = RowFile {
-            staged: format!("_staging/events/{source}/{name}-{date}.parquet"),
+            staged: format!("_staging/events/{source}/{staged_as}.parquet"),
             path,
             rows: rows as u64,
             bytes: bytes.len() as u64,

@@ -1,9 +1,10 @@
 use super::*;
+use crate::dates::date_of_day;
 use plumb_columnar::{ParquetFile, Selection, from_arrow};
 use plumb_core::column::{Column, DataType, Values};
 use plumb_core::event::Field;
 use plumb_core::time::{DAY_US, HOUR_US};
-use plumb_pipeline::commit::trashed;
+use plumb_pipeline::commit::{trashed, waiting};
 use plumb_store_object::LocalStore;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -383,4 +384,74 @@ fn fields_that_collide_are_refused() {
         assert!(error.starts_with(&format!("field `{name}` of source `clicks`")), "{error}");
     }
     check_schema(&SourceSchema::default_schema()).unwrap();
+}
+
+/// Rows of 200 dates, one or two each but for one full date, and a schema that has grown in between.
+#[test]
+fn rows_of_very_many_dates_wait_in_one_file_and_are_spread_to_their_dates_in_two_steps() {
+    let (fixture, schema) = (fixture(), schema());
+    let day = |n: i64| (20_000 + n) * DAY_US;
+    let times = |turn: i64| -> Vec<i64> {
+        // In no order: the days come twice, from both ends.
+        let thin = (0..200).flat_map(|n| [day(n) + turn, day(199 - n) + HOUR_US + turn]);
+        thin.chain((0..1000).map(|n| day(100) + n)).collect()
+    };
+    let mut grown = SourceSchema::clone(&schema);
+    grown.fields.push(Field { name: "late".into(), data_type: DataType::F64, required: false });
+    let grown = Arc::new(grown);
+    let batches = [events(&schema, 0, &times(0)), events(&grown, 10_000, &times(1))];
+    let mut waiting = Vec::new();
+    let mut own = Vec::new();
+    for (batch, name) in batches.iter().zip(["3-1-1", "3-1-2"]) {
+        let (wait, dated): (Vec<_>, Vec<_>) = fixture
+            .commit(3, name, batch)
+            .into_iter()
+            .map(|(_, file)| file)
+            .partition(|file| waiting::is_waiting(&file.path));
+        assert_eq!(wait.len(), 1);
+        assert_eq!(wait[0].path, format!("_pending/events/clicks/{name}.parquet"));
+        assert_eq!(wait[0].rows, 2 * 191, "200 dates but for the full one and the newest eight");
+        assert_eq!(dated.len(), 9);
+        assert!(dated.iter().any(|file| file.path.contains("date=2025-01-12/") && file.rows == 1002), "{dated:?}");
+        waiting.extend(wait);
+        own.extend(dated);
+    }
+    let read = |files: &[RowFile]| {
+        let files = files.iter().chain(&own).map(|file| (3, file.clone())).collect();
+        let scan = ArchiveScan { files, ..ArchiveScan::default() };
+        let found = fixture.scan(&grown, &scan).remove(&3).unwrap();
+        let mut rows: Vec<usize> = (0..found.len()).collect();
+        rows.sort_by_key(|&row| found.offsets[row]);
+        canonical(&found.take(rows))
+    };
+    let expected = read(&waiting);
+    assert_eq!(expected.len(), 2 * 1400);
+
+    let blocks = fixture.archive.spread("3-1-3-s1", &waiting, Step::Blocks).unwrap();
+    assert!(fixture.store.list("_pending").unwrap().len() == 2, "not there before the commit");
+    let from: Vec<&str> = blocks.iter().map(|file| file.path.split('/').nth(3).unwrap()).collect();
+    // 20,000 is in the block of 64 days from 19,968 on.
+    assert_eq!(from, ["from=2024-09-02", "from=2024-11-05", "from=2025-01-08", "from=2025-03-13"]);
+    assert_eq!(read(&blocks), expected, "read where they are staged");
+    let mut dates = Vec::new();
+    for (number, block) in blocks.iter().enumerate() {
+        fixture.store.rename(&block.staged, &block.path).unwrap();
+        let name = format!("3-1-4-s{}", number + 1);
+        dates.extend(fixture.archive.spread(&name, std::slice::from_ref(block), Step::Dates).unwrap());
+    }
+    assert_eq!(dates.len(), 191);
+    for file in &dates {
+        fixture.store.rename(&file.staged, &file.path).unwrap();
+        let date = file.path.split('/').nth(2).unwrap().strip_prefix("date=").unwrap();
+        assert_eq!(date_of_day(file.event_time_us.0.div_euclid(DAY_US)), date);
+        assert_eq!(date_of_day(file.event_time_us.1.div_euclid(DAY_US)), date);
+        assert_eq!(file.rows, 4, "{file:?}");
+        let bytes = fixture.store.get(&file.path).unwrap().unwrap();
+        assert_eq!((bytes.len() as u64, stage::sha256_hex(&bytes)), (file.bytes, file.sha256.clone()));
+    }
+    assert_eq!(read(&dates), expected);
+    // A file that is not what the manifest says is not spread.
+    let wrong = RowFile { rows: waiting[0].rows + 1, ..waiting[0].clone() };
+    let error = fixture.archive.spread("3-1-5-s1", &[wrong], Step::Blocks).unwrap_err().to_string();
+    assert!(error.contains("committed were 383"), "{error}");
 }

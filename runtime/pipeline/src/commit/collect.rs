@@ -8,7 +8,7 @@
 use super::chain::{Chain, read};
 use super::manifest::{Manifest, manifest_path, state_folder};
 use super::rows::row_list;
-use super::trashed;
+use super::{trashed, waiting};
 use crate::port::{ObjectStore, RowFile};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
@@ -86,6 +86,7 @@ impl Collector {
             old(&trashed(&format!("{kind}/{source}")), &of_ours)?;
             old(&format!("_staging/{kind}/{source}"), &of_ours)?;
         }
+        old(&trashed(&waiting::folder(source)), &of_ours)?;
         old(FEATURES, &|_| true)?;
         // After the listing, so that a file of a commit made in between counts as referred to.
         let seqs = chain.seqs()?;
@@ -135,7 +136,7 @@ pub fn orphans(store: &dyn ObjectStore, latest: &Manifest) -> Result<()> {
 /// Takes row files of commits after `seq` out of the tree, into `_trash/`: their manifests are damaged, so they
 /// are not committed, and their records will be read again.
 pub fn trash_rows(store: &dyn ObjectStore, source: &str, partition: u32, seq: u64) -> Result<()> {
-    for folder in [format!("events/{source}"), format!("dead_letters/{source}")] {
+    for folder in [format!("events/{source}"), format!("dead_letters/{source}"), waiting::folder(source)] {
         for (path, _) in store.list(&folder)? {
             if commit_of(&path, source, partition).is_some_and(|(_, commit_seq)| commit_seq > seq) {
                 tracing::warn!(path, "taking a row file of a damaged commit out of the tree");
@@ -168,8 +169,10 @@ fn numbers(name: &str) -> Option<[u64; 3]> {
 /// Every event file of a manifest that is not where readers look: for checks.
 pub fn missing_rows(store: &dyn ObjectStore, manifest: &Manifest) -> Result<Vec<RowFile>> {
     let mut missing = row_list(store, manifest)?.rows;
-    let present: BTreeSet<String> =
-        store.list(&format!("events/{}", manifest.source))?.into_iter().map(|(path, _)| path).collect();
+    let mut present = BTreeSet::new();
+    for folder in [format!("events/{}", manifest.source), waiting::folder(&manifest.source)] {
+        present.extend(store.list(&folder)?.into_iter().map(|(path, _)| path));
+    }
     missing.retain(|file| !present.contains(&file.path));
     Ok(missing)
 }

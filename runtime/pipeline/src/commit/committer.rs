@@ -101,6 +101,8 @@ pub struct Committer {
     written: u64,
     /// A merge that is not finished; it is before the next commit.
     pub(super) merge: Option<Pending>,
+    /// Whether small row files are merged.
+    pub(super) merges: bool,
     /// The small row files; `None` until they are asked for.
     pub(super) small: Option<Small>,
     collector: Collector,
@@ -136,6 +138,7 @@ impl Committer {
             latest,
             progress: Progress::default(),
             merge: None,
+            merges: true,
             small: None,
             collector,
             written: 0,
@@ -184,6 +187,11 @@ impl Committer {
     /// Keeps what nothing refers to for another time than [`collect::KEEP`].
     pub fn keep_for(&mut self, keep: std::time::Duration) {
         self.collector.keep_for(keep);
+    }
+
+    /// Lets row files stay as they are written; rows that wait for their dates are spread all the same.
+    pub fn without_merges(&mut self) {
+        self.merges = false;
     }
 
     /// Carries out a commit. After an error of kind `Unavailable` it may be tried again with the same plan;

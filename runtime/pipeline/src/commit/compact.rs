@@ -7,10 +7,11 @@
 //!
 //! A date that is still being written is merged in tiers: only when eight files or more are of about one size, so
 //! that a row is written again a few times and not at every commit. A date that rests is merged to as few files as
-//! they may be large.
+//! they may be large. Rows that [wait](super::waiting) for their dates are spread by the same steps.
 
 use super::collect::commit_of;
 use super::manifest::{Manifest, commit_name, state_folder};
+use super::waiting::{self, Step, When};
 use super::{Committer, place, rows, trashed};
 use crate::port::RowFile;
 use crate::{Error, Result};
@@ -27,6 +28,8 @@ const TIER: usize = 8;
 const RESTING: u64 = 64;
 /// One manifest replaces at most so many files.
 const ROUND_FILES: usize = 4096;
+/// Rows that wait are spread to no more files than about this in one manifest.
+const SPREAD_FILES: usize = 256;
 /// After this time no further merge is begun before the manifest.
 const ROUND_TIME: Duration = Duration::from_secs(1);
 
@@ -40,6 +43,8 @@ pub enum Tidy {
     Nothing,
     /// What has become worth it, for about a second.
     Some,
+    /// That, and what waits for its dates, for about a second: there was nothing to commit.
+    Idle,
     /// Everything, because nothing more will come.
     All,
 }
@@ -57,10 +62,15 @@ impl Small {
         small
     }
 
+    /// Whether rows wait for their dates.
+    fn has_waiting(&self) -> bool {
+        self.folders.keys().any(|folder| waiting::is_waiting(folder))
+    }
+
     /// Adds what a commit has brought.
     pub(super) fn add(&mut self, files: impl IntoIterator<Item = RowFile>) {
         for file in files {
-            if is_small(&file)
+            if (is_small(&file) || waiting::is_waiting(&file.path))
                 && let Some((folder, _)) = file.path.rsplit_once('/')
             {
                 self.folders.entry(folder.to_owned()).or_default().push(file);
@@ -79,7 +89,7 @@ impl Small {
     fn worth_it(&self, seq: u64, all: bool) -> Vec<Vec<RowFile>> {
         let mut groups = Vec::new();
         let mut count = 0;
-        for files in self.folders.values() {
+        for (_, files) in self.folders.iter().filter(|(folder, _)| !waiting::is_waiting(folder)) {
             if count >= ROUND_FILES {
                 break;
             }
@@ -137,6 +147,13 @@ fn tier(files: &[&RowFile]) -> Option<Vec<RowFile>> {
     (best > 0).then(|| files[files.len() - best..].iter().map(|&file| file.clone()).collect())
 }
 
+/// What one manifest replaces.
+#[derive(Debug, Default)]
+struct Round {
+    staged: Vec<RowFile>,
+    replaced: BTreeSet<String>,
+}
+
 /// A merge that is staged and not finished.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -151,7 +168,7 @@ impl Committer {
     pub fn tidy(&mut self, tidy: Tidy, go_on: &dyn Fn() -> bool) -> Result<()> {
         let _alone = match tidy {
             Tidy::Nothing => return Ok(()),
-            Tidy::Some => match MERGING.try_lock() {
+            Tidy::Some | Tidy::Idle => match MERGING.try_lock() {
                 Ok(guard) => guard,
                 // Another partition's turn; the next commit tries again.
                 Err(_) => return Ok(()),
@@ -159,7 +176,7 @@ impl Committer {
             Tidy::All => MERGING.lock().unwrap_or_else(PoisonError::into_inner),
         };
         loop {
-            let merged = match self.merge_some(tidy == Tidy::All, go_on) {
+            let merged = match self.tidy_some(tidy, go_on) {
                 // Once more what was begun: an answer may have been lost.
                 Err(error) if self.merge.is_some() && !matches!(error, Error::Fenced { .. }) => {
                     tracing::debug!(%error, "finishing a merge of small files again");
@@ -168,13 +185,19 @@ impl Committer {
                 }
                 merged => merged?,
             };
-            if !merged || tidy == Tidy::Some {
+            if !merged || tidy != Tidy::All {
                 return Ok(());
             }
         }
     }
 
-    fn merge_some(&mut self, all: bool, go_on: &dyn Fn() -> bool) -> Result<bool> {
+    /// Whether rows may be waiting for their dates.
+    pub fn may_wait(&self) -> bool {
+        self.small.as_ref().is_none_or(Small::has_waiting)
+    }
+
+    /// One manifest's worth: rows that wait first, since merging comes after them.
+    fn tidy_some(&mut self, tidy: Tidy, go_on: &dyn Fn() -> bool) -> Result<bool> {
         self.finish_merge()?;
         // Kept whatever comes of the rest.
         let small = match self.small.take() {
@@ -184,16 +207,45 @@ impl Committer {
                 Small::of(list.rows.into_iter().chain(list.dead_letters))
             }
         };
-        let groups = small.worth_it(self.latest.seq, all);
+        let when = if tidy == Tidy::Some { When::Due } else { When::Now };
+        let spreads = waiting::due(&small.folders, self.latest.seq, when);
+        let groups = match spreads.is_empty() && self.merges {
+            true => small.worth_it(self.latest.seq, tidy == Tidy::All),
+            false => Vec::new(),
+        };
         self.small = Some(small);
-        let (generation, seq) = (self.chain.generation(), self.chain.next_seq());
-        let name = commit_name(self.latest.partition, generation, seq);
+        let round = match spreads.is_empty() {
+            true => self.merge(&groups, go_on)?,
+            false => self.spread(&spreads, go_on)?,
+        };
+        self.replace(round)
+    }
+
+    /// Stages rows that wait as files of the next step.
+    fn spread(&self, spreads: &[(Step, Vec<RowFile>)], go_on: &dyn Fn() -> bool) -> Result<Round> {
+        let name = commit_name(self.latest.partition, self.chain.generation(), self.chain.next_seq());
         let begun = Instant::now();
-        let (mut merged, mut replaced) = (Vec::new(), BTreeSet::new());
+        let mut round = Round::default();
+        for (number, (step, files)) in spreads.iter().enumerate() {
+            let enough = round.staged.len() >= SPREAD_FILES || begun.elapsed() >= ROUND_TIME;
+            if !go_on() || (enough && !round.staged.is_empty()) {
+                break;
+            }
+            round.staged.extend(self.archive.spread(&format!("{name}-s{}", number + 1), files, *step)?);
+            round.replaced.extend(files.iter().map(|file| file.path.clone()));
+        }
+        Ok(round)
+    }
+
+    /// Stages one file for each group.
+    fn merge(&self, groups: &[Vec<RowFile>], go_on: &dyn Fn() -> bool) -> Result<Round> {
+        let name = commit_name(self.latest.partition, self.chain.generation(), self.chain.next_seq());
+        let begun = Instant::now();
+        let mut round = Round::default();
         let mut number = 0;
         // Some at a time: what is written together shares the cost of making it durable.
         for groups in groups.chunks(64) {
-            if !go_on() || (!merged.is_empty() && begun.elapsed() >= ROUND_TIME) {
+            if !go_on() || (!round.staged.is_empty() && begun.elapsed() >= ROUND_TIME) {
                 break;
             }
             let named: Vec<(String, Vec<RowFile>)> = groups
@@ -203,9 +255,15 @@ impl Committer {
                     (format!("{name}-m{number}"), files.clone())
                 })
                 .collect();
-            merged.extend(self.archive.merge(&named)?);
-            replaced.extend(groups.iter().flatten().map(|file| file.path.clone()));
+            round.staged.extend(self.archive.merge(&named)?);
+            round.replaced.extend(groups.iter().flatten().map(|file| file.path.clone()));
         }
+        Ok(round)
+    }
+
+    /// Commits the files of a round in place of those they are made of; whether there were any.
+    fn replace(&mut self, round: Round) -> Result<bool> {
+        let Round { staged: merged, replaced } = round;
         if merged.is_empty() {
             return Ok(false);
         }
@@ -214,6 +272,7 @@ impl Committer {
         next.rows.retain(|file| !listed.remove(&file.path));
         next.dead_letters.retain(|file| !listed.remove(&file.path));
         next.removed.extend(listed);
+        let (generation, seq) = (self.chain.generation(), self.chain.next_seq());
         let prefix = format!("{}/{generation}-{seq}", state_folder(&next.source, next.partition));
         rows::shorten(self.store.as_ref(), &prefix, &mut next)?;
         for file in merged {
@@ -276,9 +335,9 @@ pub(super) fn put_back(store: &dyn crate::port::ObjectStore, manifest: &Manifest
     let (source, present) = (&manifest.source, |folder: String| -> Result<BTreeSet<String>> {
         Ok(store.list(&folder)?.into_iter().map(|(path, _)| path).collect())
     });
-    for kind in ["events", "dead_letters"] {
-        let away = present(trashed(&format!("{kind}/{source}")))?;
-        let here = present(format!("{kind}/{source}"))?;
+    for folder in [format!("events/{source}"), format!("dead_letters/{source}"), waiting::folder(source)] {
+        let away = present(trashed(&folder))?;
+        let here = present(folder)?;
         for file in list.rows.iter().chain(&list.dead_letters) {
             if away.contains(&trashed(&file.path)) && !here.contains(&file.path) {
                 store.rename(&trashed(&file.path), &file.path)?;

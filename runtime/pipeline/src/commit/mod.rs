@@ -8,8 +8,8 @@
 //!
 //! [`manifest`] is the format, [`chain`] take-over and conditional create, [`state_file`] the bytes of
 //! state and ids, [`load`] reads them back and knows what to do when they are damaged, [`committer`] does
-//! the steps of one commit, [`rows`] says which row files are committed, [`compact`] merges small ones, [`collect`]
-//! removes what nothing refers to, [`job`] holds what is global: which views are active.
+//! the steps of one commit, [`rows`] says which row files are committed, [`compact`] merges small ones, [`waiting`] says
+//! which rows wait for that, [`collect`] removes what nothing refers to, [`job`] holds what is global: which views are active.
 
 pub mod chain;
 pub mod collect;
@@ -20,6 +20,7 @@ pub mod load;
 pub mod manifest;
 pub mod rows;
 pub mod state_file;
+pub mod waiting;
 
 pub use chain::{Chain, latest};
 pub use committer::{CommitPlan, Committer, ViewWrites};

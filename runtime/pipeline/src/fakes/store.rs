@@ -2,9 +2,10 @@
 
 use super::{Fuse, STAMP_US};
 use crate::Result;
+use crate::commit::waiting::{self, BLOCK_DAYS, Step, Thin};
 use crate::commit::{sha256_hex, trashed};
 use crate::decode::json::{JsonDecoder, Record, encode};
-use crate::decode::time::TimeUnit;
+use crate::decode::time::{TimeUnit, parse_rfc3339};
 use crate::port::{Archive, ArchiveScan, DeadLetter, ObjectStore, RowFile};
 use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_core::time::DAY_US;
@@ -86,6 +87,46 @@ impl ObjectStore for FakeStore {
 #[derive(Debug)]
 pub(crate) struct FakeArchive {
     pub(crate) store: Arc<FakeStore>,
+    /// When rows wait for their dates.
+    pub(crate) thin: Thin,
+}
+
+/// Offset, event time in µs, JSON.
+type Row = (u64, i64, String);
+
+impl FakeArchive {
+    fn stage_rows(&self, staged: String, path: String, rows: &[Row]) -> Result<RowFile> {
+        let bytes: Vec<u8> =
+            rows.iter().flat_map(|(offset, _, json)| format!("{offset} {json}\n").into_bytes()).collect();
+        let times = || rows.iter().map(|row| row.1);
+        let file = RowFile {
+            staged,
+            path,
+            rows: rows.len() as u64,
+            bytes: bytes.len() as u64,
+            sha256: sha256_hex(&bytes),
+            event_time_us: (times().min().unwrap(), times().max().unwrap()),
+            offsets: (rows[0].0, rows[rows.len() - 1].0),
+        };
+        self.store.put(&file.staged, bytes)?;
+        Ok(file)
+    }
+}
+
+fn rows_of(events: &EventBatch, rows: &[usize]) -> Vec<Row> {
+    let json = |row: usize| {
+        let mut json = Vec::new();
+        encode(events, row, &mut json);
+        String::from_utf8(json).unwrap()
+    };
+    rows.iter().map(|&row| (events.offsets[row], events.times_us[row], json(row))).collect()
+}
+
+/// The event time of a line's JSON, µs.
+fn time_of(json: &str) -> i64 {
+    let event: serde_json::Value = serde_json::from_str(json).unwrap();
+    let text = event["event_time"].as_str().expect("an instant");
+    parse_rfc3339(text.as_bytes()).expect("an instant").us
 }
 
 fn lines(bytes: &[u8]) -> impl Iterator<Item = (u64, &str)> {
@@ -115,28 +156,52 @@ impl Archive for FakeArchive {
         for row in 0..events.len() {
             days.entry(events.times_us[row].div_euclid(DAY_US)).or_default().push(row);
         }
-        let mut files = Vec::new();
-        for (day, rows) in days {
-            let mut bytes = Vec::new();
-            for &row in &rows {
-                bytes.extend_from_slice(format!("{} ", events.offsets[row]).as_bytes());
-                encode(events, row, &mut bytes);
-                bytes.push(b'\n');
+        let counts: Vec<u64> = days.values().map(|rows| rows.len() as u64).collect();
+        let (mut places, mut waiting) = (Vec::new(), Vec::new());
+        for ((day, rows), waits) in days.into_iter().zip(self.thin.waiting(&counts)) {
+            match waits {
+                true => waiting.extend(rows),
+                false => places.push((format!("date={day}/"), rows)),
             }
-            let (source, times) = (&events.schema.source, rows.iter().map(|&row| events.times_us[row]));
-            let file = RowFile {
-                staged: format!("_staging/events/{source}/{name}-{day}.lines"),
-                path: format!("events/{source}/date={day}/{name}.lines"),
-                rows: rows.len() as u64,
-                bytes: bytes.len() as u64,
-                sha256: sha256_hex(&bytes),
-                event_time_us: (times.clone().min().unwrap(), times.max().unwrap()),
-                offsets: (events.offsets[rows[0]], events.offsets[rows[rows.len() - 1]]),
-            };
-            self.store.put(&file.staged, bytes)?;
-            files.push(file);
+        }
+        let source = &events.schema.source;
+        let staged = |place: &str| format!("_staging/events/{source}/{name}-{}.lines", place.trim_end_matches('/'));
+        let mut files = Vec::new();
+        if !waiting.is_empty() {
+            waiting.sort_unstable();
+            let path = format!("{}/{name}.lines", waiting::folder(source));
+            files.push(self.stage_rows(staged("waiting"), path, &rows_of(events, &waiting))?);
+        }
+        for (place, rows) in places {
+            let path = format!("events/{source}/{place}{name}.lines");
+            files.push(self.stage_rows(staged(&place), path, &rows_of(events, &rows))?);
         }
         Ok(files)
+    }
+
+    fn spread(&self, name: &str, files: &[RowFile], step: Step) -> Result<Vec<RowFile>> {
+        let mut places: BTreeMap<String, Vec<Row>> = BTreeMap::new();
+        let source = files[0].path.split('/').nth(2).unwrap();
+        for file in files {
+            assert!(waiting::is_waiting(&file.path), "{}", file.path);
+            let bytes = self.store.get(&file.path)?.expect("a committed file is there");
+            for (offset, json) in lines(&bytes) {
+                let time_us = time_of(json);
+                let day = time_us.div_euclid(DAY_US);
+                let place = match step {
+                    Step::Blocks => format!("{}/from={}", waiting::folder(source), day.div_euclid(BLOCK_DAYS)),
+                    Step::Dates => format!("events/{source}/date={day}"),
+                };
+                places.entry(place).or_default().push((offset, time_us, json.to_owned()));
+            }
+        }
+        let mut spread = Vec::new();
+        for (place, mut rows) in places {
+            rows.sort_by_key(|(offset, ..)| *offset);
+            let staged = format!("_staging/events/{source}/{name}-{}.lines", place.rsplit('/').next().unwrap());
+            spread.push(self.stage_rows(staged, format!("{place}/{name}.lines"), &rows)?);
+        }
+        Ok(spread)
     }
 
     fn stage_dead_letters(&self, source: &str, _: u32, name: &str, letters: &[DeadLetter]) -> Result<Vec<RowFile>> {

@@ -1,6 +1,7 @@
 //! Views, events and readers for the tests of the drivers.
 
 use super::{Labels, Selection};
+use crate::commit::waiting::Step;
 use crate::port::{
     Archive, ArchiveScan, DeadLetter, EventReader, RowFile, SnapshotDate, SnapshotRows, SnapshotSink, SnapshotView,
 };
@@ -337,6 +338,10 @@ impl Archive for Memory {
     }
 
     fn merge(&self, _: &[(String, Vec<RowFile>)]) -> Result<Vec<RowFile>> {
+        unreachable!("the tests write nothing")
+    }
+
+    fn spread(&self, _: &str, _: &[RowFile], _: Step) -> Result<Vec<RowFile>> {
         unreachable!("the tests write nothing")
     }
 

@@ -103,7 +103,8 @@ impl Commits {
             return Err(Error::internal("a commit is still under way"));
         };
         let nothing_new = partition.position() == committer.latest().next_offset && !self.snapshot;
-        if nothing_new && (tidy != Tidy::All || self.tidied) {
+        let tidy = if nothing_new && tidy == Tidy::Some && committer.may_wait() { Tidy::Idle } else { tidy };
+        if nothing_new && tidy != Tidy::Idle && (tidy != Tidy::All || self.tidied) {
             return Ok(false);
         }
         let plan = if nothing_new {

@@ -21,7 +21,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// So many commit intervals at most let rows of many dates gather.
+/// So many commit intervals at most let rows gather.
 const GATHER_INTERVALS: u32 = 10;
 /// How often a remote online store is looked at while there is nothing to publish.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -156,6 +156,9 @@ impl Lane {
         let mut opening = Opening { batch_records, meters: meters.clone(), readable: &mut readable, go_on };
         let mut opened = open(&setup.edges, source, number, views, &mut opening)?;
         opened.committer.keep_for(setup.options.keep);
+        if !setup.options.merge_files {
+            opened.committer.without_merges();
+        }
         let now = setup.clock.elapsed();
         let options = CommitOptions { aside: setup.options.commit_aside };
         let lane = Self {
@@ -363,18 +366,13 @@ impl Lane {
         let waiting = self.partition.uncommitted_bytes();
         let full = waiting >= options.commit_bytes || (all && waiting > 0);
         let since = now.saturating_sub(self.committed_at);
-        // Rows that are spread thinly over many dates make as many small files: while more is waiting to be read,
-        // they are let gather; where files stay as they are written, until they are worth it.
-        let small = if options.merge_files { self.partition.is_thin() } else { self.partition.is_small() };
+        // Where files stay as they are written, rows are let gather until they are worth it, while more can be read.
+        let small = !options.merge_files && self.partition.is_small();
         let gathers = self.behind && small && since < options.commit_interval * GATHER_INTERVALS;
         let due = full || self.ended || (since >= options.commit_interval && !gathers);
         if due && !self.commits.is_busy() {
             self.committed_at = now;
-            let tidy = match (options.merge_files, self.ended) {
-                (false, _) => Tidy::Nothing,
-                (true, true) => Tidy::All,
-                (true, false) => Tidy::Some,
-            };
+            let tidy = if self.ended { Tidy::All } else { Tidy::Some };
             if self.begin_commit(setup, now, tidy)? {
                 self.report(setup, true);
             } else if self.ended && !self.unpublished && !self.lost {

@@ -19,10 +19,6 @@ use std::sync::Arc;
 /// The longest record kept in a dead letter, in bytes.
 pub const LETTER_BYTES_MAX: usize = 64 << 10;
 
-/// More dates than a stream of its time has in one commit, and fewer rows than a file is worth.
-const MANY_DATES: u64 = 64;
-const FEW_ROWS: u64 = 1000;
-
 /// So many rows of a date are worth a file that is never merged with others.
 const FULL_ROWS: u64 = 100_000;
 
@@ -250,12 +246,6 @@ impl Partition {
     /// The memory that waits for the next commit, in bytes.
     pub fn uncommitted_bytes(&self) -> u64 {
         self.event_bytes + self.dead_letters.iter().map(|letter| letter.bytes.len() as u64).sum::<u64>()
-    }
-
-    /// Whether a commit now would write many files of few rows each, one per date.
-    pub fn is_thin(&self) -> bool {
-        let dates = self.dates.len() as u64;
-        dates > MANY_DATES && self.rows < dates * FEW_ROWS
     }
 
     /// Whether a commit now would write a file of a date that is small even if nothing is merged later.

@@ -1,6 +1,7 @@
 //! Row files over the life of a partition: merged, replaced, put away and removed.
 
 use super::*;
+use crate::commit::waiting::{self, Thin};
 use crate::commit::{sha256_hex, trashed};
 
 /// Commits so small and many that files are merged, replaced and merged again, and old ones removed.
@@ -58,6 +59,92 @@ fn small_files_are_merged_whatever_call_is_the_last_and_each_row_is_in_the_tree_
     }
     assert!(crashes > 100, "{crashes} crashes");
     assert!(between > 3, "{between} crashes between the manifest of a merge and its moves");
+}
+
+/// Rows wait wherever a commit has those of two dates.
+fn thin_world() -> World {
+    let mut world = World::default();
+    world.thin = Thin { rows: 1000, dates: 1, newest: 0 };
+    world
+}
+
+fn waiting_files(world: &World) -> usize {
+    world.store().list(&waiting::folder("default")).unwrap().len()
+}
+
+/// What a glob finds, each row once and committed.
+fn globbed_once(world: &World, what: &str) {
+    let ids = world.globbed_ids("default");
+    assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "{what}: a row twice");
+    let store = world.store();
+    let named: Vec<_> = committed_files(&store, "default").unwrap().into_iter().map(|(_, file)| file.path).collect();
+    for (path, _) in store.list("events/default").unwrap() {
+        assert!(named.contains(&path), "{what}: {path} is not committed");
+    }
+}
+
+#[test]
+fn rows_that_wait_reach_their_dates_whatever_call_is_the_last_and_a_glob_never_sees_one_twice() {
+    let log = log(900);
+    // Nothing is merged, so that no file takes another's place in the tree.
+    let live = |world: &World, fuse: &Arc<Fuse>| -> Result<()> {
+        let options = WorkerOptions { merge_files: false, commit_bytes: 1 << 10, ..busy_options() };
+        let mut worker = worker_with(world, &log, fuse, options)?;
+        while worker.round()? != Round::Ended {
+            if fuse.is_dead() {
+                return Err(Error::internal("dead"));
+            }
+        }
+        worker.finish()
+    };
+    let calls = {
+        let (world, fuse) = (thin_world(), Fuse::never());
+        live(&world, &fuse).unwrap();
+        check(&world, &log, "undisturbed");
+        let trash = world.store().list(&trashed(&waiting::folder("default"))).unwrap();
+        let blocks = trash.iter().filter(|(path, _)| path.contains("/from=")).count();
+        assert!(blocks > 4 && trash.len() > 2 * blocks, "{blocks} files of blocks of {} that have waited", trash.len());
+        assert_eq!(waiting_files(&world), 0);
+        fuse.calls()
+    };
+    let (mut crashes, mut waited) = (0, 0);
+    for call in (0..calls).step_by((calls as usize / 200).max(1)) {
+        let (world, fuse) = (thin_world(), Fuse::at(call, call % 2 == 0));
+        let _crashed = live(&world, &fuse);
+        let what = format!("crash at call {call}");
+        globbed_once(&world, &what);
+        crashes += 1;
+        waited += usize::from(waiting_files(&world) > 0);
+        live(&world, &Fuse::never()).unwrap();
+        check(&world, &log, &what);
+    }
+    assert!(crashes > 100 && waited > 100, "{waited} of {crashes} crashes while rows waited");
+}
+
+#[test]
+fn rows_that_wait_reach_their_dates_when_nothing_more_comes_for_a_while() {
+    let (world, log) = (thin_world(), log(400));
+    let source = FakeSource::setup(&log, false);
+    let partitions = [(source.clone(), 0), (source, 1)];
+    let options = WorkerOptions { bounded: false, ..options() };
+    let run = |until: &dyn Fn(&World) -> bool| {
+        let setup = setup(&world, &Fuse::never(), options.clone());
+        let mut worker = Worker::open(setup, &partitions, &[user_view(), item_view()], &|_, _| {}).unwrap();
+        for round in 0.. {
+            assert!(round < 100_000, "{:?}", world.store().list("").unwrap());
+            worker.round().unwrap();
+            if until(&world) {
+                break;
+            }
+        }
+        worker.finish().unwrap();
+    };
+    // A process that ends while rows wait leaves them to the next, which has nothing to read.
+    let read = |world: &World| latest_manifests(world).iter().map(|manifest| manifest.next_offset).sum::<u64>();
+    run(&|world| read(world) == 600);
+    assert!(waiting_files(&world) > 0);
+    run(&|world| waiting_files(world) == 0);
+    check(&world, &log, "after a while");
 }
 
 fn latest_manifests(world: &World) -> Vec<Manifest> {
