@@ -3,6 +3,8 @@
 //!
 //! `PLUMB_TEST_FULL=1` kills at every call of every kind and does a hundred rounds under load.
 
+use plumb_pipeline::commit::committed_files;
+use plumb_store_object::LocalStore;
 use plumb_testing::case::oracle_event;
 use plumb_testing::oracle::{self, OracleEvent};
 use plumb_testing::{archive, process};
@@ -165,6 +167,75 @@ fn run_killed(folder: &Path, call: &str, n: usize) -> bool {
         .expect("strace is there (scripts/setup-tests.sh installs it)");
     assert!(status.success() || status.signal() == Some(9), "{call} number {n}: neither ended nor killed: {status}");
     !status.success()
+}
+
+/// What a glob over the dates finds, by partition and offset, in order.
+fn globbed(folder: &Path) -> Vec<(i32, i64)> {
+    let found = archive::read(&folder.join("data/offline/events"));
+    found.iter().map(|row| (row.partition, row.offset)).collect()
+}
+
+/// How many events `plumb join` reads in the archive of a job, and how many its manifests name.
+fn joined_and_committed(folder: &Path) -> (u64, u64) {
+    std::fs::write(folder.join("labels.csv"), "user_id,event_time\nu1,2024-01-03T00:00:00Z\n").unwrap();
+    let transform = process::component("user_activity");
+    let printed = process::run_ok(
+        folder,
+        ["join", "--transform", transform.to_str().unwrap(), "--events", "data/offline/events/default"]
+            .into_iter()
+            .chain(["--labels", "labels.csv", "--out", "joined.parquet", "--config", "plumb.toml", "--json"]),
+    );
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    let store = LocalStore::reading(folder.join("data/offline"));
+    let files = committed_files(&store, "default").unwrap();
+    (printed["events"].as_u64().unwrap(), files.iter().map(|(_, file)| file.rows).sum())
+}
+
+/// Events of 200 dates in no order of time: most rows of a commit wait for their dates.
+#[test]
+fn killed_while_rows_wait_for_their_dates() {
+    let root = tempfile::tempdir().unwrap();
+    let source = root.path().join("produced");
+    std::fs::create_dir(&source).unwrap();
+    let generated = ["generate", "--events", "2500", "--days", "200", "--start", "2023-01-01T00:00:00Z"];
+    process::run_ok(&source, generated.into_iter().chain(["--out", "events.jsonl"]));
+    let text = std::fs::read_to_string(source.join("events.jsonl")).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    // Every 37th, 37 times.
+    lines = (0..37).flat_map(|first| lines.iter().skip(first).step_by(37).copied().collect::<Vec<_>>()).collect();
+    std::fs::write(source.join("events.jsonl"), lines.join("\n")).unwrap();
+    relocate(&source);
+    process::run_ok(&source, ["produce", "events.jsonl", "--config", "plumb.toml"]);
+    let accepted: Vec<OracleEvent> = lines.iter().filter_map(|line| oracle_event(line).ok()).collect();
+    let accepted = oracle::accepted(&accepted).len();
+
+    let waiting = |folder: &Path| archive::parquet_files(&folder.join("data/offline/_pending")).len();
+    let (mut kills, mut waited) = (0, 0);
+    for (call, n) in [("write", 90), ("linkat", 14), ("linkat", 250), ("unlink", 12), ("fsync", 40), ("fsync", 150)] {
+        let disturbed = root.path().join("disturbed");
+        copy(&source, &disturbed);
+        relocate(&disturbed);
+        if run_killed(&disturbed, call, n) {
+            kills += 1;
+            waited += usize::from(waiting(&disturbed) > 0);
+            let found = globbed(&disturbed);
+            assert!(found.is_sorted_by(|a, b| a < b), "a row twice after a kill at {call} number {n}");
+            if disturbed.join("data/offline/events/default").exists() {
+                let (joined, committed) = joined_and_committed(&disturbed);
+                assert_eq!(joined, committed, "after a kill at {call} number {n}");
+                assert!(found.len() as u64 <= committed);
+            }
+            process::run_ok(&disturbed, ["run", "--until-end", "--no-serve", "--config", "plumb.toml"]);
+        }
+        let found = globbed(&disturbed);
+        assert!(found.is_sorted_by(|a, b| a < b), "a row twice after a kill at {call} number {n}");
+        assert_eq!(found.len(), accepted, "after a kill at {call} number {n}");
+        assert_eq!(waiting(&disturbed), 0, "after a kill at {call} number {n}");
+        assert_eq!(joined_and_committed(&disturbed), (accepted as u64, accepted as u64));
+        std::fs::remove_dir_all(&disturbed).unwrap();
+    }
+    println!("{kills} kills, {waited} while rows waited");
+    assert!(kills > 3 && waited > 1, "{kills} kills, {waited} while rows waited");
 }
 
 #[test]

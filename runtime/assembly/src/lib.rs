@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod components;
 pub mod dead_letters;
+mod event_files;
 pub mod follow;
 pub mod history;
 pub mod instance;
@@ -17,5 +18,6 @@ pub mod sources;
 mod start;
 pub mod stores;
 
+pub use event_files::event_files;
 pub use plumb_pipeline::{Error, Result};
 pub use settings::Settings;

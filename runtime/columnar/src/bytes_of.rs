@@ -229,6 +229,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// reads it there. `None` for other files.
 pub(crate) fn replaced(path: &Path) -> Option<PathBuf> {
     let events = path.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "events"))?;
-    let root = events.parent()?;
+    let above = events.parent()?;
+    // Rows that wait for their dates lie under `_pending/events`.
+    let root = if above.ends_with("_pending") { above.parent()? } else { above };
     Some(root.join("_trash").join(path.strip_prefix(root).ok()?))
 }

@@ -66,9 +66,13 @@ pub struct AcceptedEvents {
 }
 
 impl AcceptedEvents {
-    /// Opens a path and begins to decode.
+    /// Opens the files of a path and begins to decode.
     pub fn open(path: &Path, schema: &Arc<SourceSchema>, options: &EventOptions) -> Result<Self> {
-        let files = find(path)?;
+        Self::of(find(path)?, schema, options)
+    }
+
+    /// Opens files and begins to decode.
+    pub fn of(files: Vec<EventFile>, schema: &Arc<SourceSchema>, options: &EventOptions) -> Result<Self> {
         let reading = Reading {
             schema: schema.clone(),
             unit: options.unit,

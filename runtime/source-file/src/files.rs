@@ -74,11 +74,11 @@ pub fn find(path: &Path) -> Result<Vec<EventFile>> {
     Ok(found)
 }
 
-/// Checks that every event file of a path says when its events were ingested: files of plumb's archive do, others are
-/// refused by name.
-pub fn require_ingest_times(path: &Path) -> Result<()> {
+/// Checks that every event file says when its events were ingested: files of plumb's archive do, others are refused by
+/// name.
+pub fn require_ingest_times(files: &[EventFile]) -> Result<()> {
     const COLUMNS: [&str; 4] = ["_source", "_partition", "_offset", "_ingest_time"];
-    for file in find(path)? {
+    for file in files {
         let missing = match file.format {
             Format::Parquet => {
                 let parquet = ParquetFile::open(&file.path)?;

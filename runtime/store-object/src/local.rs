@@ -40,20 +40,26 @@ impl LocalStore {
     /// Opens the store in a folder, which the first write makes if it is missing, and removes what processes
     /// that died in the middle of a write left behind.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let root = root.into();
+        let store = Self::reading(root);
+        let root = &store.root;
         if root.exists() && !root.is_dir() {
             return Err(Error::invalid(format!("`{}` is a file, expected a folder", root.display())));
         }
-        scratch::remove_leftovers(&root).map_err(|error| {
+        scratch::remove_leftovers(root).map_err(|error| {
             Error::unavailable(format!("clean up `{}`", root.join(scratch::FOLDER).display()), error)
         })?;
-        Ok(Self {
-            root,
+        Ok(store)
+    }
+
+    /// The store in a folder, left as it is: for whoever only reads.
+    pub fn reading(root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
             scratch: OnceLock::new(),
             making_scratch: Mutex::new(()),
             durable_folders: Mutex::new(BTreeSet::new()),
             retired: Mutex::new(Vec::new()),
-        })
+        }
     }
 
     /// The folder of the store.

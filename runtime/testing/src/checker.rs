@@ -332,10 +332,13 @@ fn manifests(truth: &Truth, offline: &Path, damaged: &[PathBuf]) {
     }
 }
 
-/// The archive holds the accepted events, each once, as a plain walk of the folder finds them and as the manifests
-/// name them; the dead letters are the rejected records.
+/// The archive holds the accepted events, each once, as a plain walk of the folder finds them (and of that of rows that
+/// wait for their dates) and as the manifests name them; the dead letters are the rejected records.
 fn parquet(truth: &Truth, offline: &Path) -> usize {
-    let found = archive::read(&offline.join("events/default"));
+    let (dated, waiting) = (offline.join("events/default"), offline.join("_pending/events/default"));
+    let mut found = archive::read(&dated);
+    found.extend(archive::read(&waiting));
+    found.sort_by_key(|row| (row.partition, row.offset));
     let mut expected = truth.accepted.iter();
     for row in &found {
         let next = expected.next().unwrap_or_else(|| panic!("the archive has more than was accepted: {row:?}"));
@@ -348,7 +351,8 @@ fn parquet(truth: &Truth, offline: &Path) -> usize {
     let files = commit::committed_files(&store, "default").expect("the manifests can be read");
     let named: BTreeSet<PathBuf> = files.iter().map(|(_, file)| offline.join(&file.path)).collect();
     assert_eq!(named.len(), files.len(), "a file is named twice");
-    let events: BTreeSet<PathBuf> = archive::parquet_files(&offline.join("events/default")).into_iter().collect();
+    let walked = [&dated, &waiting].into_iter().flat_map(|folder| archive::parquet_files(folder));
+    let events: BTreeSet<PathBuf> = walked.collect();
     let named_events: BTreeSet<PathBuf> = named.into_iter().filter(|path| !is_dead_letters(path, offline)).collect();
     assert_eq!(named_events, events, "the files of the manifests and those of a plain walk");
     let letters = archive::dead_letters(&offline.join("dead_letters/default"));

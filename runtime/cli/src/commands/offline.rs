@@ -5,13 +5,13 @@ use crate::context::{instant, now_us, progress_to, settings};
 use crate::exit::usage;
 use anyhow::Result;
 use plumb_assembly::sources::accept_rules;
-use plumb_assembly::{Settings, components};
+use plumb_assembly::{Settings, components, event_files};
 use plumb_core::event::EventBatch;
 use plumb_pipeline::Error;
 use plumb_pipeline::decode::time::format_rfc3339;
 use plumb_pipeline::offline::{Faults, Progress, Selection, needed_columns};
 use plumb_pipeline::port::EventReader;
-use plumb_source_file::{AcceptedEvents, EventOptions, require_ingest_times};
+use plumb_source_file::{AcceptedEvents, EventFile, EventOptions, require_ingest_times};
 use plumb_transform::Transform;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ impl Prepared {
     pub(crate) fn require_ingest_times(&self, transforms: &[&Transform]) -> Result<()> {
         for (source, path) in &self.paths {
             if transforms.iter().any(|transform| transform.def().source == *source) {
-                require_ingest_times(path)?;
+                require_ingest_times(&event_files(path)?)?;
             }
         }
         Ok(())
@@ -124,7 +124,11 @@ impl EventReader for Shared {
 
 /// Readers by source.
 #[derive(Debug, Default)]
-pub(crate) struct Readers(BTreeMap<String, Shared>);
+pub(crate) struct Readers {
+    open: BTreeMap<String, Shared>,
+    /// The files of each source: who reads them again reads the same, whatever a running job has committed since.
+    files: BTreeMap<String, Vec<EventFile>>,
+}
 
 impl Readers {
     /// Opens the events of a source from the first one on, in place of a reader that was opened before.
@@ -136,10 +140,14 @@ impl Readers {
     ) -> plumb_pipeline::Result<Box<dyn EventReader>> {
         let path = prepared.paths.get(source).ok_or_else(|| Error::invalid(format!("no events of `{source}`")))?;
         let options = prepared.event_options(source, transforms)?;
-        let reader = AcceptedEvents::open(path, &prepared.settings.schema(source)?, &options)?;
+        let files = match self.files.get(source) {
+            Some(files) => files.clone(),
+            None => self.files.entry(source.to_owned()).or_insert(event_files(path)?).clone(),
+        };
+        let reader = AcceptedEvents::of(files, &prepared.settings.schema(source)?, &options)?;
         let bar = progress_to("reading", "events", reader.rows());
         let shared = Shared { reader: Arc::new(Mutex::new(reader)), bar };
-        if let Some(before) = self.0.insert(source.to_owned(), shared.clone()) {
+        if let Some(before) = self.open.insert(source.to_owned(), shared.clone()) {
             before.bar.finish_and_clear();
         }
         Ok(Box::new(shared))
@@ -147,7 +155,7 @@ impl Readers {
 
     /// The readers as the drivers want them.
     pub(crate) fn lend(&self) -> BTreeMap<String, Box<dyn EventReader>> {
-        self.0
+        self.open
             .iter()
             .map(|(source, reader)| (source.clone(), Box::new(reader.clone()) as Box<dyn EventReader>))
             .collect()
@@ -155,7 +163,7 @@ impl Readers {
 
     /// How many records of a source were read, and how many of them accepted.
     pub(crate) fn accounting(&self, source: &str) -> (u64, u64) {
-        self.0.get(source).map_or((0, 0), |shared| {
+        self.open.get(source).map_or((0, 0), |shared| {
             let accounting = shared.lock().accounting();
             (accounting.read, accounting.applied)
         })
@@ -163,7 +171,7 @@ impl Readers {
 
     /// Says on stderr what was not accepted, with the first reasons.
     pub(crate) fn report(&self) {
-        for (source, shared) in &self.0 {
+        for (source, shared) in &self.open {
             shared.bar.finish_and_clear();
             let reader = shared.lock();
             let accounting = reader.accounting();
@@ -196,7 +204,7 @@ pub(crate) fn open_events(
     threads: usize,
 ) -> Result<AcceptedEvents> {
     let options = event_options(settings, source, now_us, columns, threads)?;
-    Ok(AcceptedEvents::open(path, &settings.schema(source)?, &options)?)
+    Ok(AcceptedEvents::of(event_files(path)?, &settings.schema(source)?, &options)?)
 }
 
 fn event_options(

@@ -43,7 +43,7 @@ pub enum Tidy {
     Nothing,
     /// What has become worth it, for about a second.
     Some,
-    /// That, and what waits for its dates, for about a second: there was nothing to commit.
+    /// That, and what waits for its dates, for about a second: there is nothing to commit.
     Idle,
     /// Everything, because nothing more will come.
     All,

@@ -22,6 +22,9 @@ pub(super) struct CommitOptions {
 /// How often the last commit of a run is tried before its records are left to the next run.
 const LAST_TRIES: u32 = 5;
 
+/// Once there was nothing to commit for so many intervals, rows need not wait for others of their dates.
+const IDLE_INTERVALS: u32 = 8;
+
 type Done = (Box<Committer>, Option<Box<CommitPlan>>, Result<()>);
 
 enum Stage {
@@ -47,6 +50,8 @@ pub(super) struct Commits {
     hurry: Arc<AtomicBool>,
     /// Everything was merged that there is to merge.
     tidied: bool,
+    /// So many times there was nothing to commit.
+    idle: u32,
 }
 
 impl Commits {
@@ -57,7 +62,17 @@ impl Commits {
         meters: Arc<SourceMeters>,
     ) -> Self {
         let (tidy, hurry) = (Tidy::Nothing, Arc::default());
-        Self { stage: Stage::Idle(committer), options, snapshot, failures: 0, meters, tidy, hurry, tidied: false }
+        Self {
+            stage: Stage::Idle(committer),
+            options,
+            snapshot,
+            failures: 0,
+            meters,
+            tidy,
+            hurry,
+            tidied: false,
+            idle: 0,
+        }
     }
 
     /// Whether one is under way.
@@ -103,7 +118,9 @@ impl Commits {
             return Err(Error::internal("a commit is still under way"));
         };
         let nothing_new = partition.position() == committer.latest().next_offset && !self.snapshot;
-        let tidy = if nothing_new && tidy == Tidy::Some && committer.may_wait() { Tidy::Idle } else { tidy };
+        self.idle = if nothing_new { self.idle.saturating_add(1) } else { 0 };
+        let idle = self.idle >= IDLE_INTERVALS && tidy == Tidy::Some && committer.may_wait();
+        let tidy = if idle { Tidy::Idle } else { tidy };
         if nothing_new && tidy != Tidy::Idle && (tidy != Tidy::All || self.tidied) {
             return Ok(false);
         }

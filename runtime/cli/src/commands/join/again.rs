@@ -6,9 +6,8 @@ use crate::args::Join;
 use crate::context::instant;
 use crate::exit::usage;
 use anyhow::Result;
-use plumb_assembly::Settings;
+use plumb_assembly::{Settings, event_files};
 use plumb_offline_parquet::{FileDigest, Manifest, SourceRules, Subfolders, digest_files, table_files};
-use plumb_source_file::find;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -158,7 +157,7 @@ fn events(
             different.push(format!("`{}` is not there: say where it is by {flag}", path.display()));
             continue;
         }
-        let found = find(path)?;
+        let found = event_files(path)?;
         // A file alone may have another name now.
         let alone = found.len() == 1 && events.files.len() == 1;
         for wanted in &events.files {

@@ -4,6 +4,7 @@ use super::super::offline::Readers;
 use super::Plan;
 use crate::exit::usage;
 use anyhow::Result;
+use plumb_assembly::event_files;
 use plumb_assembly::settings::SourceSettings;
 use plumb_core::time::format_duration;
 use plumb_offline_parquet::{
@@ -12,7 +13,7 @@ use plumb_offline_parquet::{
 };
 use plumb_pipeline::decode::time::format_rfc3339;
 use plumb_pipeline::offline::{JoinSummary, Selection};
-use plumb_source_file::{EventFile, find};
+use plumb_source_file::EventFile;
 use plumb_transform::Transform;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -41,7 +42,7 @@ impl Inputs {
         let mut events = Vec::new();
         for source in selection.by_source().into_keys() {
             let path = event_path(plan, source)?;
-            events.push((source.to_owned(), find(path)?));
+            events.push((source.to_owned(), event_files(path)?));
         }
         Ok(Self { labels: labels.files().to_vec(), events })
     }
