@@ -99,6 +99,8 @@ pub(crate) fn remove_leftovers(root: &Path) -> io::Result<()> {
                 Err(TryLockError::WouldBlock) => Ok(()),
                 Err(TryLockError::Error(error)) => Err(error),
             },
+            // No folder: an earlier version's lock of moves, or what a bucket that was copied here had for its clock.
+            Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(()),
             // Made by a process that died, or is just about to lock it and will notice.
             Err(error) if error.kind() == ErrorKind::NotFound => match fs::remove_dir(&folder) {
                 Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),

@@ -54,10 +54,13 @@ fn opening_removes_what_the_dead_left_and_spares_the_living() {
     fs::write(dead.join("lock"), b"").unwrap();
     fs::write(dead.join("0"), b"half an obj").unwrap();
     fs::create_dir(scratch.join("1-1")).unwrap();
+    fs::write(scratch.join("moves"), b"").unwrap();
 
     let second = LocalStore::open(store.root()).unwrap();
     assert!(!dead.exists() && !scratch.join("1-1").exists());
     assert!(living[0].join("77").exists());
+    assert!(scratch.join("moves").exists(), "of an earlier version");
+    fs::remove_file(scratch.join("moves")).unwrap();
     assert_eq!(second.list("").unwrap(), [("a".to_owned(), 1)]);
     second.put("b", vec![2]).unwrap();
     drop(second);
