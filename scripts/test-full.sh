@@ -36,7 +36,13 @@ stage() {
     shift
     is_wanted "$name" || return 0
     echo "== $name"
-    "$@" || { echo "== $name FAILED after $((SECONDS - start)) s"; exit 1; }
+    # Not by `||`, with which bash goes on after what fails inside a function.
+    local status
+    set +e
+    (set -e; "$@")
+    status=$?
+    set -e
+    [ "$status" -eq 0 ] || { echo "== $name FAILED after $((SECONDS - start)) s"; exit 1; }
     echo "== $name: $((SECONDS - start)) s"
 }
 
