@@ -21,8 +21,8 @@ pub const BLOCK_DAYS: i64 = 64;
 const WIDE_FILES: usize = 8;
 /// A block is spread to its dates once it has so many rows: a thousand a date.
 const BLOCK_ROWS: u64 = 1000 * BLOCK_DAYS as u64;
-/// Nothing waits for more commits of its partition than this, two hours at the default interval.
-const PATIENCE: u64 = 256;
+/// No step is waited for over more commits of the partition than this: an hour at the default interval.
+const PATIENCE: u64 = 128;
 /// One spread takes files of at most about so many bytes and rows together.
 const SPREAD_BYTES: u64 = 32 << 20;
 const SPREAD_ROWS: u64 = 512 << 10;
