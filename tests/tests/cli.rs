@@ -527,3 +527,23 @@ fn help_names_every_command_and_no_service_is_said_so() {
         "plumb: no running service owns `data`: start `plumb run` or `plumb serve`, or give --admin",
     );
 }
+
+#[test]
+fn a_job_without_any_view_says_so_and_archives_all_the_same() {
+    let folder = folder();
+    let here = folder.path();
+    settings(here, "kind = \"file\"\npath = \"events.jsonl\"", "\"elsewhere/*.wasm\"");
+    write(
+        here,
+        "events.jsonl",
+        "{\"event_id\":\"a\",\"event_time\":1700000000000,\"user_id\":\"u\",\"event_type\":\"view\"}\n",
+    );
+    let output = plumb(here, "run --until-end --no-serve");
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(
+        stderr.contains("no component matches transforms.paths") && stderr.contains("elsewhere/*.wasm"),
+        "{stderr}"
+    );
+    assert_eq!(archive::read(&here.join("data/offline/events")).len(), 1);
+}

@@ -95,7 +95,7 @@ fn a_folder_is_listed_before_or_after_a_swap_never_between() {
     let (_folder, store) = store();
     let day = |name: &str| format!("events/default/date=1/{name}");
     store.put(&day("other"), vec![0]).unwrap();
-    let rounds = 150;
+    let rounds = 60;
     let swappers = ["a", "b", "c"];
     for swapper in swappers {
         store.put(&day(&format!("{swapper}0")), vec![0]).unwrap();
