@@ -103,7 +103,8 @@ fn rows_that_wait_reach_their_dates_whatever_call_is_the_last_and_a_glob_never_s
         check(&world, &log, "undisturbed");
         let trash = world.store().list(&trashed(&waiting::folder("default"))).unwrap();
         let blocks = trash.iter().filter(|(path, _)| path.contains("/from=")).count();
-        assert!(blocks > 4 && trash.len() > 2 * blocks, "{blocks} files of blocks of {} that have waited", trash.len());
+        // The last of each partition at least; how many before depends on what else this process merges meanwhile.
+        assert!(blocks >= 2 && trash.len() > blocks, "{blocks} files of blocks of {} that have waited", trash.len());
         assert_eq!(waiting_files(&world), 0);
         fuse.calls()
     };
