@@ -191,6 +191,16 @@ fn joined_and_committed(folder: &Path) -> (u64, u64) {
     (printed["events"].as_u64().unwrap(), files.iter().map(|(_, file)| file.rows).sum())
 }
 
+/// How many records `plumb produce` publishes elsewhere from the archive of a job.
+fn published(folder: &Path) -> u64 {
+    let elsewhere = tempfile::tempdir().unwrap();
+    process::settings(elsewhere.path(), 1, "");
+    let archive = folder.join("data/offline/events/default");
+    let printed =
+        process::run_ok(elsewhere.path(), ["produce", archive.to_str().unwrap(), "--config", "plumb.toml", "--json"]);
+    serde_json::from_str::<Value>(&printed).unwrap()["published"].as_u64().unwrap()
+}
+
 /// Events of 200 dates in no order of time: most rows of a commit wait for their dates.
 #[test]
 fn killed_while_rows_wait_for_their_dates() {
@@ -223,6 +233,7 @@ fn killed_while_rows_wait_for_their_dates() {
             if disturbed.join("data/offline/events/default").exists() {
                 let (joined, committed) = joined_and_committed(&disturbed);
                 assert_eq!(joined, committed, "after a kill at {call} number {n}");
+                assert_eq!(published(&disturbed), committed, "after a kill at {call} number {n}");
                 assert!(found.len() as u64 <= committed);
             }
             process::run_ok(&disturbed, ["run", "--until-end", "--no-serve", "--config", "plumb.toml"]);

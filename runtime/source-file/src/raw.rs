@@ -53,11 +53,16 @@ enum Rows {
 }
 
 impl RawRecords {
-    /// Opens a file or a folder tree. Event times are not judged here: a record is accepted or rejected where it
-    /// is read from the log.
+    /// Opens a file or a folder tree.
     pub fn open(path: &Path, schema: &Arc<SourceSchema>, unit: TimeUnit) -> Result<Self> {
+        Ok(Self::of(find(path)?, schema, unit))
+    }
+
+    /// Opens files one after the other. Event times are not judged here: a record is accepted or rejected where it
+    /// is read from the log.
+    pub fn of(files: Vec<EventFile>, schema: &Arc<SourceSchema>, unit: TimeUnit) -> Self {
         let reading = Reading { schema: schema.clone(), unit, rules: None, record_time_us: 0, columns: None };
-        Ok(Self { files: find(path)?.into_iter(), reading, current: None, zoneless_said: false })
+        Self { files: files.into_iter(), reading, current: None, zoneless_said: false }
     }
 
     /// The next records; `None` at the end.

@@ -10,6 +10,7 @@ use crate::exit::{Done, usage};
 use anyhow::{Context, Result};
 use pace::Pace;
 use plumb_assembly::Settings;
+use plumb_assembly::event_files;
 use plumb_assembly::settings::{SourceKind, SourceSettings};
 use plumb_assembly::sources::open_logs;
 use plumb_embedded::{DataDir, EmbeddedLog, owner_of};
@@ -55,7 +56,8 @@ pub(crate) fn run(arguments: &Produce, output: Output) -> Result<Done> {
     let settings = settings(arguments.config.as_deref())?;
     let source = settings.source(&arguments.source)?;
     let schema = settings.schema(&arguments.source)?;
-    let mut records = RawRecords::open(Path::new(&arguments.file), &schema, source.time_unit)?;
+    let files = event_files(Path::new(&arguments.file))?;
+    let mut records = RawRecords::of(files, &schema, source.time_unit);
     let mut target = Target::open(arguments, &settings, source)?;
     let start = Instant::now();
     let bar = progress("publishing");
