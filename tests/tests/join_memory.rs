@@ -1,8 +1,9 @@
-//! `plumb join --memory`: the real process writes the same file whatever memory and threads it is given, in whatever
-//! files and order the events come, and leaves nothing else behind.
+//! `--memory`: the real process writes the same files whatever memory and threads it is given, in whatever files and
+//! order the events come, and leaves nothing else behind.
 
 use plumb_testing::process;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn plumb(folder: &Path, words: &str) -> Output {
@@ -81,6 +82,61 @@ fn no_memory_threads_files_or_order_change_a_byte() {
     let left = names(here);
     assert!(!left.iter().any(|name| name.starts_with('.')), "{left:?}");
     assert!(!left.contains(&"x.parquet".to_owned()), "{left:?}");
+}
+
+/// The files under a folder, with their bytes.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.append(&mut self::files(&path));
+        } else {
+            files.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+/// The files of a folder by the names they have in it.
+fn files_in(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    files(folder).into_iter().map(|(path, bytes)| (path.strip_prefix(folder).unwrap().to_owned(), bytes)).collect()
+}
+
+#[test]
+fn no_memory_or_threads_change_a_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for view in ["user_activity", "user_daily"] {
+        std::fs::copy(process::component(view), here.join(format!("{view}.wasm"))).unwrap();
+    }
+    run(here, "generate --events 500000 --users 900 --items 300 --days 9 --seed 7 --out events.parquet");
+    let views = "--transform user_activity.wasm --transform user_daily.wasm --now 2035-01-01T00:00:00Z";
+    // A date alone has more rows than are written at once.
+    for every in ["event", "1h --entities all"] {
+        let backfill = format!("backfill {views} --events events.parquet --every {every}");
+        run(here, &format!("{backfill} --memory 8GiB --threads 2 --out whole"));
+        let whole = files_in(&here.join("whole"));
+        assert!(whole.len() > 18, "{:?}", whole.keys());
+        for threads in [1, 8] {
+            let words = format!("{backfill} --memory 64MiB --threads {threads} --spill-dir . --out set");
+            run(here, &words);
+            assert!(files_in(&here.join("set")) == whole, "{words}");
+            std::fs::remove_dir_all(here.join("set")).unwrap();
+        }
+        std::fs::remove_dir_all(here.join("whole")).unwrap();
+    }
+    assert_eq!(names(here), ["events.parquet", "user_activity.wasm", "user_daily.wasm"]);
+    // Its scratch files are beside the output, in the nearest folder that is there.
+    let backfill = format!("backfill {views} --events events.parquet --every 1d --memory 64MiB --threads 2 --out a/b");
+    run(here, &backfill);
+    let output = plumb(here, &format!("{backfill} --spill-dir nowhere --entities all"));
+    assert_eq!(output.status.code(), Some(2));
+    let output = plumb(here, &format!("{} --spill-dir nowhere", backfill.replace("a/b", "c")));
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("there is no folder `nowhere` for scratch files"), "{error}");
+    assert!(!here.join("c/features").exists());
 }
 
 #[test]

@@ -277,6 +277,9 @@ pub(crate) struct Backfill {
     /// Which entities.
     #[arg(long, default_value = "active")]
     pub(crate) entities: Entities,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented on the type")]
+    pub(crate) memory: Memory,
     /// Also make dates again that were made from more events than are given now.
     #[arg(long)]
     pub(crate) allow_fewer_events: bool,

@@ -1,19 +1,20 @@
 //! `plumb backfill`: historical snapshots of feature values.
 
-use super::offline::{Prepared, Readers, event_paths, faults_json, now, report_faults};
+use super::offline::{Prepared, Readers, event_paths, faults_json, folder_there, now, report_faults};
 use crate::args::{Backfill, Entities as EntitiesWord, Every as EveryWord};
-use crate::context::{Output, instant, progress_to, settings};
+use crate::context::{Output, instant, memory_bytes, progress_to, settings};
 use crate::exit::{Done, usage};
 use anyhow::Result;
 use plumb_assembly::history::Committed;
 use plumb_assembly::stores;
 use plumb_core::event::EventBatch;
-use plumb_offline_parquet::{ArchiveReader, ParquetArchive, SnapshotWriter};
+use plumb_offline_parquet::{ArchiveReader, LocalScratch, ParquetArchive, SnapshotWriter};
 use plumb_pipeline::Error;
-use plumb_pipeline::offline::{BackfillOptions, Entities, Every, backfill, needed_columns};
+use plumb_pipeline::offline::{BackfillOptions, Budget, Entities, Every, backfill, needed_columns};
 use plumb_pipeline::port::{ArchiveScan, EventReader, ObjectStore};
 use plumb_pipeline::query::Position;
 use serde_json::json;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,6 +51,7 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
         allow_fewer_events: arguments.allow_fewer_events,
         threads: prepared.threads,
     };
+    let bytes = memory_bytes(arguments.memory.memory.as_deref())?;
     let transforms: Vec<_> = prepared.transforms.iter().collect();
     let (store, out) = match (&arguments.out, &job_store) {
         (Some(out), _) => {
@@ -59,6 +61,11 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
         (None, Some(store)) => (store.clone(), prepared.settings.offline.url.clone()),
         (None, None) => return Err(usage("--events needs --out")),
     };
+    // Beside the output, which may be in S3.
+    let beside = out.strip_prefix("file:").or(arguments.out.is_some().then_some(out.as_str()));
+    let spill_dir = arguments.memory.spill_dir.clone();
+    let scratch = spill_dir.unwrap_or_else(|| folder_there(beside.map_or(&prepared.settings.data_dir, Path::new)));
+    let budget = Budget { bytes, scratch: &LocalScratch::new(&scratch), progress: None };
     let mut sink = SnapshotWriter::new(store);
     let mut readers = Readers::default();
     let mut position = Position::default();
@@ -66,7 +73,7 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
         None => readers.open(&prepared, source, &transforms),
         Some(store) => open_committed(&prepared, store, source, &mut position),
     };
-    let summary = backfill(&mut open, &prepared.transforms, &options, &mut sink)?;
+    let summary = backfill(&mut open, &prepared.transforms, &options, budget, &mut sink)?;
     let position = job_store.map(|_| position.to_string());
     readers.report();
     report_faults("extract", &summary.extract_faults);

@@ -258,6 +258,12 @@ pub(crate) fn scratch_folder(given: Option<&Path>, out: &Path) -> PathBuf {
     }
 }
 
+/// A folder that may not be there yet, or else the nearest above it that is.
+pub(crate) fn folder_there(folder: &Path) -> PathBuf {
+    let there = folder.ancestors().find(|folder| folder.is_dir());
+    there.map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
 /// Shows how far answering is.
 #[derive(Debug, Default)]
 pub(crate) struct Answering(OnceLock<indicatif::ProgressBar>);

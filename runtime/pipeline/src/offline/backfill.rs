@@ -2,25 +2,74 @@
 //!
 //! Only dates that are missing, or were made from other events than those given, are computed. What is there is compared
 //! after a first reading of the events that looks at nothing else (`prints`); where nothing is there, one reading does all.
+//!
+//! What does not fit the budget goes to disk for a while: contributions by slice of keys and what is active when as
+//! sorted runs (as the events are read), rows by part of a date (until the slices are through).
 
-use super::compute::{Asked, arrange, compute};
+mod labels;
+mod stretch;
+
+use super::activity::{Active, Activity};
+use super::bounded::{Budget, Limits, Slices};
+use super::compute::arrange;
 use super::dates::{Asking, DatePlan, DatePlans, Reach, end_of_days_us};
 use super::gather::{Gathered, Gatherer, Survey, ViewHistory, Wanted};
 use super::keys::{KeyIndex, SharedKeys};
 use super::prints::DayPrints;
-use super::{Faults, SLICES_PER_THREAD, Status, ViewColumns, thread_count};
-use crate::port::{EventReader, OpenEvents, SnapshotDate, SnapshotRows, SnapshotSink, SnapshotView};
+use super::select::{Selection, ViewSelection};
+use super::spill::Unloading;
+use super::{Faults, thread_count};
+use crate::port::{EventReader, OpenEvents, ScratchFolder, SnapshotDate, SnapshotSink, SnapshotView};
 use crate::{Error, Result};
-use plumb_core::column::{Column, DataType};
-use plumb_core::entity::EntityKey;
+use labels::{ByteOrder, Instants};
 use plumb_core::time::{DAY_US, HOUR_US, floor_to};
 use plumb_transform::Transform;
-use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use stretch::{Dates, OfView, Stretch};
 
-/// Rows computed at once; a date is cut only where it alone has more.
-const ROWS_PER_CHUNK: usize = 500_000;
+/// Rows written at once; a date is cut only where it alone has more. It decides where the pages of a file end: no budget
+/// may change it.
+const PART_ROWS: usize = 64 * 1024;
+
+/// Rows answered at once where the history is in memory: as soon as there are so many, dates are written.
+const FEW_ROWS: usize = 8 * PART_ROWS;
+
+/// Rows answered at once where the history is on disk: all of it is read for them.
+const STRETCH_ROWS: usize = 512 * PART_ROWS;
+
+/// The most activity that a worker sorts at once.
+const ACTIVITY_ROWS: usize = 1 << 20;
+
+/// What the budget allows, in numbers.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    limits: Limits,
+    /// Of what is active when, in memory.
+    activity_bytes: usize,
+    /// The activity a worker sorts at once.
+    activity_rows: usize,
+    /// Rows written at once.
+    part_rows: usize,
+    /// Rows answered at once, of a history in memory and of one on disk.
+    few_rows: usize,
+    stretch_rows: usize,
+}
+
+impl Room {
+    fn new(bytes: u64, transforms: &[Transform], threads: usize) -> Self {
+        let limits = Limits::new(bytes, &Selection::all(transforms), threads);
+        let activity_bytes = usize::try_from(bytes / 16).unwrap_or(usize::MAX);
+        Self {
+            limits,
+            activity_bytes,
+            activity_rows: (activity_bytes / threads / size_of::<Active>()).min(ACTIVITY_ROWS),
+            part_rows: PART_ROWS,
+            few_rows: (4 * limits.answer_rows).min(FEW_ROWS),
+            stretch_rows: STRETCH_ROWS,
+        }
+    }
+}
 
 /// At which instants snapshots are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,11 +188,25 @@ pub struct BackfillSummary {
 /// at the end.
 ///
 /// `open` opens the sources that the views name; each is read to its end, once where `sink` has nothing yet of its views,
-/// else twice at most.
+/// else twice at most. The budget decides what of it goes to disk for a while, and nothing that the sink is given.
 pub fn backfill(
     open: &mut OpenEvents<'_>,
     transforms: &[Transform],
     options: &BackfillOptions,
+    budget: Budget<'_>,
+    sink: &mut dyn SnapshotSink,
+) -> Result<BackfillSummary> {
+    let room = Room::new(budget.bytes, transforms, thread_count(options.threads));
+    run(open, transforms, options, budget.scratch, room, sink)
+}
+
+/// As [`backfill`], with room of any size.
+fn run(
+    open: &mut OpenEvents<'_>,
+    transforms: &[Transform],
+    options: &BackfillOptions,
+    scratch: &dyn ScratchFolder,
+    room: Room,
     sink: &mut dyn SnapshotSink,
 ) -> Result<BackfillSummary> {
     if let (Some(from_us), Some(to_us)) = (options.from_us, options.to_us)
@@ -157,7 +220,8 @@ pub fn backfill(
         sources.entry(transform.def().source.as_str()).or_default().push(transform);
     }
     for (source, transforms) in sources {
-        let mut job = SourceJob { options, source, threads: thread_count(options.threads), summary: &mut summary };
+        let threads = thread_count(options.threads);
+        let mut job = SourceJob { options, source, threads, scratch, room, summary: &mut summary };
         job.run(open, &transforms, sink)?;
     }
     sink.finish()?;
@@ -169,6 +233,8 @@ struct SourceJob<'a> {
     options: &'a BackfillOptions,
     source: &'a str,
     threads: usize,
+    scratch: &'a dyn ScratchFolder,
+    room: Room,
     summary: &'a mut BackfillSummary,
 }
 
@@ -271,26 +337,30 @@ impl SourceJob<'_> {
         planned: Option<Vec<Vec<DatePlan>>>,
         sink: &mut dyn SnapshotSink,
     ) -> Result<()> {
-        let slices = self.threads * SLICES_PER_THREAD;
+        let room = self.room;
         let (views, entities) = Wanted::of(transforms.iter().copied());
-        let keys = entities.iter().map(|_| SharedKeys::of_events()).collect();
+        let keys: Vec<SharedKeys> = entities.iter().map(|_| SharedKeys::of_events()).collect();
+        let activity =
+            Activity::new(self.options.every, keys.len(), self.scratch, room.activity_bytes, room.activity_rows);
         let gatherer = Gatherer {
             views,
             keys,
             from_us: bounds.start,
             before_us: bounds.end,
-            slices,
-            keeps_activity: true,
+            slices: room.limits.slices,
+            activity: Some(&activity),
             keeps_known: false,
         };
-        let shares = gatherer.read(reader, self.threads)?;
+        let Limits { slices, share_bytes, fixed_bytes, .. } = room.limits;
+        let unloading = Unloading::new(self.scratch, transforms.len(), slices, share_bytes, fixed_bytes);
+        let shares = gatherer.read_unloading(reader, self.threads, Some(&unloading))?;
         let Gatherer { views, keys, .. } = gatherer;
-        let Gathered { views: histories, activity, events, newest_us, .. } = Gathered::of(shares);
+        let Gathered { views: histories, events, newest_us, .. } = Gathered::of(shares);
         self.summary.events += events;
         let indexes = keys.into_iter().map(SharedKeys::into_index).collect::<Result<Vec<_>>>()?;
-        let ranks: Vec<Vec<u32>> = indexes.iter().map(byte_ranks).collect();
+        let orders: Vec<ByteOrder> = indexes.iter().map(ByteOrder::of).collect();
         let mut planned = planned.map(Vec::into_iter);
-        for (wanted, history) in views.iter().zip(histories) {
+        for (number, (wanted, mut history)) in views.iter().zip(histories).enumerate() {
             let asking = self.asking(wanted.transform, &history.prints, newest_us);
             let dirty = match planned.as_mut().and_then(Iterator::next) {
                 // What was read now counts: more may have come since the events were surveyed.
@@ -304,9 +374,24 @@ impl SourceJob<'_> {
                     plans.dirty
                 }
             };
-            let (index, ranks) = (&indexes[wanted.keys], &ranks[wanted.keys]);
-            let instants = Instants::new(&activity[wanted.keys], ranks, &dirty, self.options);
-            self.make_view(wanted.transform, &history, &instants, (index, slices), dirty, sink)?;
+            let arranged;
+            let slices = if unloading.is_used() {
+                history.parts.clear();
+                Slices::Unloaded(&unloading.histories[number])
+            } else {
+                arranged = arrange(&history, slices, self.threads)?;
+                history.parts.clear();
+                Slices::Arranged(&arranged)
+            };
+            let instants = Instants {
+                activity: &activity,
+                entity: wanted.keys,
+                order: &orders[wanted.keys],
+                dates: &dirty,
+                options: self.options,
+                part_rows: room.part_rows,
+            };
+            self.make_view(wanted.transform, &history, slices, instants, &indexes[wanted.keys], sink)?;
         }
         Ok(())
     }
@@ -315,44 +400,31 @@ impl SourceJob<'_> {
         &mut self,
         transform: &Transform,
         history: &ViewHistory,
-        instants: &Instants,
-        (index, slices): (&KeyIndex, usize),
-        dirty: Vec<DatePlan>,
+        slices: Slices<'_>,
+        instants: Instants<'_>,
+        index: &KeyIndex,
         sink: &mut dyn SnapshotSink,
     ) -> Result<()> {
-        let (def, view) = (transform.def(), self.view(transform));
-        let features: Vec<usize> = (0..def.features.len()).collect();
-        let arranged = arrange(history, slices, self.threads)?;
-        let mut faults = Faults::default();
-        let dates = self.summary.dates.entry(def.name.clone()).or_default();
-        let rows = self.summary.rows.entry(def.name.clone()).or_default();
-        let mut dirty: Vec<(DatePlan, DateRows)> = dirty.into_iter().map(|plan| (plan, DateRows::default())).collect();
-        let mut completed = 0;
-        let mut complete = |sink: &mut dyn SnapshotSink, dirty: &[(DatePlan, DateRows)], before: usize| {
-            for (plan, rows) in &dirty[completed..before] {
-                let date = SnapshotDate { inputs: plan.inputs.clone(), rows: rows.rows, faulty: rows.faulty };
-                sink.complete(&view, plan.day_us, &date)?;
-                dates.made += 1;
-            }
-            completed = completed.max(before);
-            Ok::<(), Error>(())
+        let (def, view, room) = (transform.def(), self.view(transform), self.room);
+        let selected = ViewSelection { transform: transform.clone(), features: (0..def.features.len()).collect() };
+        let of_view = OfView {
+            selected: &selected,
+            max_age_us: view.max_age_us,
+            history,
+            slices,
+            index,
+            threads: self.threads,
+            limits: room.limits,
+            scratch: self.scratch,
         };
-        instants.chunks(&mut |keys, as_of_us, done_before_us| {
-            let asked = Asked {
-                transform,
-                features: &features,
-                keys,
-                as_of_us,
-                max_age_us: self.options.max_age_us.or(def.ttl_us),
-            };
-            let (columns, faulty) = compute(asked, history, &arranged, index.len(), self.threads)?;
-            faults.merge(faulty);
-            *rows += keys.len() as u64;
-            write_days(sink, &view, index, keys, as_of_us, &columns, &mut dirty)?;
-            let done = dirty.partition_point(|(plan, _)| plan.day_us < done_before_us);
-            complete(sink, &dirty, done)
-        })?;
-        complete(sink, &dirty, dirty.len())?;
+        let enough = if matches!(slices, Slices::Unloaded(_)) { room.stretch_rows } else { room.few_rows };
+        let mut dates = Dates::new(sink, &view, index, instants.dates.to_vec());
+        let mut stretch = Stretch::new(of_view, enough);
+        instants
+            .parts(&mut |keys, as_of_us, done_before_us| stretch.add(keys, as_of_us, done_before_us, &mut dates))?;
+        let faults = stretch.finish(&mut dates)?;
+        self.summary.dates.entry(def.name.clone()).or_default().made += dates.completed as u64;
+        *self.summary.rows.entry(def.name.clone()).or_default() += dates.rows;
         let (extract, finalize) = (&mut self.summary.extract_faults, &mut self.summary.finalize_faults);
         for (list, faults) in [(extract, history.faults.clone()), (finalize, faults)] {
             if faults.count > 0 {
@@ -361,166 +433,6 @@ impl SourceJob<'_> {
         }
         Ok(())
     }
-}
-
-/// What a date has been given.
-#[derive(Debug, Default)]
-struct DateRows {
-    rows: u64,
-    faulty: u64,
-}
-
-/// Each key's place in the order of key bytes.
-fn byte_ranks(index: &KeyIndex) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..index.len() as u32).collect();
-    order.sort_unstable_by(|&a, &b| index.get(a).cmp(index.get(b)));
-    let mut ranks = vec![0; order.len()];
-    order.iter().enumerate().for_each(|(rank, &key)| ranks[key as usize] = rank as u32);
-    ranks
-}
-
-/// Takes labels: keys and instants, side by side, and the date (00:00 UTC, µs) before which all labels have been given.
-type Visit<'a> = dyn FnMut(&[u32], &[i64], i64) -> Result<()> + 'a;
-
-/// The generated labels: (instant, key), ordered by instant, then by key bytes.
-#[derive(Debug)]
-enum Instants {
-    /// Those with an event since the snapshot before, or one per event.
-    Listed(Vec<(i64, u32)>),
-    /// Every found key at every step of the dates' ranges (first and last instant): keys by first event (first instant,
-    /// key).
-    All { firsts: Vec<(i64, u32)>, by_bytes: Vec<u32>, ranges: Vec<(i64, i64)>, step_us: i64 },
-}
-
-impl Instants {
-    /// The labels of the planned dates.
-    fn new(activity: &[(i64, u32)], ranks: &[u32], dates: &[DatePlan], options: &BackfillOptions) -> Self {
-        let every = options.every;
-        let ranges = dates.iter().map(|plan| (plan.inputs.first_us, plan.inputs.last_us));
-        let by_rank = |&(instant_us, key): &(i64, u32)| (instant_us, ranks[key as usize]);
-        let steps = activity.iter().map(|&(time_us, key)| (every.next_us(time_us), key));
-        if !options.has_all() {
-            let of_day: FxHashMap<i64, (i64, i64)> = dates.iter().map(|plan| plan.day_us).zip(ranges).collect();
-            let is_asked = |&(instant_us, _): &(i64, u32)| {
-                let range = of_day.get(&floor_to(instant_us, DAY_US));
-                range.is_some_and(|&(first_us, last_us)| (first_us..=last_us).contains(&instant_us))
-            };
-            let mut listed: Vec<(i64, u32)> = steps.filter(is_asked).collect();
-            listed.sort_unstable_by_key(by_rank);
-            if every != Every::Event {
-                listed.dedup();
-            }
-            return Instants::Listed(listed);
-        }
-        let mut firsts: Vec<(i64, u32)> = steps.collect();
-        firsts.sort_unstable_by_key(by_rank);
-        let mut seen = vec![false; ranks.len()];
-        firsts.retain(|&(_, key)| !std::mem::replace(&mut seen[key as usize], true));
-        let mut by_bytes = vec![0; ranks.len()];
-        ranks.iter().enumerate().for_each(|(key, &rank)| by_bytes[rank as usize] = key as u32);
-        Instants::All { firsts, by_bytes, ranges: ranges.collect(), step_us: every.grid_us() }
-    }
-
-    /// Visits all labels in order, some hundred thousand at a time.
-    fn chunks(&self, visit: &mut Visit<'_>) -> Result<()> {
-        let mut chunk = Chunk::default();
-        match self {
-            Instants::Listed(listed) => {
-                for &(instant_us, key) in listed {
-                    chunk.push(instant_us, key, visit)?;
-                }
-            }
-            Instants::All { firsts, by_bytes, ranges, step_us } => {
-                let mut first_us = vec![i64::MAX; by_bytes.len()];
-                firsts.iter().for_each(|&(instant_us, key)| first_us[key as usize] = instant_us);
-                for &(start_us, last_us) in ranges {
-                    let mut instant_us = start_us;
-                    while instant_us <= last_us {
-                        for &key in by_bytes.iter().filter(|&&key| first_us[key as usize] <= instant_us) {
-                            chunk.push(instant_us, key, visit)?;
-                        }
-                        instant_us = instant_us.saturating_add(*step_us);
-                    }
-                }
-            }
-        }
-        chunk.visit(chunk.keys.len(), i64::MAX, visit)
-    }
-}
-
-/// Labels on their way to be computed. It depends on a date's own labels alone how they are cut: so do its files.
-#[derive(Debug, Default)]
-struct Chunk {
-    keys: Vec<u32>,
-    as_of_us: Vec<i64>,
-    /// Where the last date begins, and which it is.
-    day_start: usize,
-    day_us: i64,
-}
-
-impl Chunk {
-    fn push(&mut self, instant_us: i64, key: u32, visit: &mut Visit<'_>) -> Result<()> {
-        if self.keys.is_empty() || instant_us >= self.day_us.saturating_add(DAY_US) {
-            let day_us = floor_to(instant_us, DAY_US);
-            if self.keys.is_empty() || day_us != self.day_us {
-                (self.day_start, self.day_us) = (self.keys.len(), day_us);
-            }
-        }
-        if self.keys.len() == ROWS_PER_CHUNK {
-            // The dates before go without the last one, unless it is alone.
-            let end = if self.day_start > 0 { self.day_start } else { self.keys.len() };
-            self.visit(end, self.day_us, visit)?;
-        }
-        self.keys.push(key);
-        self.as_of_us.push(instant_us);
-        Ok(())
-    }
-
-    fn visit(&mut self, end: usize, done_before_us: i64, visit: &mut Visit<'_>) -> Result<()> {
-        if end > 0 {
-            visit(&self.keys[..end], &self.as_of_us[..end], done_before_us)?;
-            self.keys.drain(..end);
-            self.as_of_us.drain(..end);
-            self.day_start = 0;
-        }
-        Ok(())
-    }
-}
-
-/// Hands rows that rise in time to the sink, a date at a time.
-fn write_days(
-    sink: &mut dyn SnapshotSink,
-    view: &SnapshotView,
-    index: &KeyIndex,
-    keys: &[u32],
-    as_of_us: &[i64],
-    computed: &ViewColumns,
-    dates: &mut [(DatePlan, DateRows)],
-) -> Result<()> {
-    let mut start = 0;
-    for day in as_of_us.chunk_by(|&a, &b| floor_to(a, DAY_US) == floor_to(b, DAY_US)) {
-        let (end, day_us) = (start + day.len(), floor_to(day[0], DAY_US));
-        let planned = dates.binary_search_by_key(&day_us, |(plan, _)| plan.day_us);
-        let (plan, given) = &mut dates[planned.map_err(|_| Error::internal("rows of a date that was not planned"))?];
-        given.rows += day.len() as u64;
-        given.faulty += computed.status[start..end].iter().filter(|&&status| status == Status::Error).count() as u64;
-        let mut columns: Vec<Column> = view.key_fields.iter().map(|_| Column::new(&DataType::Utf8)).collect();
-        for &key in &keys[start..end] {
-            let key = EntityKey::from_bytes(index.get(key));
-            let parts = key.parts(columns.len()).ok_or_else(|| Error::internal("an entity key lost its fields"))?;
-            columns.iter_mut().zip(parts).for_each(|(column, part)| column.push_bytes(part));
-        }
-        let rows = SnapshotRows {
-            day_us,
-            position: plan.inputs.position.clone(),
-            times_us: day.to_vec(),
-            keys: columns,
-            features: computed.features.iter().map(|column| column.take(start..end)).collect(),
-        };
-        sink.write(view, &rows)?;
-        start = end;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

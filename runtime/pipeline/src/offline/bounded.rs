@@ -32,7 +32,7 @@ pub const MEMORY_MIN_BYTES: u64 = 64 << 20;
 const SLICES: usize = 256;
 
 /// A training set is put together in multiples of so many labels.
-const PART_ROWS: usize = 64 * 1024;
+pub(super) const PART_ROWS: usize = 64 * 1024;
 
 /// How much memory a join may take for what grows with its input, and where the rest goes.
 #[derive(Debug, Clone, Copy)]
@@ -80,14 +80,14 @@ pub(super) struct Limits {
     pub(super) answer_bytes: usize,
     /// Labels answered at a time, by a thread.
     pub(super) answer_rows: usize,
-    /// Labels put together at a time.
+    /// Labels of a join put together at a time.
     pub(super) part_rows: usize,
     /// Of the histories of the slices that are answered at a time.
     pub(super) slice_bytes: usize,
 }
 
 impl Limits {
-    fn new(bytes: u64, selection: &Selection, threads: usize) -> Self {
+    pub(super) fn new(bytes: u64, selection: &Selection, threads: usize) -> Self {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         // Of a label, in all views: values, and what says which are there.
         let of_type = |data_type: &DataType| match data_type {
@@ -192,16 +192,12 @@ pub(super) fn run(
             from_us: i64::MIN,
             before_us,
             slices: limits.slices,
-            keeps_activity: false,
+            activity: None,
             keeps_known,
         };
         let (slices, share, fixed) = (limits.slices, limits.share_bytes, limits.fixed_bytes);
         let unloading = Unloading::new(budget.scratch, views.len(), slices, share, fixed);
-        let mut shares = gatherer.read_unloading(reader.as_mut(), threads, Some(&unloading))?;
-        if unloading.is_used() {
-            shares.iter_mut().try_for_each(|share| unloading.unload(share))?;
-        }
-        let gathered = Gathered::of(shares);
+        let gathered = Gathered::of(gatherer.read_unloading(reader.as_mut(), threads, Some(&unloading))?);
         summary.events += gathered.events;
         known_until_us = known_until_us.min(gathered.newest_known_us.unwrap_or(i64::MIN));
         let Gatherer { views: wanted, keys, .. } = gatherer;
@@ -222,10 +218,14 @@ pub(super) fn run(
                 },
                 history: &history,
                 keeps_known,
-                unloaded: unloading.is_used().then(|| &unloading.histories[index]),
+                slices: match unloading.is_used() {
+                    true => Slices::Unloaded(&unloading.histories[index]),
+                    false => Slices::Gathered,
+                },
                 questions: &questions[wanted.keys],
                 total_keys: totals[wanted.keys],
                 answers: &answers[def.name.as_str()],
+                parts: Parts::Of(limits.part_rows),
             };
             let faults = view.answer(limits, threads, budget.progress)?;
             for (list, faults) in
@@ -295,23 +295,53 @@ fn ask(
     Ok(before_us)
 }
 
+/// Where a view's slices are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Slices<'a> {
+    /// In the workers' shares.
+    Gathered,
+    /// Sorted.
+    Arranged(&'a [Arranged]),
+    /// Put down.
+    Unloaded(&'a Spill<'a>),
+}
+
+/// The parts of all labels that are put together one at a time.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Parts<'a> {
+    /// Each of so many labels.
+    Of(usize),
+    /// By the first label of each, the first one's being 0.
+    From(&'a [u32]),
+}
+
+impl Parts<'_> {
+    fn of(self, label: u32) -> usize {
+        match self {
+            Parts::Of(rows) => label as usize / rows,
+            Parts::From(starts) => starts.partition_point(|&start| start <= label) - 1,
+        }
+    }
+}
+
 /// A view to answer.
 #[derive(Debug, Clone, Copy)]
-struct View<'a> {
-    asked: Asked<'a>,
-    history: &'a ViewHistory,
+pub(super) struct View<'a> {
+    pub(super) asked: Asked<'a>,
+    pub(super) history: &'a ViewHistory,
     /// Whether it keeps when events became known.
-    keeps_known: bool,
-    /// Where the histories are, if not in `history`.
-    unloaded: Option<&'a Spill<'a>>,
-    questions: &'a Questions<'a>,
-    total_keys: usize,
-    answers: &'a Spill<'a>,
+    pub(super) keeps_known: bool,
+    pub(super) slices: Slices<'a>,
+    pub(super) questions: &'a Questions<'a>,
+    pub(super) total_keys: usize,
+    /// Where the answers go, by part.
+    pub(super) answers: &'a Spill<'a>,
+    pub(super) parts: Parts<'a>,
 }
 
 impl View<'_> {
     /// Answers all questions of the view, a few slices at a time.
-    fn answer(&self, limits: Limits, threads: usize, progress: Option<&dyn Progress>) -> Result<Faults> {
+    pub(super) fn answer(&self, limits: Limits, threads: usize, progress: Option<&dyn Progress>) -> Result<Faults> {
         let faults = Mutex::new(Faults::default());
         let mut slice = 0;
         while slice < limits.slices {
@@ -319,7 +349,9 @@ impl View<'_> {
             let (mut rows, mut largest) = (0, 0);
             while slice < limits.slices && (slice == first || rows < limits.answer_rows * threads) {
                 rows += self.questions.count(slice);
-                largest = largest.max(self.unloaded.map_or(Ok(0), |unloaded| unloaded.bytes(slice))?);
+                if let Slices::Unloaded(unloaded) = self.slices {
+                    largest = largest.max(unloaded.bytes(slice)?);
+                }
                 slice += 1;
             }
             // Read, loaded, and by key.
@@ -369,15 +401,21 @@ impl View<'_> {
         ranked: &[Vec<f64>],
         limits: Limits,
     ) -> Result<Faults> {
-        let arranged = match self.unloaded {
-            None => Arranged::new(&self.history.parts, slice),
-            Some(unloaded) => {
+        let made;
+        let arranged = match self.slices {
+            Slices::Arranged(slices) => &slices[slice],
+            Slices::Gathered => {
+                made = Arranged::new(&self.history.parts, slice);
+                &made
+            }
+            Slices::Unloaded(unloaded) => {
                 let mut history = History::new(self.asked.transform.plan(), limits.slices);
                 if self.keeps_known {
                     history = history.keeping_known();
                 }
                 unloaded.each(slice, |bytes| Ok(history.load(slice, bytes)?))?;
-                Arranged::new(std::slice::from_ref(&history), slice)
+                made = Arranged::new(std::slice::from_ref(&history), slice);
+                &made
             }
         };
         let rows: Vec<u32> = questions.iter().map(|question| question.label).collect();
@@ -388,11 +426,10 @@ impl View<'_> {
         questions.sort_unstable_by_key(|question| (question.key, question.as_of_us, question.label));
         let mut faults = Faults::default();
         for questions in questions.chunks(limits.answer_rows) {
-            let mut found = answer_slice(self.asked, &arranged, questions.to_vec(), ranked);
+            let mut found = answer_slice(self.asked, arranged, questions.to_vec(), ranked);
             found.labels.iter_mut().for_each(|label| *label = rows[*label as usize - base]);
             let (mut buffer, mut parts, mut start) = (Vec::new(), Vec::new(), 0);
-            let part_of = |label: u32| label as usize / limits.part_rows;
-            for labels in found.labels.chunk_by(|&a, &b| part_of(a) == part_of(b)) {
+            for labels in found.labels.chunk_by(|&a, &b| self.parts.of(a) == self.parts.of(b)) {
                 let (end, from) = (start + labels.len(), buffer.len());
                 put_column(&mut buffer, &Column::of(Values::I64(labels.iter().map(|&label| label.into()).collect())));
                 let status = found.status[start..end].iter().map(|&status| code_of(status)).collect();
@@ -400,7 +437,7 @@ impl View<'_> {
                 for column in std::iter::once(&found.event_time).chain(&found.features) {
                     put_column(&mut buffer, &column.take(start..end));
                 }
-                parts.push((part_of(labels[0]), from..buffer.len()));
+                parts.push((self.parts.of(labels[0]), from..buffer.len()));
                 start = end;
             }
             self.answers.put(buffer, parts)?;
@@ -442,7 +479,13 @@ fn put_together(
 }
 
 /// One view's answers to `rows` labels from `first` on.
-fn part_of_view(view: &ViewSelection, answers: &Spill, part: usize, first: usize, rows: usize) -> Result<ViewColumns> {
+pub(super) fn part_of_view(
+    view: &ViewSelection,
+    answers: &Spill<'_>,
+    part: usize,
+    first: usize,
+    rows: usize,
+) -> Result<ViewColumns> {
     const NONE: (u32, u32) = (u32::MAX, 0);
     let def = view.transform.def();
     let of_features = || view.features.iter().map(|&feature| &def.features[feature].data_type);

@@ -1,6 +1,7 @@
 //! Reads events once, in worker threads: `extract`, then contributions packed by key for the kernel.
 
 use super::Faults;
+use super::activity::{Active, Activity};
 use super::keys::SharedKeys;
 use super::prints::{self, DayPrints, Printer};
 use super::spill::Unloading;
@@ -50,9 +51,9 @@ pub(super) struct Gatherer<'a> {
     pub(super) before_us: i64,
     /// How many slices each history is cut into.
     pub(super) slices: usize,
-    /// Whether to keep (time, key) of every event of each distinct entity key, for generated labels, and what
-    /// identifies each view's events.
-    pub(super) keeps_activity: bool,
+    /// Where to keep which keys are active when, for generated labels; then it is also kept what identifies each view's
+    /// events.
+    pub(super) activity: Option<&'a Activity<'a>>,
     /// Whether to keep when events were ingested: labels are to see only those ingested before them.
     pub(super) keeps_known: bool,
 }
@@ -61,8 +62,8 @@ pub(super) struct Gatherer<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Share {
     views: Vec<ViewShare>,
-    /// Per distinct entity key, (time, key) of every event that carries one.
-    activity: Vec<Vec<(i64, u32)>>,
+    /// Per distinct entity key, what the activity was not given yet.
+    active: Vec<Vec<Active>>,
     events: u64,
     newest_us: Option<i64>,
     newest_known_us: Option<i64>,
@@ -100,7 +101,6 @@ pub(super) struct ViewHistory {
 #[derive(Debug)]
 pub(super) struct Gathered {
     pub(super) views: Vec<ViewHistory>,
-    pub(super) activity: Vec<Vec<(i64, u32)>>,
     /// The number of events read.
     pub(super) events: u64,
     /// The newest time of an event, whatever entities it carries.
@@ -125,7 +125,7 @@ impl Gatherer<'_> {
         };
         Share {
             views: self.views.iter().map(view).collect(),
-            activity: vec![Vec::new(); self.keys.len()],
+            active: vec![Vec::new(); self.keys.len()],
             events: 0,
             newest_us: None,
             newest_known_us: None,
@@ -145,7 +145,7 @@ impl Gatherer<'_> {
         threads: usize,
         unloading: Option<&Unloading<'_>>,
     ) -> Result<Vec<Share>> {
-        read_in_turns(
+        let mut shares = read_in_turns(
             reader,
             threads,
             || self.share(),
@@ -153,7 +153,17 @@ impl Gatherer<'_> {
                 self.add(share, partition, batch)?;
                 unloading.map_or(Ok(()), |unloading| self.unload_large(share, unloading, threads))
             },
-        )
+        )?;
+        for share in &mut shares {
+            if let Some(activity) = self.activity {
+                let of_entities = share.active.iter_mut().enumerate();
+                of_entities.into_iter().try_for_each(|(entity, active)| activity.flush(entity, active))?;
+            }
+            if let Some(unloading) = unloading.filter(|unloading| unloading.is_used()) {
+                unloading.unload(share)?;
+            }
+        }
+        Ok(shares)
     }
 
     /// Unloads a share that has got large.
@@ -200,13 +210,12 @@ impl Gatherer<'_> {
                     }
                 }
             }
-            if self.keeps_activity {
-                let active = resolved.iter().zip(&batch.times_us).filter(|&(&key, _)| key != NO_KEY);
-                share.activity[index].extend(active.map(|(&key, &time_us)| (time_us, key)));
+            if let Some(activity) = self.activity {
+                activity.note(index, resolved, &batch.times_us, &mut share.active[index])?;
             }
         }
         for (wanted, to) in self.views.iter().zip(&mut share.views) {
-            if self.keeps_activity {
+            if self.activity.is_some() {
                 Printer::new(wanted, self.from_us..self.before_us).add(partition, batch, &mut to.prints);
             }
             self.add_view(wanted, &self.keys[wanted.keys], &share.scratch[wanted.keys], batch, to);
@@ -276,16 +285,11 @@ impl Gatherer<'_> {
 impl Gathered {
     /// Brings the workers' shares together.
     pub(super) fn of(shares: Vec<Share>) -> Self {
-        let (views, activity) = (Vec::new(), Vec::new());
-        let mut all = Gathered { views, activity, events: 0, newest_us: None, newest_known_us: None };
+        let mut all = Gathered { views: Vec::new(), events: 0, newest_us: None, newest_known_us: None };
         for share in shares {
             all.events += share.events;
             all.newest_us = all.newest_us.max(share.newest_us);
             all.newest_known_us = all.newest_known_us.max(share.newest_known_us);
-            all.activity.resize_with(share.activity.len(), Vec::new);
-            for (to, from) in all.activity.iter_mut().zip(share.activity) {
-                to.extend(from);
-            }
             all.views.resize_with(share.views.len(), || ViewHistory {
                 parts: Vec::new(),
                 ranks: Vec::new(),

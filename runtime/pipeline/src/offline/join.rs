@@ -192,8 +192,7 @@ impl<'a> Request<'a> {
         }
         let before_us = as_of_us.iter().copied().max().unwrap_or(i64::MIN);
         let keeps_known = knowledge == Knowledge::Ingested;
-        let gatherer =
-            Gatherer { views, keys, from_us: i64::MIN, before_us, slices, keeps_activity: false, keeps_known };
+        let gatherer = Gatherer { views, keys, from_us: i64::MIN, before_us, slices, activity: None, keeps_known };
         Ok(Self { asked, as_of_us, gatherer, label_keys })
     }
 

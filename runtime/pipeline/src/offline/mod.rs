@@ -10,6 +10,7 @@
 //!
 //! Not here: files and Arrow (labels come as [`Labels`], results are plain columns).
 
+mod activity;
 pub mod at;
 pub mod audit;
 pub mod backfill;
@@ -21,6 +22,7 @@ mod gather;
 pub mod join;
 mod keys;
 mod prints;
+mod runs;
 pub mod select;
 mod spill;
 

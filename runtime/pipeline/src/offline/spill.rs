@@ -73,6 +73,31 @@ impl<'a> Spill<'a> {
         Ok(())
     }
 
+    /// Makes another bucket; returns which.
+    pub(super) fn add_bucket(&self) -> Result<usize> {
+        let mut kept = self.lock()?;
+        kept.places.push(Vec::new());
+        Ok(kept.places.len() - 1)
+    }
+
+    /// Reads one of a bucket's pieces into `buffer`; `false` where it has no more.
+    pub(super) fn piece(&self, bucket: usize, index: usize, buffer: &mut Vec<u8>) -> Result<bool> {
+        let kept = self.lock()?;
+        let Some(Place { held, at, len }) = kept.places[bucket].get(index).cloned() else { return Ok(false) };
+        buffer.clear();
+        match (held, &kept.file) {
+            (Some(held), _) => buffer.extend_from_slice(&kept.held[held][at as usize..at as usize + len]),
+            (None, Some(file)) => {
+                let file = file.clone();
+                drop(kept);
+                buffer.resize(len, 0);
+                file.read(at, buffer)?;
+            }
+            (None, None) => return Err(Error::internal("a scratch file is gone")),
+        }
+        Ok(true)
+    }
+
     /// The bytes of a bucket's pieces.
     pub(super) fn bytes(&self, bucket: usize) -> Result<usize> {
         Ok(self.lock()?.places[bucket].iter().map(|place| place.len).sum())

@@ -3,7 +3,8 @@
 use super::{Labels, Selection};
 use crate::commit::waiting::Step;
 use crate::port::{
-    Archive, ArchiveScan, DeadLetter, EventReader, RowFile, SnapshotDate, SnapshotRows, SnapshotSink, SnapshotView,
+    Archive, ArchiveScan, DeadLetter, EventReader, RowFile, Scratch, ScratchFolder, SnapshotDate, SnapshotRows,
+    SnapshotSink, SnapshotView,
 };
 use crate::{Error, Result};
 use plumb_core::column::{Column, DataType, Values};
@@ -14,7 +15,8 @@ use plumb_core::time::HOUR_US;
 use plumb_core::view::{AggregateDef, FeatureDef, FieldUse, Operator, SlotDef, SlotType, ViewDef, WindowSpec};
 use plumb_transform::{Fault, Guest, GuestOutput, RowError, Transform};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A count of views above this fails `finalize` of the test views.
 pub(super) const POISON_COUNT: i64 = 6;
@@ -259,6 +261,43 @@ pub(super) fn labels(rows: &[(Option<&str>, Option<&str>, i64)]) -> Labels {
 
 pub(super) fn everything(ttl_us: Option<i64>) -> Selection {
     Selection::all(&transforms(ttl_us))
+}
+
+/// Scratch files in memory, which say no after so many bytes.
+#[derive(Debug, Clone)]
+pub(super) struct FakeScratch {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    pub(super) written: Arc<AtomicUsize>,
+    room: usize,
+}
+
+impl FakeScratch {
+    pub(super) fn with_room(room: usize) -> Self {
+        Self { bytes: Arc::default(), written: Arc::default(), room }
+    }
+}
+
+impl Scratch for FakeScratch {
+    fn append(&self, bytes: &[u8]) -> Result<u64> {
+        if self.written.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len() > self.room {
+            return Err(Error::unavailable("write a scratch file", "no space left on device"));
+        }
+        let mut all = self.bytes.lock().unwrap();
+        all.extend_from_slice(bytes);
+        Ok((all.len() - bytes.len()) as u64)
+    }
+
+    fn read(&self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        let all = self.bytes.lock().unwrap();
+        bytes.copy_from_slice(&all[at as usize..at as usize + bytes.len()]);
+        Ok(())
+    }
+}
+
+impl ScratchFolder for FakeScratch {
+    fn create(&self) -> Result<Box<dyn Scratch>> {
+        Ok(Box::new(Self { bytes: Arc::default(), written: self.written.clone(), room: self.room }))
+    }
 }
 
 /// What is kept of a date.

@@ -10,10 +10,12 @@ use plumb_core::event::EventBatch;
 use plumb_core::time::HOUR_US;
 use plumb_pipeline::clock::{Clock, SystemClock};
 use plumb_pipeline::offline::{
-    BackfillOptions, Entities, Every, JoinOptions, Labels, Selection, Status, ViewColumns, backfill, join,
-    needed_columns,
+    BackfillOptions, Budget, Entities, Every, JoinOptions, Labels, MEMORY_MIN_BYTES, Selection, Status, ViewColumns,
+    backfill, join, needed_columns,
 };
-use plumb_pipeline::port::{EventReader, SnapshotDate, SnapshotRows, SnapshotSink, SnapshotView};
+use plumb_pipeline::port::{
+    EventReader, Scratch, ScratchFolder, SnapshotDate, SnapshotRows, SnapshotSink, SnapshotView,
+};
 use plumb_pipeline::query::Value;
 use plumb_source_file::{AcceptedEvents, EventOptions};
 use plumb_transform::Transform;
@@ -38,6 +40,16 @@ pub struct OfflineSubject {
     /// Records per file.
     file_records: usize,
     records: usize,
+}
+
+/// For events that fit in memory.
+#[derive(Debug)]
+struct NoScratch;
+
+impl ScratchFolder for NoScratch {
+    fn create(&self) -> plumb_pipeline::Result<Box<dyn Scratch>> {
+        Err(plumb_pipeline::Error::internal("the events of a case do not fit in memory"))
+    }
 }
 
 /// The shipped views, loaded once.
@@ -142,7 +154,8 @@ impl OfflineSubject {
         let mut readers = self.readers()?;
         let gone = || plumb_pipeline::Error::internal("nothing is there, so that the events are read once");
         let mut open = |source: &str| readers.remove(source).ok_or_else(gone);
-        backfill(&mut open, &self.transforms, &options, &mut kept)?;
+        let budget = Budget { bytes: MEMORY_MIN_BYTES, scratch: &NoScratch, progress: None };
+        backfill(&mut open, &self.transforms, &options, budget, &mut kept)?;
         if !kept.finished {
             return Err("the backfill did not finish its sink".into());
         }

@@ -1,14 +1,16 @@
 //! Backfills against joins at their instants, and made in several runs against made in one.
 
-use super::super::testing::{Event, FakeSnapshots, batch, readers, text_column, transforms, windowed};
+use super::super::testing::{Event, FakeScratch, FakeSnapshots, batch, readers, text_column, transforms, windowed};
 use super::super::tests::{event, event_strategy, events};
 use super::super::{JoinOptions, Labels, Selection, check, join};
 use super::*;
-use plumb_core::column::Values;
+use crate::port::SnapshotRows;
+use plumb_core::column::{Column, Values};
 use plumb_core::event::EventBatch;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::Ordering;
 
 const EVERY_DAY: BackfillOptions = BackfillOptions {
     from_us: None,
@@ -19,6 +21,51 @@ const EVERY_DAY: BackfillOptions = BackfillOptions {
     allow_fewer_events: false,
     threads: 1,
 };
+
+/// Room in which rows are cut as in any other.
+const AMPLE: Room = Room {
+    limits: Limits {
+        slices: 3,
+        share_bytes: usize::MAX,
+        fixed_bytes: usize::MAX,
+        question_bytes: usize::MAX,
+        answer_bytes: usize::MAX,
+        answer_rows: 1000,
+        part_rows: 1000,
+        slice_bytes: usize::MAX,
+    },
+    activity_bytes: usize::MAX,
+    activity_rows: 1000,
+    part_rows: 7,
+    few_rows: 20,
+    stretch_rows: 20,
+};
+
+/// Room for hardly anything.
+fn small(slices: usize, bytes: usize, answer_rows: usize, activity_rows: usize, stretch_rows: usize) -> Room {
+    Room {
+        limits: Limits {
+            slices,
+            share_bytes: bytes,
+            question_bytes: bytes / 8,
+            answer_bytes: bytes / 4,
+            answer_rows,
+            slice_bytes: 1,
+            ..AMPLE.limits
+        },
+        activity_bytes: bytes / 8,
+        activity_rows,
+        few_rows: stretch_rows,
+        stretch_rows,
+        ..AMPLE
+    }
+}
+
+fn small_rooms() -> impl Strategy<Value = Room> {
+    (1usize..9, 0usize..4000, 1usize..9, 1usize..20, 1usize..40).prop_map(
+        |(slices, bytes, answer_rows, activity, stretch)| small(slices, bytes, answer_rows, activity, stretch),
+    )
+}
 
 /// A log of two partitions: an event's place in it never changes.
 #[derive(Debug, Clone, Default)]
@@ -63,7 +110,21 @@ impl Log {
         options: &BackfillOptions,
         sink: &mut FakeSnapshots,
     ) -> Result<BackfillSummary> {
-        backfill(&mut |_| Ok(self.open(end, size, size.is_multiple_of(2))), views, options, sink)
+        self.backfill_in(end, size, views, options, AMPLE, sink)
+    }
+
+    fn backfill_in(
+        &self,
+        end: usize,
+        size: usize,
+        views: &[Transform],
+        options: &BackfillOptions,
+        room: Room,
+        sink: &mut FakeSnapshots,
+    ) -> Result<BackfillSummary> {
+        let scratch = FakeScratch::with_room(usize::MAX);
+        let mut open = |_: &str| Ok(self.open(end, size, size.is_multiple_of(2)));
+        run(&mut open, views, options, &scratch, room, sink)
     }
 }
 
@@ -102,7 +163,10 @@ proptest! {
         };
         let mut kept = FakeSnapshots::default();
         let mut open = |source: &str| Ok(readers(&events, 5).remove(source).unwrap());
-        let summary = backfill(&mut open, &transforms(None), &options, &mut kept).unwrap();
+        let scratch = FakeScratch::with_room(usize::MAX);
+        let budget = Budget { bytes: 64 << 20, scratch: &scratch, progress: None };
+        let summary = backfill(&mut open, &transforms(None), &options, budget, &mut kept).unwrap();
+        prop_assert_eq!(scratch.written.load(Ordering::Relaxed), 0);
         prop_assert!(kept.finished);
         let users: Vec<&SnapshotRows> =
             kept.dates.get("users").into_iter().flatten().flat_map(|(_, (_, rows))| rows).collect();
@@ -144,7 +208,7 @@ proptest! {
         ),
         every in proptest::sample::select(&[Every::Event, Every::Hour, Every::Day][..]),
         all in any::<bool>(),
-        size in 1usize..9,
+        (size, room) in (1usize..9, small_rooms()),
     ) {
         // Over twelve days, some events at midnight.
         log.iter_mut().for_each(|event| event.time_us *= 3 * HOUR_US);
@@ -170,14 +234,15 @@ proptest! {
             if from_us.zip(to_us).is_some_and(|(from_us, to_us)| from_us >= to_us) {
                 continue;
             }
-            let result = log.backfill(end, size, &views, &BackfillOptions { from_us, to_us, ..options }, &mut kept);
+            let options = BackfillOptions { from_us, to_us, threads: 2, ..options };
+            let result = log.backfill_in(end, size, &views, &options, room, &mut kept);
             if let Err(error) = result {
                 prop_assert!(fails_after.is_some() && error.to_string().contains("killed"), "{}", error);
             }
         }
         let (shown_before, dates_before) = (shown(&kept), kept.dates.clone());
         kept = kept.again(None);
-        let summary = log.backfill(log.0.len(), size, &views, &options, &mut kept).unwrap();
+        let summary = log.backfill_in(log.0.len(), size, &views, &options, room, &mut kept).unwrap();
         prop_assert_eq!(shown(&kept), shown(&whole), "from {}", shown_before);
         // Only what was missing or of other events was made.
         for (view, day_us) in &kept.completed {
@@ -192,6 +257,51 @@ proptest! {
         kept = kept.again(None);
         log.backfill(log.0.len(), size, &views, &options, &mut kept).unwrap();
         prop_assert_eq!((kept.completed, kept.removed), (vec![], vec![]));
+    }
+
+    #[test]
+    fn no_budget_changes_a_row(
+        mut log in proptest::collection::vec(event_strategy(), 0..80),
+        every in proptest::sample::select(&[Every::Event, Every::Hour, Every::Day][..]),
+        all in any::<bool>(),
+        (size, threads) in (1usize..30, proptest::sample::select(&[1usize, 8][..])),
+        room in small_rooms(),
+    ) {
+        log.iter_mut().for_each(|event| event.time_us *= HOUR_US / 2);
+        let log = Log(log);
+        let entities = if all { Entities::All } else { Entities::Active };
+        let options = BackfillOptions { every, entities, ..EVERY_DAY };
+        let (mut whole, mut kept) = (FakeSnapshots::default(), FakeSnapshots::default());
+        let summary = log.backfill(log.0.len(), 4, &views(false), &options, &mut whole).unwrap();
+        let options = BackfillOptions { threads, ..options };
+        let in_parts = log.backfill_in(log.0.len(), size, &views(false), &options, room, &mut kept).unwrap();
+        prop_assert_eq!(shown(&kept), shown(&whole));
+        prop_assert_eq!(kept.completed, whole.completed);
+        prop_assert_eq!(in_parts, summary);
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_wherever_it_comes(days in 1i64..30, share in 0.0f64..1.0) {
+        let log = Log((0..5 * days).map(|n| event(n * DAY_US / 5, "u1", "i1", "view")).collect());
+        let room = small(2, 0, 3, 4, 5);
+        let made = |bytes: usize, kept: &mut FakeSnapshots| {
+            let scratch = FakeScratch::with_room(bytes);
+            let mut open = |_: &str| Ok(log.open(log.0.len(), 3, false));
+            let result = run(&mut open, &views(true), &EVERY_DAY, &scratch, room, kept);
+            (result, scratch.written.load(Ordering::Relaxed))
+        };
+        let mut whole = FakeSnapshots::default();
+        let (_, written) = made(usize::MAX, &mut whole);
+        prop_assert!(written > 0);
+        let mut kept = FakeSnapshots::default();
+        let (result, _) = made((share * written as f64) as usize, &mut kept);
+        let error = result.unwrap_err().to_string();
+        prop_assert!(error.contains("no space left"), "{}", error);
+        prop_assert!(!kept.finished);
+        // What was completed before is right, and the next run makes the rest.
+        kept = kept.again(None);
+        made(usize::MAX, &mut kept).0.unwrap();
+        prop_assert_eq!(shown(&kept), shown(&whole));
     }
 }
 
@@ -236,6 +346,17 @@ fn expected_instants(events: &[Event], options: &BackfillOptions) -> Vec<(i64, S
 /// One event of `u1` at noon of each of ten days, each a view.
 fn ten_days() -> Log {
     Log((0..10).map(|day| event(day * DAY_US + DAY_US / 2, "u1", "i1", "view")).collect())
+}
+
+#[test]
+fn history_in_memory_is_never_read_back() {
+    let log = ten_days();
+    let scratch = FakeScratch::with_room(0);
+    let mut kept = FakeSnapshots::default();
+    let mut open = |_: &str| Ok(log.open(10, 3, false));
+    let ample = Room { few_rows: 1, ..AMPLE };
+    run(&mut open, &views(true), &EVERY_DAY, &scratch, ample, &mut kept).unwrap();
+    assert_eq!(kept.completed.len(), 30);
 }
 
 fn days(completed: &[(String, i64)], view: &str) -> Vec<i64> {
@@ -324,35 +445,4 @@ fn faults_of_dates_made_before_are_not_forgotten() {
     kept = kept.again(None);
     let second = log.backfill(8, 3, &transforms(None), &EVERY_DAY, &mut kept).unwrap();
     assert_eq!((second.dates["users"].unchanged_faulty, second.finalize_faults.len()), (1, 0));
-}
-
-#[test]
-fn chunks_cut_no_date_that_fits() {
-    let mut listed = Vec::new();
-    let per_day = [3, ROWS_PER_CHUNK - 1, 2, 2 * ROWS_PER_CHUNK + 5, 4];
-    for (day, &rows) in per_day.iter().enumerate() {
-        listed.extend((0..rows).map(|row| (day as i64 * DAY_US + row as i64, 0u32)));
-    }
-    let mut visits = Vec::new();
-    Instants::Listed(listed)
-        .chunks(&mut |keys, as_of_us, done_before_us| {
-            assert_eq!(keys.len(), as_of_us.len());
-            let days: BTreeSet<i64> = as_of_us.iter().map(|&as_of_us| as_of_us / DAY_US).collect();
-            visits.push((days.into_iter().collect::<Vec<_>>(), keys.len(), done_before_us / DAY_US));
-            Ok(())
-        })
-        .unwrap();
-    let end = i64::MAX / DAY_US;
-    let whole = ROWS_PER_CHUNK;
-    assert_eq!(
-        visits,
-        [
-            (vec![0], 3, 1),
-            (vec![1], whole - 1, 2),
-            (vec![2], 2, 3),
-            (vec![3], whole, 3),
-            (vec![3], whole, 3),
-            (vec![3, 4], 9, end),
-        ]
-    );
 }

@@ -2,49 +2,10 @@
 
 use super::*;
 use crate::offline::join::join;
-use crate::offline::testing::{Event, everything, labels, readers};
+use crate::offline::testing::{Event, FakeScratch, everything, labels, readers};
 use crate::offline::tests::{LabelRow, event, events, label_rows, options};
-use crate::port::Scratch;
 use proptest::prelude::*;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// Scratch files in memory, which say no after so many bytes.
-#[derive(Debug, Clone)]
-struct FakeScratch {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    written: Arc<AtomicUsize>,
-    room: usize,
-}
-
-impl FakeScratch {
-    fn with_room(room: usize) -> Self {
-        Self { bytes: Arc::default(), written: Arc::default(), room }
-    }
-}
-
-impl Scratch for FakeScratch {
-    fn append(&self, bytes: &[u8]) -> Result<u64> {
-        if self.written.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len() > self.room {
-            return Err(Error::unavailable("write a scratch file", "no space left on device"));
-        }
-        let mut all = self.bytes.lock().unwrap();
-        all.extend_from_slice(bytes);
-        Ok((all.len() - bytes.len()) as u64)
-    }
-
-    fn read(&self, at: u64, bytes: &mut [u8]) -> Result<()> {
-        let all = self.bytes.lock().unwrap();
-        bytes.copy_from_slice(&all[at as usize..at as usize + bytes.len()]);
-        Ok(())
-    }
-}
-
-impl ScratchFolder for FakeScratch {
-    fn create(&self) -> Result<Box<dyn Scratch>> {
-        Ok(Box::new(Self { bytes: Arc::default(), written: self.written.clone(), room: self.room }))
-    }
-}
+use std::sync::atomic::Ordering;
 
 struct Reader {
     rows: Vec<LabelRow>,

@@ -1,0 +1,58 @@
+//! Which instants see which keys' events first, for the labels that a backfill generates: sorted, and on disk where they
+//! are many.
+
+use super::backfill::Every;
+use super::runs::{Merged, Runs};
+use crate::Result;
+use crate::port::ScratchFolder;
+use plumb_core::temporal::NO_KEY;
+
+/// An instant and a key with an event between the instant before and it.
+pub(super) type Active = (i64, u32);
+
+/// What is active, per distinct entity key.
+#[derive(Debug)]
+pub(super) struct Activity<'a> {
+    every: Every,
+    /// What a worker holds of an entity before it is sorted.
+    buffer_rows: usize,
+    of: Vec<Runs<'a, Active>>,
+}
+
+impl<'a> Activity<'a> {
+    /// None yet, of so many entities. Beyond `limit_bytes` of all of them it goes to disk.
+    pub(super) fn new(
+        every: Every,
+        entities: usize,
+        folder: &'a dyn ScratchFolder,
+        limit_bytes: usize,
+        buffer_rows: usize,
+    ) -> Self {
+        let of = (0..entities).map(|_| Runs::new(folder, limit_bytes / entities.max(1))).collect();
+        Self { every, buffer_rows, of }
+    }
+
+    /// Takes note of events of an entity: their keys ([`NO_KEY`]: none that counts) and times. `buffer` is the worker's.
+    pub(super) fn note(&self, entity: usize, keys: &[u32], times_us: &[i64], buffer: &mut Vec<Active>) -> Result<()> {
+        let active = keys.iter().zip(times_us).filter(|&(&key, _)| key != NO_KEY);
+        buffer.extend(active.map(|(&key, &time_us)| (self.every.next_us(time_us), key)));
+        if buffer.len() < self.buffer_rows { Ok(()) } else { self.flush(entity, buffer) }
+    }
+
+    /// Sorts what a worker holds, and keeps it.
+    pub(super) fn flush(&self, entity: usize, buffer: &mut Vec<Active>) -> Result<()> {
+        buffer.sort_unstable();
+        // One row for each event, else one for each instant and key.
+        if self.every != Every::Event {
+            buffer.dedup();
+        }
+        self.of[entity].add(buffer)?;
+        buffer.clear();
+        Ok(())
+    }
+
+    /// All of an entity, rising; an instant and key may come several times.
+    pub(super) fn of(&self, entity: usize) -> Result<Merged<'_, Active>> {
+        self.of[entity].merged()
+    }
+}

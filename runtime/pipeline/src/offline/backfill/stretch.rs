@@ -1,0 +1,198 @@
+//! From labels to rows of snapshots: some parts of labels at a time are answered, and written in their order.
+
+use super::super::bounded::{Limits, Parts, Slices, View, part_of_view};
+use super::super::compute::Asked;
+use super::super::dates::DatePlan;
+use super::super::gather::ViewHistory;
+use super::super::keys::KeyIndex;
+use super::super::runs::Record;
+use super::super::select::ViewSelection;
+use super::super::spill::{Questions, Spill};
+use super::super::{Faults, Status, ViewColumns};
+use crate::port::{ScratchFolder, SnapshotDate, SnapshotRows, SnapshotSink, SnapshotView};
+use crate::{Error, Result};
+use plumb_core::column::{Column, DataType};
+use plumb_core::entity::EntityKey;
+use plumb_core::temporal::Question;
+use plumb_core::time::{DAY_US, floor_to};
+
+/// One view, and where its history is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OfView<'a> {
+    pub(super) selected: &'a ViewSelection,
+    pub(super) max_age_us: Option<i64>,
+    pub(super) history: &'a ViewHistory,
+    pub(super) slices: Slices<'a>,
+    pub(super) index: &'a KeyIndex,
+    pub(super) threads: usize,
+    pub(super) limits: Limits,
+    pub(super) scratch: &'a dyn ScratchFolder,
+}
+
+/// Labels whose rows are made together, and their questions. A slice of history is looked at once for all of them.
+#[derive(Debug)]
+pub(super) struct Stretch<'a> {
+    of: OfView<'a>,
+    /// The labels that it has at least before they are answered.
+    enough: usize,
+    questions: Questions<'a>,
+    /// The instants and keys, by part.
+    labels: Spill<'a>,
+    /// The first label of each part, and the date (µs) before which all labels were given with it.
+    starts: Vec<u32>,
+    done_before_us: Vec<i64>,
+    rows: usize,
+    faults: Faults,
+}
+
+impl<'a> Stretch<'a> {
+    /// None yet; labels are answered once there are `enough`.
+    pub(super) fn new(of: OfView<'a>, enough: usize) -> Self {
+        let questions = Questions::new(of.scratch, of.limits.slices, of.limits.question_bytes);
+        let labels = Spill::new(of.scratch, 0, of.limits.question_bytes);
+        let (starts, done_before_us) = (Vec::new(), Vec::new());
+        Self { of, enough, questions, labels, starts, done_before_us, rows: 0, faults: Faults::default() }
+    }
+
+    /// Adds a part of the labels, which is done with the dates before `done_before_us`.
+    pub(super) fn add(
+        &mut self,
+        keys: &[u32],
+        as_of_us: &[i64],
+        done_before_us: i64,
+        dates: &mut Dates<'_>,
+    ) -> Result<()> {
+        let too_many = || Error::internal("more than 2^32 rows of snapshots at a time");
+        let first = u32::try_from(self.rows).map_err(|_| too_many())?;
+        first.checked_add(keys.len() as u32).ok_or_else(too_many)?;
+        let mut bytes = Vec::with_capacity(keys.len() * <(i64, u32)>::BYTES);
+        for (label, (&key, &as_of_us)) in (first..).zip(keys.iter().zip(as_of_us)) {
+            self.questions.push(Question { key, label, as_of_us })?;
+            (as_of_us, key).put(&mut bytes);
+        }
+        let (part, all) = (self.labels.add_bucket()?, 0..bytes.len());
+        self.labels.put(bytes, vec![(part, all)])?;
+        self.starts.push(first);
+        self.done_before_us.push(done_before_us);
+        self.rows += keys.len();
+        if self.rows < self.enough { Ok(()) } else { self.write(dates) }
+    }
+
+    /// Writes what is left.
+    pub(super) fn finish(mut self, dates: &mut Dates<'_>) -> Result<Faults> {
+        self.write(dates)?;
+        dates.complete_before(i64::MAX)?;
+        Ok(self.faults)
+    }
+
+    /// Answers all labels there are, and hands the rows on.
+    fn write(&mut self, dates: &mut Dates<'_>) -> Result<()> {
+        let OfView { selected, max_age_us, history, slices, index, threads, limits, scratch } = self.of;
+        let answers = Spill::new(scratch, self.starts.len(), limits.answer_bytes);
+        let view = View {
+            asked: Asked {
+                transform: &selected.transform,
+                features: &selected.features,
+                keys: &[],
+                as_of_us: &[],
+                max_age_us,
+            },
+            history,
+            keeps_known: false,
+            slices,
+            questions: &self.questions,
+            total_keys: index.len(),
+            answers: &answers,
+            parts: Parts::From(&self.starts),
+        };
+        self.faults.merge(view.answer(limits, threads, None)?);
+        let mut bytes = Vec::new();
+        for (part, &first) in self.starts.iter().enumerate() {
+            self.labels.piece(part, 0, &mut bytes)?;
+            let labels = bytes.chunks_exact(<(i64, u32)>::BYTES).map(<(i64, u32)>::of);
+            let labels = labels.collect::<Option<Vec<_>>>();
+            let labels = labels.ok_or_else(|| Error::internal("a scratch file holds no labels"))?;
+            let columns = part_of_view(selected, &answers, part, first as usize, labels.len())?;
+            dates.write(&labels, &columns)?;
+            dates.complete_before(self.done_before_us[part])?;
+        }
+        let faults = std::mem::take(&mut self.faults);
+        *self = Self { faults, ..Self::new(self.of, self.enough) };
+        Ok(())
+    }
+}
+
+/// What a date has been given.
+#[derive(Debug, Default)]
+struct DateRows {
+    rows: u64,
+    faulty: u64,
+}
+
+/// The dates of one view on their way into the sink.
+pub(super) struct Dates<'a> {
+    sink: &'a mut dyn SnapshotSink,
+    view: &'a SnapshotView,
+    index: &'a KeyIndex,
+    plans: Vec<(DatePlan, DateRows)>,
+    /// How many are complete.
+    pub(super) completed: usize,
+    /// The rows of all.
+    pub(super) rows: u64,
+}
+
+impl<'a> Dates<'a> {
+    /// No rows yet of these dates.
+    pub(super) fn new(
+        sink: &'a mut dyn SnapshotSink,
+        view: &'a SnapshotView,
+        index: &'a KeyIndex,
+        plans: Vec<DatePlan>,
+    ) -> Self {
+        let plans = plans.into_iter().map(|plan| (plan, DateRows::default())).collect();
+        Self { sink, view, index, plans, completed: 0, rows: 0 }
+    }
+
+    /// Hands rows that rise in time to the sink, a date at a time.
+    fn write(&mut self, labels: &[(i64, u32)], computed: &ViewColumns) -> Result<()> {
+        let mut start = 0;
+        for day in labels.chunk_by(|a, b| floor_to(a.0, DAY_US) == floor_to(b.0, DAY_US)) {
+            let (end, day_us) = (start + day.len(), floor_to(day[0].0, DAY_US));
+            let planned = self.plans.binary_search_by_key(&day_us, |(plan, _)| plan.day_us);
+            let unplanned = |_| Error::internal("rows of a date that was not planned");
+            let (plan, given) = &mut self.plans[planned.map_err(unplanned)?];
+            given.rows += day.len() as u64;
+            let faulty = computed.status[start..end].iter().filter(|&&status| status == Status::Error);
+            given.faulty += faulty.count() as u64;
+            let mut columns: Vec<Column> = self.view.key_fields.iter().map(|_| Column::new(&DataType::Utf8)).collect();
+            for &(_, key) in day {
+                let key = EntityKey::from_bytes(self.index.get(key));
+                let parts = key.parts(columns.len());
+                let parts = parts.ok_or_else(|| Error::internal("an entity key lost its fields"))?;
+                columns.iter_mut().zip(parts).for_each(|(column, part)| column.push_bytes(part));
+            }
+            let rows = SnapshotRows {
+                day_us,
+                position: plan.inputs.position.clone(),
+                times_us: day.iter().map(|&(as_of_us, _)| as_of_us).collect(),
+                keys: columns,
+                features: computed.features.iter().map(|column| column.take(start..end)).collect(),
+            };
+            self.sink.write(self.view, &rows)?;
+            start = end;
+        }
+        self.rows += labels.len() as u64;
+        Ok(())
+    }
+
+    /// Completes the dates before one (µs).
+    fn complete_before(&mut self, day_us: i64) -> Result<()> {
+        let done = self.plans.partition_point(|(plan, _)| plan.day_us < day_us);
+        for (plan, rows) in &self.plans[self.completed.min(done)..done] {
+            let date = SnapshotDate { inputs: plan.inputs.clone(), rows: rows.rows, faulty: rows.faulty };
+            self.sink.complete(self.view, plan.day_us, &date)?;
+            self.completed += 1;
+        }
+        Ok(())
+    }
+}
