@@ -1,15 +1,23 @@
 //! Writing Parquet: one place for compression, encodings and statistics.
 
-use arrow_array::RecordBatch;
-use arrow_schema::{DataType as ArrowType, SchemaRef};
+use arrow_array::{Array, ArrayRef, RecordBatch, new_empty_array};
+use arrow_schema::{DataType as ArrowType, Field, SchemaRef};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::arrow_writer::{
+    ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, ArrowWriterOptions, compute_leaves,
+};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
+use plumb_pipeline::parallel::in_threads;
 use plumb_pipeline::{Error, Result};
 use std::io::Write;
+use std::ops::Range;
 use std::sync::Arc;
+
+/// The most rows of a row group.
+const ROW_GROUP_ROWS: usize = 256 * 1024;
 
 /// How a column's values look, which decides its encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +50,7 @@ impl Layout {
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .set_offset_index_disabled(true)
             .set_created_by("plumb".to_owned())
-            .set_max_row_group_row_count(Some(256 * 1024))
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .set_dictionary_enabled(true);
         for field in schema.fields() {
             let column = || ColumnPath::from(vec![field.name().clone()]);
@@ -87,7 +95,44 @@ impl Layout {
 #[derive(Debug)]
 pub struct ParquetWriter<W: Write + Send> {
     name: String,
-    writer: ArrowWriter<W>,
+    schema: SchemaRef,
+    writer: SerializedFileWriter<W>,
+    row_groups: ArrowRowGroupWriterFactory,
+    open: Option<RowGroup>,
+}
+
+/// A row group that is not yet in the file.
+#[derive(Debug)]
+struct RowGroup {
+    rows: usize,
+    columns: Vec<OpenColumn>,
+}
+
+/// A column of an open row group.
+#[derive(Debug)]
+struct OpenColumn {
+    /// One for each leaf: of a struct there are several.
+    leaves: Vec<ArrowColumnWriter>,
+    /// What is being written.
+    array: Option<ArrayRef>,
+}
+
+impl OpenColumn {
+    fn write(&mut self, field: &Field, rows: Range<usize>) -> parquet::errors::Result<()> {
+        let Some(array) = &self.array else { return Ok(()) };
+        let part = array.slice(rows.start, rows.len());
+        for (writer, leaf) in self.leaves.iter_mut().zip(compute_leaves(field, &part)?) {
+            writer.write(&leaf)?;
+        }
+        if rows.end == array.len() {
+            self.array = None;
+        }
+        Ok(())
+    }
+
+    fn close(self) -> parquet::errors::Result<Vec<ArrowColumnChunk>> {
+        self.leaves.into_iter().map(ArrowColumnWriter::close).collect()
+    }
 }
 
 impl<W: Write + Send> ParquetWriter<W> {
@@ -97,24 +142,104 @@ impl<W: Write + Send> ParquetWriter<W> {
         let options = ArrowWriterOptions::new()
             .with_properties((*layout.properties).clone())
             .with_skip_arrow_metadata(!layout.keep_arrow_types);
-        let writer = ArrowWriter::try_new_with_options(sink, layout.schema.clone(), options)
+        let (writer, row_groups) = ArrowWriter::try_new_with_options(sink, layout.schema.clone(), options)
+            .and_then(ArrowWriter::into_serialized_writer)
             .map_err(|error| cannot_write(&name, error))?;
-        Ok(Self { name, writer })
+        Ok(Self { name, schema: layout.schema.clone(), writer, row_groups, open: None })
     }
 
     /// Appends rows.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.writer.write(batch).map_err(|error| cannot_write(&self.name, error))
+        self.write_columns(batch.num_rows(), 1, |column| Ok(batch.column(column).clone()))
+    }
+
+    /// Appends `rows` rows, `make` giving each column by its place; columns are made and encoded in threads.
+    pub fn write_columns(
+        &mut self,
+        rows: usize,
+        threads: usize,
+        make: impl Fn(usize) -> Result<ArrayRef> + Sync,
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < rows {
+            let mut group = match self.open.take() {
+                Some(group) => group,
+                None => self.begin_row_group()?,
+            };
+            let part = done..rows.min(done + (ROW_GROUP_ROWS - group.rows));
+            let (schema, name, make) = (&self.schema, &self.name, &make);
+            let written = in_threads(threads, group.columns.iter_mut().enumerate(), |(index, column)| -> Result<()> {
+                if part.start == 0 {
+                    let array = make(index)?;
+                    let field = schema.field(index);
+                    if array.len() != rows || array.data_type() != field.data_type() {
+                        let (found, wanted) = (array.data_type(), field.data_type());
+                        return Err(Error::internal(format!(
+                            "column `{}` of `{name}` should have {rows} rows of {wanted}, it has {} of {found}",
+                            field.name(),
+                            array.len()
+                        )));
+                    }
+                    column.array = Some(array);
+                }
+                column.write(schema.field(index), part.clone()).map_err(|error| cannot_write(name, error))
+            })?;
+            written.into_iter().collect::<Result<()>>()?;
+            group.rows += part.len();
+            done = part.end;
+            if group.rows < ROW_GROUP_ROWS {
+                self.open = Some(group);
+            } else {
+                // What of a batch is still to come goes into the next row group.
+                let rest: Vec<Option<ArrayRef>> = group.columns.iter_mut().map(|column| column.array.take()).collect();
+                self.end_row_group(group, threads)?;
+                if done < rows {
+                    let mut next = self.begin_row_group()?;
+                    next.columns.iter_mut().zip(rest).for_each(|(column, array)| column.array = array);
+                    self.open = Some(next);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// About how many bytes the file would have if it were finished now.
     pub fn bytes_written(&self) -> usize {
-        self.writer.bytes_written() + self.writer.in_progress_size()
+        let leaves = self.open.iter().flat_map(|group| &group.columns).flat_map(|column| &column.leaves);
+        self.writer.bytes_written() + leaves.map(ArrowColumnWriter::get_estimated_total_bytes).sum::<usize>()
     }
 
     /// Writes the footer and gives the sink back (not flushed to disk; that is the caller's).
-    pub fn finish(self) -> Result<W> {
+    pub fn finish(mut self) -> Result<W> {
+        if let Some(group) = self.open.take() {
+            self.end_row_group(group, 1)?;
+        }
         self.writer.into_inner().map_err(|error| cannot_write(&self.name, error))
+    }
+
+    fn begin_row_group(&self) -> Result<RowGroup> {
+        let failed = |error| cannot_write(&self.name, error);
+        let index = self.writer.flushed_row_groups().len();
+        let mut leaves = self.row_groups.create_column_writers(index).map_err(failed)?.into_iter();
+        let columns = self.schema.fields().iter().map(|field| {
+            let count = compute_leaves(field, &new_empty_array(field.data_type())).map_err(failed)?.len();
+            Ok(OpenColumn { leaves: leaves.by_ref().take(count).collect(), array: None })
+        });
+        Ok(RowGroup { rows: 0, columns: columns.collect::<Result<_>>()? })
+    }
+
+    fn end_row_group(&mut self, group: RowGroup, threads: usize) -> Result<()> {
+        let closed = in_threads(threads, group.columns, OpenColumn::close)?;
+        let append = |writer: &mut SerializedFileWriter<W>| {
+            let mut row_group = writer.next_row_group()?;
+            for chunks in closed {
+                for chunk in chunks? {
+                    chunk.append_to_row_group(&mut row_group)?;
+                }
+            }
+            row_group.close().map(|_| ())
+        };
+        append(&mut self.writer).map_err(|error| cannot_write(&self.name, error))
     }
 }
 

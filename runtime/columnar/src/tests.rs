@@ -312,3 +312,42 @@ fn projection_skipping_and_statistics() {
         format!("`{}` has no column `x`; it has n, user", path.display())
     );
 }
+
+#[test]
+fn row_groups_end_inside_batches_and_threads_change_no_byte() {
+    // Two row groups, the first of which ends inside a batch; a column of two leaves between columns of one.
+    let rows = 300_000;
+    let numbers: ArrayRef =
+        Arc::new(Int64Array::from_iter((0..rows as i64).map(|row| (row % 7 > 0).then_some(row / 3))));
+    let measures: ArrayRef = Arc::new(Float64Array::from_iter_values((0..rows).map(|row| f64::from(row).sqrt())));
+    let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..rows).map(|row| format!("t{}", row % 1000))));
+    let fields = vec![Field::new("a", ArrowType::Int64, true), Field::new("b", ArrowType::Utf8, true)];
+    let structs: ArrayRef = Arc::new(StructArray::new(fields.into(), vec![numbers.clone(), texts.clone()], None));
+    let columns = vec![("numbers", numbers), ("structs", structs), ("measures", measures), ("texts", texts)];
+    let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)));
+    let batch = batch.unwrap();
+    let layout = Layout::new(batch.schema(), |name| match name {
+        "measures" => ColumnHint::Distinct,
+        _ => ColumnHint::Repeating,
+    });
+    let written = |threads: usize, step: usize| {
+        let mut writer = ParquetWriter::new("test", Vec::new(), &layout).unwrap();
+        for start in (0..batch.num_rows()).step_by(step) {
+            let part = batch.slice(start, step.min(batch.num_rows() - start));
+            writer.write_columns(part.num_rows(), threads, |column| Ok(part.column(column).clone())).unwrap();
+        }
+        writer.finish().unwrap()
+    };
+    let whole = written(1, usize::MAX >> 1);
+    let read = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(whole.clone())).unwrap();
+    let groups: Vec<i64> = read.metadata().row_groups().iter().map(|group| group.num_rows()).collect();
+    assert_eq!(groups, [256 * 1024, 300_000 - 256 * 1024]);
+    let read: Vec<RecordBatch> = read.with_batch_size(300_000).build().unwrap().map(Result::unwrap).collect();
+    assert_eq!(arrow_select::concat::concat_batches(&batch.schema(), &read).unwrap(), batch);
+    assert!(written(1, 65_536) == written(3, 65_536));
+    assert!(written(4, usize::MAX >> 1) == whole);
+
+    let mut writer = ParquetWriter::new("test", Vec::new(), &layout).unwrap();
+    let failed = writer.write_columns(10, 2, |column| Ok(batch.column(column).slice(0, 9))).unwrap_err();
+    assert_eq!(failed.to_string(), "column `numbers` of `test` should have 10 rows of Int64, it has 9 of Int64");
+}

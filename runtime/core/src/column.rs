@@ -101,6 +101,25 @@ impl Bitmap {
     }
 }
 
+impl FromIterator<bool> for Bitmap {
+    fn from_iter<I: IntoIterator<Item = bool>>(bits: I) -> Self {
+        let bits = bits.into_iter();
+        let mut bytes = Vec::with_capacity(bits.size_hint().0.div_ceil(8));
+        let (mut byte, mut len) = (0u8, 0);
+        for bit in bits {
+            byte |= u8::from(bit) << (len % 8);
+            len += 1;
+            if len % 8 == 0 {
+                bytes.push(std::mem::take(&mut byte));
+            }
+        }
+        if len % 8 != 0 {
+            bytes.push(byte);
+        }
+        Self { bytes, len }
+    }
+}
+
 /// Strings or byte strings end to end: `offsets` has one entry more than there are rows, the first 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Strings {
@@ -554,13 +573,66 @@ impl Column {
     }
 
     /// A column of the rows `rows`, in that order.
-    pub fn take(&self, rows: impl IntoIterator<Item = usize>) -> Column {
-        let mut taken = Column::new(&self.data_type());
-        for row in rows {
-            taken.push_from(self, row);
-        }
-        taken
+    pub fn take(&self, rows: impl IntoIterator<Item = usize, IntoIter: Clone>) -> Column {
+        let rows = rows.into_iter();
+        let values = match &self.values {
+            Values::I64(v) => Values::I64(rows.clone().map(|row| v[row]).collect()),
+            Values::Timestamp(v) => Values::Timestamp(rows.clone().map(|row| v[row]).collect()),
+            Values::F64(v) => Values::F64(rows.clone().map(|row| v[row]).collect()),
+            Values::Bool(v) => Values::Bool(rows.clone().map(|row| v[row]).collect()),
+            Values::Utf8(_) | Values::Bytes(_) | Values::List { .. } => {
+                let mut taken = Column::new(&self.data_type());
+                rows.for_each(|row| taken.push_from(self, row));
+                return taken;
+            }
+        };
+        // Only a column with a null has a bitmap, as if its rows had been pushed.
+        let validity = self.validity.as_ref().filter(|bits| rows.clone().any(|row| !bits.get(row)));
+        Self { validity: validity.map(|bits| rows.map(|row| bits.get(row)).collect()), values }
     }
+
+    /// A column of rows of several columns of one type: row `i` is row `places[i].1` of `pieces[places[i].0]`, or null
+    /// where there is no such piece. Panics on a piece of another type.
+    pub fn gather(data_type: &DataType, pieces: &[&Column], places: &[(u32, u32)]) -> Column {
+        match data_type {
+            DataType::I64 => gathered(pieces, places, Column::as_i64, Values::I64),
+            DataType::Timestamp => gathered(pieces, places, Column::as_i64, Values::Timestamp),
+            DataType::F64 => gathered(pieces, places, Column::as_f64, Values::F64),
+            DataType::Bool => gathered(pieces, places, Column::as_bool, Values::Bool),
+            DataType::Utf8 | DataType::Bytes | DataType::List(_) => {
+                let mut all = Column::new(data_type);
+                for &(piece, row) in places {
+                    match pieces.get(piece as usize) {
+                        Some(piece) => all.push_from(piece, row as usize),
+                        None => all.push_null(),
+                    }
+                }
+                all
+            }
+        }
+    }
+}
+
+/// Rows of columns of fixed width.
+fn gathered<'a, T: Copy + Default + 'a>(
+    pieces: &[&'a Column],
+    places: &[(u32, u32)],
+    of: impl Fn(&'a Column) -> Option<&'a [T]>,
+    values: impl Fn(Vec<T>) -> Values,
+) -> Column {
+    let from = pieces.iter().map(|&piece| match of(piece) {
+        Some(rows) => (rows, piece.validity.as_ref()),
+        None => panic_type("the type that is gathered", &piece.values),
+    });
+    let from: Vec<(&[T], Option<&Bitmap>)> = from.collect();
+    let rows =
+        places.iter().map(|&(piece, row)| from.get(piece as usize).map_or(T::default(), |of| of.0[row as usize]));
+    let rows: Vec<T> = rows.collect();
+    let is_valid = |&(piece, row): &(u32, u32)| {
+        from.get(piece as usize).is_some_and(|of| of.1.is_none_or(|bits| bits.get(row as usize)))
+    };
+    let has_null = places.iter().any(|place| !is_valid(place));
+    Column { validity: has_null.then(|| places.iter().map(is_valid).collect()), values: values(rows) }
 }
 
 #[cold]
@@ -587,6 +659,53 @@ mod tests {
         );
         let taken = column.take([2, 1]);
         assert_eq!((taken.str_bytes(0), taken.str_bytes(1)), (Some(&b"bc"[..]), None));
+    }
+
+    #[test]
+    fn gathering_equals_pushing_row_by_row() {
+        for data_type in ["i64", "f64", "bool", "string", "bytes", "timestamp", "list<string>"] {
+            let data_type = DataType::parse(data_type).unwrap();
+            let column = |from: i64, null: Option<i64>| {
+                let mut column = Column::new(&data_type);
+                for value in from..from + 21 {
+                    match &mut column.values {
+                        _ if null == Some(value) => {
+                            column.push_null();
+                            continue;
+                        }
+                        Values::I64(_) | Values::Timestamp(_) => column.push_i64(value),
+                        Values::F64(_) => column.push_f64(value as f64),
+                        Values::Bool(_) => column.push_bool(value % 3 == 0),
+                        Values::Utf8(_) | Values::Bytes(_) => column.push_bytes(value.to_string().as_bytes()),
+                        Values::List { offsets, child } => {
+                            (0..value % 3).for_each(|element| child.push_bytes(element.to_string().as_bytes()));
+                            offsets.push(child.len() as u32);
+                            column.mark_valid();
+                        }
+                    }
+                }
+                column
+            };
+            let pieces = [column(0, Some(7)), column(50, None), column(80, Some(80))];
+            let places = |piece: fn(u32) -> u32| (0..40).map(|at| (piece(at), at * 5 % 21)).collect::<Vec<_>>();
+            for places in [places(|at| at % 3), places(|_| 1), places(|at| at % 4), places(|_| 9), Vec::new()] {
+                let mut pushed = Column::new(&data_type);
+                for &(piece, row) in &places {
+                    match pieces.get(piece as usize) {
+                        Some(piece) => pushed.push_from(piece, row as usize),
+                        None => pushed.push_null(),
+                    }
+                }
+                assert_eq!(Column::gather(&data_type, &pieces.each_ref(), &places), pushed, "{data_type:?}");
+            }
+            for piece in &pieces {
+                for rows in [vec![3, 3, 20, 0], vec![7, 1, 7], vec![], (0..21).rev().collect()] {
+                    let mut pushed = Column::new(&data_type);
+                    rows.iter().for_each(|&row| pushed.push_from(piece, row));
+                    assert_eq!(piece.take(rows.iter().copied()), pushed, "{data_type:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -3,53 +3,68 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type};
-use arrow_array::{Array, ArrayRef, OffsetSizeTrait, RecordBatch};
+use arrow_array::{Array, ArrayRef, OffsetSizeTrait};
 use arrow_cast::cast;
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{ArrowError, DataType as ArrowType, Schema, TimeUnit};
 use plumb_pipeline::{Error, Result};
 use sha2::{Digest, Sha256};
+use std::sync::Mutex;
 
-/// Hashes rows as they come.
+/// Hashes rows as they come, a column at a time.
 #[derive(Debug)]
 pub(crate) struct RowsHash {
-    columns: Vec<(String, String, Sha256)>,
+    columns: Vec<Mutex<ColumnHash>>,
     rows: u64,
+}
+
+#[derive(Debug)]
+struct ColumnHash {
+    name: String,
+    type_name: String,
+    hash: Sha256,
     bytes: Vec<u8>,
 }
 
 impl RowsHash {
     pub(crate) fn new(schema: &Schema) -> Self {
-        let column =
-            |field: &arrow_schema::FieldRef| (field.name().clone(), type_name(field.data_type()), Sha256::new());
-        Self { columns: schema.fields().iter().map(column).collect(), rows: 0, bytes: Vec::new() }
+        let column = |field: &arrow_schema::FieldRef| {
+            let (name, type_name) = (field.name().clone(), type_name(field.data_type()));
+            Mutex::new(ColumnHash { name, type_name, hash: Sha256::new(), bytes: Vec::new() })
+        };
+        Self { columns: schema.fields().iter().map(column).collect(), rows: 0 }
     }
 
-    /// Takes the next rows, of the schema.
-    pub(crate) fn add(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.rows += batch.num_rows() as u64;
-        for ((name, _, hash), array) in self.columns.iter_mut().zip(batch.columns()) {
-            self.bytes.clear();
-            encode(array, &mut self.bytes)
-                .map_err(|error| Error::internal(format!("column `{name}` cannot be hashed: {error}")))?;
-            hash.update(&self.bytes);
-        }
+    /// There are so many more rows, of which every column has to be [added](Self::add).
+    pub(crate) fn add_rows(&mut self, rows: usize) {
+        self.rows += rows as u64;
+    }
+
+    /// Takes the next rows of a column, by its place in the schema.
+    pub(crate) fn add(&self, column: usize, array: &ArrayRef) -> Result<()> {
+        let mut column = self.columns[column].lock().map_err(|_| Error::internal("a hash of rows panicked"))?;
+        let ColumnHash { name, hash, bytes, .. } = &mut *column;
+        bytes.clear();
+        encode(array, bytes).map_err(|error| Error::internal(format!("column `{name}` cannot be hashed: {error}")))?;
+        hash.update(&bytes);
         Ok(())
     }
 
     /// The hash, hex.
-    pub(crate) fn finish(self) -> String {
+    pub(crate) fn finish(self) -> Result<String> {
         let mut all = Sha256::new();
         all.update(b"plumb rows 1\n");
         all.update(self.rows.to_le_bytes());
-        for (name, type_name, hash) in self.columns {
+        for column in self.columns {
+            let column = column.into_inner().map_err(|_| Error::internal("a hash of rows panicked"))?;
+            let ColumnHash { name, type_name, hash, .. } = column;
             for text in [name, type_name] {
                 all.update((text.len() as u32).to_le_bytes());
                 all.update(text);
             }
             all.update(hash.finalize());
         }
-        hex(&all.finalize())
+        Ok(hex(&all.finalize()))
     }
 }
 

@@ -143,7 +143,7 @@ impl Found<'_> {
     fn stage(&self, target: &Target, labels: &Path, part_labels: u32) -> Result<StagedSet> {
         let asked = view_of(self.features);
         let windows = LabelWindows::open(&[labels.to_owned()], "event_time", &user())?;
-        let mut writer = TrainingWriter::new(target, windows, asked)?;
+        let mut writer = TrainingWriter::new(target, windows, asked, 2)?;
         let mut done = 0;
         for rows in self.rows.chunk_by(|a, b| a / part_labels == b / part_labels) {
             let take = |column: &Column| column.take(done..done + rows.len());
@@ -169,7 +169,8 @@ impl Found<'_> {
 /// Writes the columns of label rows alone: of a join that asks for nothing.
 fn write_labels(path: &Path, labels: &Path, rows: &[u32]) {
     let windows = LabelWindows::open(&[labels.to_owned()], "event_time", &user()).unwrap();
-    let mut writer = TrainingWriter::new(&Target::new(path, usize::MAX).unwrap(), windows, Asked::default()).unwrap();
+    let mut writer =
+        TrainingWriter::new(&Target::new(path, usize::MAX).unwrap(), windows, Asked::default(), 1).unwrap();
     let (views, summary) = (Vec::new(), JoinSummary::default());
     writer.write(&TrainingSet { rows: rows.to_vec(), views, summary }).unwrap();
     writer.finish().unwrap().publish(None).unwrap();

@@ -7,12 +7,13 @@ use crate::manifest::{OutputFile, SchemaColumn};
 use crate::rows_hash::{RowsHash, hex, type_name};
 use crate::table::{Content, Format};
 use crate::values::to_text;
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{Array, ArrayRef};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
 use plumb_columnar::{ColumnHint, Layout, ParquetWriter, arrow_type, convert, into_arrow};
 use plumb_core::column::{Column, DataType};
 use plumb_pipeline::offline::{Selection, TrainingSet, TrainingSink};
+use plumb_pipeline::parallel::{in_threads, thread_count};
 use plumb_pipeline::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -104,14 +105,16 @@ pub struct TrainingWriter {
     /// The window at hand, and its first row.
     window: Option<(u64, LabelFile)>,
     selection: Selection,
+    threads: usize,
     set: Option<Set>,
 }
 
 impl TrainingWriter {
-    /// Writes beside `target` what is joined to the labels of these windows. What is wrong with the place or with the
-    /// names of the columns is said here, before hours of joining.
-    pub fn new(target: &Target, windows: LabelWindows, selection: Selection) -> Result<Self> {
-        let mut writer = Self { target: target.clone(), windows, window: None, selection, set: None };
+    /// Writes beside `target`, with `threads` threads (0 = one per core), what is joined to the labels of these windows. What is wrong with
+    /// the place or with the names of the columns is said here, before hours of joining.
+    pub fn new(target: &Target, windows: LabelWindows, selection: Selection, threads: usize) -> Result<Self> {
+        let threads = thread_count(threads);
+        let mut writer = Self { target: target.clone(), windows, window: None, selection, threads, set: None };
         writer.next_window()?;
         Ok(writer)
     }
@@ -121,7 +124,7 @@ impl TrainingWriter {
         let first = self.window.take().map_or(0, |(first, window)| first + window.labels().len() as u64);
         let Some(window) = self.windows.next_window()? else { return Ok(false) };
         if self.set.is_none() {
-            self.set = Some(Set::begin(&self.target, &window, &self.selection.column_types())?);
+            self.set = Some(Set::begin(&self.target, &window, &self.selection.column_types(), self.threads)?);
         }
         self.window = Some((first, window));
         Ok(true)
@@ -217,6 +220,7 @@ struct Set {
     target: Target,
     staged: Staged,
     schema: SchemaRef,
+    threads: usize,
     hash: RowsHash,
     files: Vec<OutputFile>,
     open: Option<OpenFile>,
@@ -241,7 +245,7 @@ enum Body {
 
 impl Set {
     /// Begins a set whose rows have the columns of `labels`, then features of these names and types.
-    fn begin(target: &Target, labels: &LabelFile, features: &[(String, DataType)]) -> Result<Self> {
+    fn begin(target: &Target, labels: &LabelFile, features: &[(String, DataType)], threads: usize) -> Result<Self> {
         let label_names = labels.names();
         for (index, (name, _)) in features.iter().enumerate() {
             if label_names.contains(&name.as_str()) {
@@ -263,7 +267,7 @@ impl Set {
         fields.extend(features.iter().map(|(name, data_type)| Arc::new(Field::new(name, arrow_type(data_type), true))));
         let schema = Arc::new(Schema::new(fields));
         let hash = RowsHash::new(&schema);
-        Ok(Self { target: target.clone(), staged, schema, hash, files: Vec::new(), open: None })
+        Ok(Self { target: target.clone(), staged, schema, threads, hash, files: Vec::new(), open: None })
     }
 
     /// Appends the label rows `rows` (rising) of `labels` with the features' rows from `first` on. A part of a folder
@@ -324,27 +328,37 @@ impl Set {
 
     fn append(&mut self, labels: &LabelFile, rows: &[u32], features: &[&Column], first: usize) -> Result<()> {
         let Some(open) = &mut self.open else { return Err(Error::internal("rows without a file")) };
-        let mut columns = labels.take(rows)?.columns().to_vec();
-        for column in features {
-            columns.push(into_arrow(column.take(first..first + rows.len()))?);
-        }
-        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| {
-            Error::internal(format!("columns of `{}` do not fit together: {error}", open.path.display()))
-        })?;
-        self.hash.add(&batch)?;
+        let label_columns = labels.take(rows)?;
+        let made = |index: usize| -> Result<ArrayRef> {
+            let array = match index.checked_sub(label_columns.num_columns()) {
+                None => label_columns.column(index).clone(),
+                Some(feature) => {
+                    let mut column = Column::new(&features[feature].data_type());
+                    column.append_rows(features[feature], first..first + rows.len());
+                    into_arrow(column)?
+                }
+            };
+            self.hash.add(index, &array)?;
+            Ok(array)
+        };
         open.rows += rows.len();
         match &mut open.body {
-            Body::Parquet(writer) => writer.write(&batch),
+            Body::Parquet(writer) => writer.write_columns(rows.len(), self.threads, made)?,
             Body::Csv(sink) => {
+                in_threads(self.threads, 0..self.schema.fields().len(), |column| made(column).map(drop))?
+                    .into_iter()
+                    .collect::<Result<()>>()?;
                 let mut out = Vec::new();
                 let label_cells = LabelCells::new(labels, rows)?;
                 for row in 0..rows.len() {
                     let labels = (0..label_cells.columns()).map(|column| label_cells.cell(column, row));
                     push_line(&mut out, labels.chain(features.iter().map(|column| to_text(column, first + row))));
                 }
-                sink.write_all(&out).map_err(|error| cannot_write(&open.path, error))
+                sink.write_all(&out).map_err(|error| cannot_write(&open.path, error))?;
             }
         }
+        self.hash.add_rows(rows.len());
+        Ok(())
     }
 
     fn close(&mut self) -> Result<()> {
@@ -369,7 +383,7 @@ impl Set {
             |field: &Arc<Field>| SchemaColumn { name: field.name().clone(), data_type: type_name(field.data_type()) };
         let schema = self.schema.fields().iter().map(column).collect();
         let Self { target, staged, hash, files, .. } = self;
-        Ok(StagedSet { target, staged, rows_sha256: hash.finish(), schema, files })
+        Ok(StagedSet { target, staged, rows_sha256: hash.finish()?, schema, files })
     }
 }
 

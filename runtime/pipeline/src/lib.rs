@@ -14,6 +14,7 @@ pub mod meter;
 pub mod metrics;
 pub mod near;
 pub mod offline;
+pub mod parallel;
 pub mod port;
 pub mod query;
 pub mod route;

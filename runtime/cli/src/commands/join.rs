@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
     let keys = prepared.key_fields(&selection);
     let windows = || LabelWindows::open(&plan.labels, &plan.options.label_time, &keys);
     let mut labels = LabelScan::new(windows()?);
-    let mut writer = TrainingWriter::new(&target, windows()?, selection.clone())?;
+    let mut writer = TrainingWriter::new(&target, windows()?, selection.clone(), prepared.threads)?;
     let transforms: Vec<_> = selection.views.iter().map(|view| &view.transform).collect();
     if options.knowledge == Knowledge::Ingested {
         prepared.require_ingest_times(&transforms)?;

@@ -10,19 +10,21 @@
 //! events and when each counts, and at any time the history of one slice per thread and some 65,000 rows of the
 //! training set.
 
-use super::compute::{Asked, answer_slice, in_threads, rank_all};
+use super::compute::{Asked, NOWHERE, answer_slice, rank_all};
 use super::gather::{Gathered, Gatherer, ViewHistory, Wanted};
 use super::join::{AsOf, ColdStart, JoinOptions, JoinSummary, Knowledge, TrainingSet};
 use super::keys::{KeyIndex, SharedKeys};
 use super::select::{Selection, ViewSelection};
 use super::spill::{Questions, Spill, Unloading};
 use super::{Faults, Labels, Status, ViewColumns, thread_count};
+use crate::parallel::in_threads;
 use crate::port::{EventReader, ScratchFolder};
 use crate::{Error, Result};
 use plumb_core::codec::plain::{put_column, read_columns};
 use plumb_core::column::{Column, DataType, Values};
 use plumb_core::temporal::{Arranged, History, NO_KEY, Question};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 
 /// The least memory a join is given: less leaves no room for what is read at a time.
@@ -33,6 +35,9 @@ const SLICES: usize = 256;
 
 /// A training set is put together in multiples of so many labels.
 pub(super) const PART_ROWS: usize = 64 * 1024;
+
+/// The least rows whose columns are gathered in threads.
+const THREADS_ROWS: usize = 8 * 1024;
 
 /// How much memory a join may take for what grows with its input, and where the rest goes.
 #[derive(Debug, Clone, Copy)]
@@ -246,7 +251,7 @@ pub(super) fn run(
             Ok(())
         })?;
     }
-    put_together(selection, &answers, limits.part_rows, options.cold_start, &mut summary, sink)?;
+    put_together(selection, &answers, limits.part_rows, options, &mut summary, sink)?;
     Ok(summary)
 }
 
@@ -452,20 +457,23 @@ fn put_together(
     selection: &Selection,
     answers: &BTreeMap<&str, Spill<'_>>,
     part_rows: usize,
-    cold_start: ColdStart,
+    options: &JoinOptions,
     summary: &mut JoinSummary,
     sink: &mut dyn TrainingSink,
 ) -> Result<()> {
-    let total = summary.rows_in as usize;
+    let (total, threads) = (summary.rows_in as usize, thread_count(options.threads));
     for (part, first) in (0..total).step_by(part_rows).enumerate() {
         let rows = part_rows.min(total - first);
         let views = selection
             .views
             .iter()
-            .map(|view| part_of_view(view, &answers[view.transform.def().name.as_str()], part, first, rows))
+            .map(|view| {
+                let answers = &answers[view.transform.def().name.as_str()];
+                part_of_view(view, answers, part, first..first + rows, threads)
+            })
             .collect::<Result<Vec<ViewColumns>>>()?;
         let cold = |row: usize| views.iter().any(|view| view.status[row] == Status::NotFound);
-        let kept: Vec<u32> = match cold_start {
+        let kept: Vec<u32> = match options.cold_start {
             ColdStart::Null => (0..rows as u32).collect(),
             ColdStart::Drop => (0..rows as u32).filter(|&row| !cold(row as usize)).collect(),
         };
@@ -478,15 +486,14 @@ fn put_together(
     Ok(())
 }
 
-/// One view's answers to `rows` labels from `first` on.
+/// One view's answers to the labels `rows`.
 pub(super) fn part_of_view(
     view: &ViewSelection,
     answers: &Spill<'_>,
     part: usize,
-    first: usize,
-    rows: usize,
+    rows: Range<usize>,
+    threads: usize,
 ) -> Result<ViewColumns> {
-    const NONE: (u32, u32) = (u32::MAX, 0);
     let def = view.transform.def();
     let of_features = || view.features.iter().map(|&feature| &def.features[feature].data_type);
     let mut types = vec![&DataType::I64, &DataType::Bool, &DataType::Timestamp];
@@ -496,28 +503,26 @@ pub(super) fn part_of_view(
         pieces.push(read_columns(bytes, types.iter().copied())?);
         Ok(())
     })?;
-    let mut places = vec![NONE; rows];
-    let mut status = vec![Status::NotFound; rows];
+    let mut places = vec![NOWHERE; rows.len()];
+    let mut status = vec![Status::NotFound; rows.len()];
     for (index, piece) in pieces.iter().enumerate() {
         let (Some(labels), Some(codes)) = (piece[0].as_i64(), piece[1].as_bool()) else { continue };
         for (row, (&label, &code)) in labels.iter().zip(codes).enumerate() {
-            let label = label as usize - first;
+            let label = label as usize - rows.start;
             places[label] = (index as u32, row as u32);
             status[label] = status_of(code);
         }
     }
     let gather = |column: usize, data_type: &DataType| {
-        let mut all = Column::new(data_type);
-        for &(piece, row) in &places {
-            match pieces.get(piece as usize) {
-                Some(piece) => all.push_from(&piece[column], row as usize),
-                None => all.push_null(),
-            }
-        }
-        all
+        let pieces: Vec<&Column> = pieces.iter().map(|piece| &piece[column]).collect();
+        Column::gather(data_type, &pieces, &places)
     };
-    let event_time = gather(2, &DataType::Timestamp);
-    let features = of_features().enumerate().map(|(index, data_type)| gather(index + 3, data_type)).collect();
+    // A few rows are gathered sooner than a thread is there.
+    let threads = if rows.len() < THREADS_ROWS { 1 } else { threads };
+    let columns = types.iter().enumerate().skip(2);
+    let mut columns = in_threads(threads, columns, |(index, data_type)| gather(index, data_type))?;
+    let features = columns.split_off(1);
+    let event_time = columns.pop().ok_or_else(|| Error::internal("answers without times"))?;
     Ok(ViewColumns { view: def.name.clone(), features, event_time, status })
 }
 

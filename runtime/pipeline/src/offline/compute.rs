@@ -1,11 +1,11 @@
 //! From gathered history to features: the kernel and `finalize` over slices of keys, in threads.
 
 use super::{Faults, Status, ViewColumns, gather::ViewHistory};
+use crate::parallel::in_threads;
 use crate::{Error, Result};
 use plumb_core::column::{Column, DataType};
 use plumb_core::temporal::{Answers, Arranged, NO_KEY, Question, answer, ranks};
 use plumb_transform::Transform;
-use std::sync::Mutex;
 
 /// What is asked of one view.
 #[derive(Debug, Clone, Copy)]
@@ -102,48 +102,48 @@ pub(super) fn answer_slice(asked: Asked<'_>, slice: &Arranged, questions: Vec<Qu
     let mut pairs = rows.answers.rows.clone();
     pairs.sort_unstable_by_key(|&(label, _)| label);
     let def = asked.transform.def();
+    // Outside the max age there is no piece to take a value from.
+    let places: Vec<(u32, u32)> =
+        pairs.iter().map(|&(_, row)| rows.finalized[row as usize].map_or(NOWHERE, |at| (0, at))).collect();
+    let columns = asked
+        .features
+        .iter()
+        .map(|&feature| Column::gather(&def.features[feature].data_type, &[&rows.features[feature]], &places));
     let mut found = Found {
         labels: pairs.iter().map(|&(label, _)| label).collect(),
         status: Vec::with_capacity(pairs.len()),
         event_time: Column::new(&DataType::Timestamp),
-        features: asked.features.iter().map(|&feature| Column::new(&def.features[feature].data_type)).collect(),
+        features: columns.collect(),
         faults: Faults::default(),
     };
-    for (_, row) in pairs {
+    for ((_, row), (_, at)) in pairs.into_iter().zip(places) {
         let row = row as usize;
         match rows.answers.newest_us[row] {
             Some(newest_us) => found.event_time.push_i64(newest_us),
             None => found.event_time.push_null(),
         }
-        let place = rows.finalized[row];
-        found.status.push(match place {
-            None => Status::OutsideMaxAge,
-            Some(at) => match reasons.get(at as usize).copied().flatten() {
-                Some(reason) => {
-                    found.faults.add(rows.answers.as_of_us[row], reason);
-                    Status::Error
-                }
-                None => Status::Found,
-            },
-        });
-        for (to, &feature) in found.features.iter_mut().zip(asked.features) {
-            match place {
-                Some(at) => to.push_from(&rows.features[feature], at as usize),
-                None => to.push_null(),
+        found.status.push(match (rows.finalized[row], reasons.get(at as usize).copied().flatten()) {
+            (None, _) => Status::OutsideMaxAge,
+            (Some(_), None) => Status::Found,
+            (Some(_), Some(reason)) => {
+                found.faults.add(rows.answers.as_of_us[row], reason);
+                Status::Error
             }
-        }
+        });
     }
     found
 }
 
+/// The place of a row that has no value.
+pub(super) const NOWHERE: (u32, u32) = (u32::MAX, 0);
+
 /// Brings the slices' rows into the order of the labels.
 fn in_label_order(asked: Asked<'_>, slices: &[SliceRows]) -> (ViewColumns, Faults) {
-    const NONE: (u32, u32) = (u32::MAX, 0);
     let labels = asked.keys.len();
     let def = asked.transform.def();
     let mut status = vec![Status::NotFound; labels];
     let mut newest_us: Vec<Option<i64>> = vec![None; labels];
-    let mut places = vec![NONE; labels];
+    let mut places = vec![NOWHERE; labels];
     let mut faults = Faults::default();
     for (slice, rows) in slices.iter().enumerate() {
         let mut reasons = vec![None; rows.features.first().map_or(0, Column::len)];
@@ -167,14 +167,8 @@ fn in_label_order(asked: Asked<'_>, slices: &[SliceRows]) -> (ViewColumns, Fault
         }
     }
     let gather = |feature: usize| {
-        let mut column = Column::new(&def.features[feature].data_type);
-        for &(slice, row) in &places {
-            match slices.get(slice as usize) {
-                Some(rows) => column.push_from(&rows.features[feature], row as usize),
-                None => column.push_null(),
-            }
-        }
-        column
+        let pieces: Vec<&Column> = slices.iter().map(|rows| &rows.features[feature]).collect();
+        Column::gather(&def.features[feature].data_type, &pieces, &places)
     };
     let mut event_time = Column::new(&DataType::Timestamp);
     for newest_us in newest_us {
@@ -214,41 +208,4 @@ pub(super) fn rank_all(
         ranked.push(all);
     }
     Ok(ranked)
-}
-
-/// Runs `work` for each task, threads taking the next one as they get free; the results in the tasks' order.
-pub(super) fn in_threads<I, T>(threads: usize, tasks: I, work: impl Fn(I::Item) -> T + Sync) -> Result<Vec<T>>
-where
-    I: IntoIterator<IntoIter: ExactSizeIterator + Send>,
-    T: Send,
-{
-    let tasks = tasks.into_iter();
-    let count = tasks.len();
-    if threads <= 1 || count <= 1 {
-        return Ok(tasks.map(work).collect());
-    }
-    let queue = Mutex::new(tasks.enumerate());
-    let run = || -> Result<Vec<(usize, T)>> {
-        let mut done = Vec::new();
-        loop {
-            let next = queue.lock().map_err(|_| Error::internal("a worker of the join panicked"))?.next();
-            match next {
-                Some((index, task)) => done.push((index, work(task))),
-                None => return Ok(done),
-            }
-        }
-    };
-    let all: Vec<Result<Vec<(usize, T)>>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.min(count)).map(|_| scope.spawn(run)).collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|_| Err(Error::internal("a worker of the join panicked"))))
-            .collect()
-    });
-    let mut results = Vec::with_capacity(count);
-    for part in all {
-        results.extend(part?);
-    }
-    results.sort_by_key(|&(index, _)| index);
-    Ok(results.into_iter().map(|(_, result)| result).collect())
 }

@@ -33,6 +33,7 @@ pub use check::{CheckOptions, ConsistencyReport, compare};
 pub use join::{AsOf, ColdStart, JoinOptions, JoinSummary, Knowledge, TrainingSet, join};
 pub use select::{Selection, ViewSelection};
 
+use crate::parallel::thread_count;
 use crate::{Error, Result};
 use plumb_core::column::{Column, DataType};
 use plumb_transform::Transform;
@@ -200,14 +201,6 @@ pub fn needed_columns<'a>(transforms: impl IntoIterator<Item = &'a Transform>) -
     columns.sort_unstable();
     columns.dedup();
     columns
-}
-
-/// The number of threads to use for a setting of 0 = all cores.
-fn thread_count(setting: usize) -> usize {
-    match setting {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    }
 }
 
 #[cfg(test)]

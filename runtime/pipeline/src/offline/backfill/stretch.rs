@@ -112,7 +112,8 @@ impl<'a> Stretch<'a> {
             let labels = bytes.chunks_exact(<(i64, u32)>::BYTES).map(<(i64, u32)>::of);
             let labels = labels.collect::<Option<Vec<_>>>();
             let labels = labels.ok_or_else(|| Error::internal("a scratch file holds no labels"))?;
-            let columns = part_of_view(selected, &answers, part, first as usize, labels.len())?;
+            let rows = first as usize..first as usize + labels.len();
+            let columns = part_of_view(selected, &answers, part, rows, threads)?;
             dates.write(&labels, &columns)?;
             dates.complete_before(self.done_before_us[part])?;
         }
