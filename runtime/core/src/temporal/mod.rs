@@ -16,7 +16,7 @@ mod window;
 
 pub use arrange::Arranged;
 pub use history::{History, NO_KEY};
-pub use rank::{RankHistory, ranks};
+pub use rank::{RankHistory, Standings, Turns, ranks};
 
 use crate::accumulator::distinct::{estimate, hash_of};
 use crate::accumulator::extreme::End;

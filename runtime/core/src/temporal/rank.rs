@@ -18,6 +18,15 @@ pub struct RankHistory {
     masks: Vec<u64>,
 }
 
+/// When contributions count, in no order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turns {
+    /// When each comes into the window, and its key.
+    pub comes: Vec<(i64, u32)>,
+    /// When each goes, where it is kept when events became known; else it goes [`RankHistory::width_us`] later.
+    pub goes: Option<Vec<(i64, u32)>>,
+}
+
 impl RankHistory {
     /// An empty history of the plan's distribution `global`.
     pub fn new(plan: &Plan, global: usize) -> Self {
@@ -29,6 +38,34 @@ impl RankHistory {
     pub fn keeping_known(mut self) -> Self {
         self.known_us = Some(Vec::new());
         self
+    }
+
+    /// Takes everything out of memory.
+    pub fn take(&mut self) -> Turns {
+        let hop_us = self.global.hop_us;
+        let end_us = |bucket: i64| bucket.saturating_add(1).saturating_mul(hop_us);
+        let counted = std::mem::take(&mut self.counted);
+        let Some(known_us) = &mut self.known_us else {
+            let comes = counted.into_iter().map(|(bucket, key)| (end_us(bucket), key));
+            return Turns { comes: comes.collect(), goes: None };
+        };
+        let known_us = std::mem::take(known_us);
+        let (mut comes, mut goes) = (Vec::new(), Vec::new());
+        for ((bucket, key), known_us) in counted.into_iter().zip(known_us) {
+            let end_us = end_us(bucket);
+            let (come_us, go_us) =
+                (end_us.max(known_us.saturating_add(1)), end_us.saturating_add(self.global.width_us));
+            if come_us < go_us {
+                comes.push((come_us, key));
+                goes.push((go_us, key));
+            }
+        }
+        Turns { comes, goes: Some(goes) }
+    }
+
+    /// For how long a contribution that was known at once counts, µs.
+    pub fn width_us(&self) -> i64 {
+        self.global.width_us
     }
 
     /// About how many bytes it takes up.
@@ -79,7 +116,7 @@ pub fn ranks(parts: &[RankHistory], keys: usize, label_keys: &[u32], label_times
     // Stable: it finds the runs that the workers' shares are.
     counted.sort_by_key(|&(bucket, _)| bucket);
 
-    let mut standings = Standings::new(&counted, keys);
+    let mut standings = Standings::new(keys);
     let (mut low, mut high) = (0, 0);
     for label in order {
         let end = end_of(label_times_us[label as usize]);
@@ -122,7 +159,7 @@ fn as_known(
             }
         }
     }
-    let mut standings = Standings::new(&comes, keys);
+    let mut standings = Standings::new(keys);
     comes.sort_unstable();
     goes.sort_unstable();
     let (mut come, mut go) = (comes.into_iter().peekable(), goes.into_iter().peekable());
@@ -140,30 +177,34 @@ fn as_known(
 
 /// How many contributions each entity has in the window, and how many entities have how many.
 #[derive(Debug)]
-struct Standings {
+pub struct Standings {
     counts: Vec<u32>,
-    /// Fenwick tree: entity counts by number of contributions, which are 1 and up.
+    /// Entity counts by number of contributions, which are 1 and up; their number is a power of 2.
+    by_count: Vec<u32>,
+    /// Their Fenwick tree.
     tree: Vec<u32>,
     entities: u32,
 }
 
 impl Standings {
-    fn new(counted: &[(i64, u32)], keys: usize) -> Self {
-        let mut counts = vec![0; keys];
-        counted.iter().for_each(|&(_, key)| counts[key as usize] += 1);
-        let most: u32 = counts.iter().copied().max().unwrap_or(0);
-        counts.fill(0);
-        Self { counts, tree: vec![0; most as usize + 1], entities: 0 }
+    /// Of entities numbered below `keys`, none of which has any contribution.
+    pub fn new(keys: usize) -> Self {
+        Self { counts: vec![0; keys], by_count: vec![0; 2], tree: vec![0; 2], entities: 0 }
     }
 
-    fn add(&mut self, key: u32) {
+    /// An entity gets one more.
+    pub fn add(&mut self, key: u32) {
         let count = self.counts[key as usize];
+        if count as usize + 1 >= self.tree.len() {
+            self.grow();
+        }
         self.shift(count, -1);
         self.shift(count + 1, 1);
         self.counts[key as usize] = count + 1;
     }
 
-    fn remove(&mut self, key: u32) {
+    /// An entity that has some has one less.
+    pub fn remove(&mut self, key: u32) {
         let count = self.counts[key as usize];
         self.shift(count, -1);
         self.shift(count - 1, 1);
@@ -175,6 +216,7 @@ impl Standings {
             return;
         }
         self.entities = self.entities.wrapping_add_signed(by);
+        self.by_count[count as usize] = self.by_count[count as usize].wrapping_add_signed(by);
         let mut at = count as usize;
         while at < self.tree.len() {
             self.tree[at] = self.tree[at].wrapping_add_signed(by);
@@ -182,7 +224,21 @@ impl Standings {
         }
     }
 
-    fn rank(&self, key: u32) -> f64 {
+    /// Makes room for twice as many contributions of one entity.
+    fn grow(&mut self) {
+        self.by_count.resize(2 * self.by_count.len(), 0);
+        self.tree.clear();
+        self.tree.extend_from_slice(&self.by_count);
+        for at in 1..self.tree.len() {
+            let above = at + (at & at.wrapping_neg());
+            if above < self.tree.len() {
+                self.tree[above] += self.tree[at];
+            }
+        }
+    }
+
+    /// The share of the other entities in the window that have fewer; 0 without any contribution, 1 alone.
+    pub fn rank(&self, key: u32) -> f64 {
         let count = self.counts[key as usize];
         match (count, self.entities) {
             (0, _) => 0.0,

@@ -2,6 +2,7 @@
 //! are many.
 
 use super::backfill::Every;
+use super::bounded::Limits;
 use super::runs::{Merged, Runs};
 use crate::Result;
 use crate::port::ScratchFolder;
@@ -20,16 +21,10 @@ pub(super) struct Activity<'a> {
 }
 
 impl<'a> Activity<'a> {
-    /// None yet, of so many entities. Beyond `limit_bytes` of all of them it goes to disk.
-    pub(super) fn new(
-        every: Every,
-        entities: usize,
-        folder: &'a dyn ScratchFolder,
-        limit_bytes: usize,
-        buffer_rows: usize,
-    ) -> Self {
-        let of = (0..entities).map(|_| Runs::new(folder, limit_bytes / entities.max(1))).collect();
-        Self { every, buffer_rows, of }
+    /// None yet, of so many entities.
+    pub(super) fn new(every: Every, entities: usize, folder: &'a dyn ScratchFolder, limits: &Limits) -> Self {
+        let of = (0..entities).map(|_| Runs::new(folder, limits.run_bytes / entities)).collect();
+        Self { every, buffer_rows: limits.sort_bytes / size_of::<Active>(), of }
     }
 
     /// Takes note of events of an entity: their keys ([`NO_KEY`]: none that counts) and times. `buffer` is the worker's.

@@ -9,12 +9,12 @@
 mod labels;
 mod stretch;
 
-use super::activity::{Active, Activity};
+use super::activity::Activity;
 use super::bounded::{Budget, Limits, Slices};
 use super::compute::arrange;
 use super::dates::{Asking, DatePlan, DatePlans, Reach, end_of_days_us};
-use super::gather::{Gathered, Gatherer, Survey, ViewHistory, Wanted};
-use super::keys::{KeyIndex, SharedKeys};
+use super::gather::{Gathered, Gatherer, Survey, Wanted};
+use super::keys::SharedKeys;
 use super::prints::DayPrints;
 use super::select::{Selection, ViewSelection};
 use super::spill::Unloading;
@@ -38,17 +38,10 @@ const FEW_ROWS: usize = 8 * PART_ROWS;
 /// Rows answered at once where the history is on disk: all of it is read for them.
 const STRETCH_ROWS: usize = 512 * PART_ROWS;
 
-/// The most activity that a worker sorts at once.
-const ACTIVITY_ROWS: usize = 1 << 20;
-
 /// What the budget allows, in numbers.
 #[derive(Debug, Clone, Copy)]
 struct Room {
     limits: Limits,
-    /// Of what is active when, in memory.
-    activity_bytes: usize,
-    /// The activity a worker sorts at once.
-    activity_rows: usize,
     /// Rows written at once.
     part_rows: usize,
     /// Rows answered at once, of a history in memory and of one on disk.
@@ -59,11 +52,8 @@ struct Room {
 impl Room {
     fn new(bytes: u64, transforms: &[Transform], threads: usize) -> Self {
         let limits = Limits::new(bytes, &Selection::all(transforms), threads);
-        let activity_bytes = usize::try_from(bytes / 16).unwrap_or(usize::MAX);
         Self {
             limits,
-            activity_bytes,
-            activity_rows: (activity_bytes / threads / size_of::<Active>()).min(ACTIVITY_ROWS),
             part_rows: PART_ROWS,
             few_rows: (4 * limits.answer_rows).min(FEW_ROWS),
             stretch_rows: STRETCH_ROWS,
@@ -340,8 +330,7 @@ impl SourceJob<'_> {
         let room = self.room;
         let (views, entities) = Wanted::of(transforms.iter().copied());
         let keys: Vec<SharedKeys> = entities.iter().map(|_| SharedKeys::of_events()).collect();
-        let activity =
-            Activity::new(self.options.every, keys.len(), self.scratch, room.activity_bytes, room.activity_rows);
+        let activity = Activity::new(self.options.every, keys.len(), self.scratch, &room.limits);
         let gatherer = Gatherer {
             views,
             keys,
@@ -351,8 +340,7 @@ impl SourceJob<'_> {
             activity: Some(&activity),
             keeps_known: false,
         };
-        let Limits { slices, share_bytes, fixed_bytes, .. } = room.limits;
-        let unloading = Unloading::new(self.scratch, transforms.len(), slices, share_bytes, fixed_bytes);
+        let unloading = Unloading::new(self.scratch, &gatherer.views, false, &room.limits);
         let shares = gatherer.read_unloading(reader, self.threads, Some(&unloading))?;
         let Gatherer { views, keys, .. } = gatherer;
         let Gathered { views: histories, events, newest_us, .. } = Gathered::of(shares);
@@ -379,7 +367,7 @@ impl SourceJob<'_> {
                 history.parts.clear();
                 Slices::Unloaded(&unloading.histories[number])
             } else {
-                arranged = arrange(&history, slices, self.threads)?;
+                arranged = arrange(&history, room.limits.slices, self.threads)?;
                 history.parts.clear();
                 Slices::Arranged(&arranged)
             };
@@ -391,7 +379,17 @@ impl SourceJob<'_> {
                 options: self.options,
                 part_rows: room.part_rows,
             };
-            self.make_view(wanted.transform, &history, slices, instants, &indexes[wanted.keys], sink)?;
+            let of_view = OfView {
+                max_age_us: self.options.max_age_us.or(wanted.transform.def().ttl_us),
+                history: &history,
+                slices,
+                ranked: &unloading.ranked[number],
+                index: &indexes[wanted.keys],
+                threads: self.threads,
+                limits: room.limits,
+                scratch: self.scratch,
+            };
+            self.make_view(wanted.transform, of_view, instants, sink)?;
         }
         Ok(())
     }
@@ -399,34 +397,22 @@ impl SourceJob<'_> {
     fn make_view(
         &mut self,
         transform: &Transform,
-        history: &ViewHistory,
-        slices: Slices<'_>,
+        of_view: OfView<'_>,
         instants: Instants<'_>,
-        index: &KeyIndex,
         sink: &mut dyn SnapshotSink,
     ) -> Result<()> {
         let (def, view, room) = (transform.def(), self.view(transform), self.room);
         let selected = ViewSelection { transform: transform.clone(), features: (0..def.features.len()).collect() };
-        let of_view = OfView {
-            selected: &selected,
-            max_age_us: view.max_age_us,
-            history,
-            slices,
-            index,
-            threads: self.threads,
-            limits: room.limits,
-            scratch: self.scratch,
-        };
-        let enough = if matches!(slices, Slices::Unloaded(_)) { room.stretch_rows } else { room.few_rows };
-        let mut dates = Dates::new(sink, &view, index, instants.dates.to_vec());
-        let mut stretch = Stretch::new(of_view, enough);
+        let enough = if matches!(of_view.slices, Slices::Unloaded(_)) { room.stretch_rows } else { room.few_rows };
+        let mut dates = Dates::new(sink, &view, of_view.index, instants.dates.to_vec());
+        let mut stretch = Stretch::new(&selected, of_view, enough)?;
         instants
             .parts(&mut |keys, as_of_us, done_before_us| stretch.add(keys, as_of_us, done_before_us, &mut dates))?;
         let faults = stretch.finish(&mut dates)?;
         self.summary.dates.entry(def.name.clone()).or_default().made += dates.completed as u64;
         *self.summary.rows.entry(def.name.clone()).or_default() += dates.rows;
         let (extract, finalize) = (&mut self.summary.extract_faults, &mut self.summary.finalize_faults);
-        for (list, faults) in [(extract, history.faults.clone()), (finalize, faults)] {
+        for (list, faults) in [(extract, of_view.history.faults.clone()), (finalize, faults)] {
             if faults.count > 0 {
                 list.entry(def.name.clone()).or_default().merge(faults);
             }

@@ -7,15 +7,16 @@
 //! the number of threads changes a value: every slice has all contributions of its keys.
 //!
 //! In memory stay the distinct keys of the labels (some 50 bytes each), for ranks among all entities those of all
-//! events and when each counts, and at any time the history of one slice per thread and some 65,000 rows of the
+//! events, and at any time the history of one slice per thread and some 65,000 rows of the
 //! training set.
 
-use super::compute::{Asked, NOWHERE, answer_slice, rank_all};
+use super::compute::{Asked, NOWHERE, answer_slice};
 use super::gather::{Gathered, Gatherer, ViewHistory, Wanted};
 use super::join::{AsOf, ColdStart, JoinOptions, JoinSummary, Knowledge, TrainingSet};
 use super::keys::{KeyIndex, SharedKeys};
+use super::ranks::{self, InTime, LabelRank, rank_labels};
 use super::select::{Selection, ViewSelection};
-use super::spill::{Questions, Spill, Unloading};
+use super::spill::{BySlice, Questions, Spill, Unloading};
 use super::{Faults, Labels, Status, ViewColumns, thread_count};
 use crate::parallel::in_threads;
 use crate::port::{EventReader, ScratchFolder};
@@ -38,6 +39,9 @@ pub(super) const PART_ROWS: usize = 64 * 1024;
 
 /// The least rows whose columns are gathered in threads.
 const THREADS_ROWS: usize = 8 * 1024;
+
+/// The most bytes that a worker sorts at once.
+const SORT_BYTES: usize = 16 << 20;
 
 /// How much memory a join may take for what grows with its input, and where the rest goes.
 #[derive(Debug, Clone, Copy)]
@@ -77,8 +81,10 @@ pub(super) struct Limits {
     pub(super) slices: usize,
     /// Of a worker's share of history.
     pub(super) share_bytes: usize,
-    /// Of what cannot be unloaded.
-    pub(super) fixed_bytes: usize,
+    /// That a worker sorts at once.
+    pub(super) sort_bytes: usize,
+    /// Of what is sorted, in memory, of one list.
+    pub(super) run_bytes: usize,
     /// Of an entity's questions.
     pub(super) question_bytes: usize,
     /// Of the answers that stay in memory, of all views.
@@ -109,7 +115,8 @@ impl Limits {
             slices: SLICES,
             // Buffers grow by doubling, and what is unloaded is copied once.
             share_bytes: bytes / 8 / threads,
-            fixed_bytes: bytes / 4,
+            sort_bytes: (bytes / 16 / threads).min(SORT_BYTES),
+            run_bytes: bytes / 16,
             question_bytes: bytes / 16,
             answer_bytes: bytes / 8,
             // Aggregates, features, and both in the order of the labels.
@@ -141,6 +148,8 @@ struct OfSource<'a> {
     entities: Vec<&'a [String]>,
     keys: Vec<KeyIndex>,
     questions: Vec<Questions<'a>>,
+    /// The labels in the order of time, of entities that are ranked.
+    in_time: Vec<Option<InTime<'a>>>,
 }
 
 /// As [`join_within`], with limits of any size.
@@ -163,7 +172,11 @@ pub(super) fn run(
         let questions =
             entities.iter().map(|_| Questions::new(budget.scratch, limits.slices, limits.question_bytes)).collect();
         let keys = entities.iter().map(|_| KeyIndex::default()).collect();
-        sources.push(OfSource { source, views, wanted, entities, keys, questions });
+        let rows = limits.sort_bytes / size_of::<(i64, u32, u32)>();
+        let in_time = (0..entities.len())
+            .map(|entity| is_ranked(&wanted, entity).then(|| InTime::new(budget.scratch, limits.run_bytes, rows)))
+            .collect();
+        sources.push(OfSource { source, views, wanted, entities, keys, questions, in_time });
     }
     let instants = keeps_known.then(|| Spill::new(budget.scratch, 1, limits.question_bytes));
     let before_us = ask(&mut sources, labels, options, instants.as_ref(), &mut summary)?;
@@ -182,14 +195,13 @@ pub(super) fn run(
         .collect();
     let mut known_until_us = i64::MAX;
     for of_source in sources {
-        let OfSource { source, views, wanted, keys, questions, .. } = of_source;
+        let OfSource { source, views, wanted, keys, questions, in_time, .. } = of_source;
         let reader = readers.get_mut(source).ok_or_else(|| {
             let view = &views[0].transform.def().name;
             Error::invalid(format!("view `{view}` reads source `{source}`, for which no events were given"))
         })?;
-        let grows =
-            |entity: usize| wanted.iter().any(|view| view.keys == entity && !view.transform.plan().globals.is_empty());
-        let keys = keys.into_iter().enumerate().map(|(entity, index)| SharedKeys::of(index, grows(entity)));
+        let keys = keys.into_iter().enumerate();
+        let keys = keys.map(|(entity, index)| SharedKeys::of(index, is_ranked(&wanted, entity)));
         let keys: Vec<SharedKeys> = keys.collect();
         let gatherer = Gatherer {
             views: wanted,
@@ -200,18 +212,22 @@ pub(super) fn run(
             activity: None,
             keeps_known,
         };
-        let (slices, share, fixed) = (limits.slices, limits.share_bytes, limits.fixed_bytes);
-        let unloading = Unloading::new(budget.scratch, views.len(), slices, share, fixed);
+        let unloading = Unloading::new(budget.scratch, &gatherer.views, keeps_known, &limits);
         let gathered = Gathered::of(gatherer.read_unloading(reader.as_mut(), threads, Some(&unloading))?);
         summary.events += gathered.events;
         known_until_us = known_until_us.min(gathered.newest_known_us.unwrap_or(i64::MIN));
         let Gatherer { views: wanted, keys, .. } = gatherer;
-        let totals: Vec<usize> =
-            keys.into_iter().map(|keys| keys.into_index().map(|index| index.len())).collect::<Result<_>>()?;
+        let indexes = keys.into_iter().map(SharedKeys::into_index).collect::<Result<Vec<_>>>()?;
+        let in_time = in_time.into_iter().map(|of| of.map(InTime::finish).transpose()).collect::<Result<Vec<_>>>()?;
         for (index, (mut history, wanted)) in gathered.views.into_iter().zip(wanted).enumerate() {
             let def = views[index].transform.def();
             if unloading.is_used() {
                 history.parts.clear();
+            }
+            let mut ranks = Vec::new();
+            for (ranked, in_time) in unloading.ranked[index].iter().zip(in_time[wanted.keys].iter().cycle()) {
+                let by_slice = BySlice::new(budget.scratch, limits.slices, limits.question_bytes);
+                ranks.push(rank_labels(ranked, in_time, &indexes[wanted.keys], by_slice)?);
             }
             let view = View {
                 asked: Asked {
@@ -228,7 +244,7 @@ pub(super) fn run(
                     false => Slices::Gathered,
                 },
                 questions: &questions[wanted.keys],
-                total_keys: totals[wanted.keys],
+                ranks: &ranks,
                 answers: &answers[def.name.as_str()],
                 parts: Parts::Of(limits.part_rows),
             };
@@ -253,6 +269,11 @@ pub(super) fn run(
     }
     put_together(selection, &answers, limits.part_rows, options, &mut summary, sink)?;
     Ok(summary)
+}
+
+/// Whether some view ranks an entity among all.
+fn is_ranked(wanted: &[Wanted<'_>], entity: usize) -> bool {
+    wanted.iter().any(|view| view.keys == entity && !view.transform.plan().globals.is_empty())
 }
 
 /// Reads all labels and makes them questions; keeps their instants where wanted, and returns the newest.
@@ -284,14 +305,15 @@ fn ask(
         }
         for of_source in sources.iter_mut() {
             let of_entities = of_source.entities.iter().zip(&mut of_source.keys).zip(&mut of_source.questions);
-            for (index, ((fields, keys), questions)) in of_entities.enumerate() {
+            for (index, (((fields, keys), questions), in_time)) in of_entities.zip(&mut of_source.in_time).enumerate() {
                 let view = of_source.wanted.iter().find(|view| view.keys == index);
                 let view = view.map_or("", |view| view.transform.def().name.as_str());
                 let numbers = keys.number(&labels.key_columns(view, fields)?, labels.len())?;
                 for (row, (key, &time_us)) in numbers.into_iter().zip(&labels.times_us).enumerate() {
                     if key != NO_KEY {
-                        let label = (first + row as u64) as u32;
-                        questions.push(Question { key, label, as_of_us: as_of(time_us) })?;
+                        let (label, as_of_us) = ((first + row as u64) as u32, as_of(time_us));
+                        questions.push(key, Question { key, label, as_of_us })?;
+                        in_time.as_mut().map_or(Ok(()), |in_time| in_time.push(as_of_us, key, label))?;
                     }
                 }
             }
@@ -338,7 +360,8 @@ pub(super) struct View<'a> {
     pub(super) keeps_known: bool,
     pub(super) slices: Slices<'a>,
     pub(super) questions: &'a Questions<'a>,
-    pub(super) total_keys: usize,
+    /// Per distribution of the plan the ranks of all labels.
+    pub(super) ranks: &'a [BySlice<'a, LabelRank>],
     /// Where the answers go, by part.
     pub(super) answers: &'a Spill<'a>,
     pub(super) parts: Parts<'a>,
@@ -362,7 +385,7 @@ impl View<'_> {
             // Read, loaded, and by key.
             let workers = (limits.slice_bytes / (3 * largest).max(1)).clamp(1, threads);
             let block = (first..slice).map(|slice| self.questions.of_slice(slice)).collect::<Result<Vec<_>>>()?;
-            let ranked = self.ranks(&block, threads)?;
+            let ranked = self.ranks(first, &block)?;
             let mut base = 0;
             let tasks: Vec<(usize, usize, Vec<Question>)> = block
                 .into_iter()
@@ -388,14 +411,13 @@ impl View<'_> {
     }
 
     /// The ranks of a block of slices' questions, by their place in it.
-    fn ranks(&self, block: &[Vec<Question>], threads: usize) -> Result<Vec<Vec<f64>>> {
-        if self.history.ranks.is_empty() {
-            return Ok(Vec::new());
-        }
-        let keys: Vec<u32> = block.iter().flatten().map(|question| question.key).collect();
-        let as_of_us: Vec<i64> = block.iter().flatten().map(|question| question.as_of_us).collect();
-        let asked = Asked { keys: &keys, as_of_us: &as_of_us, ..self.asked };
-        rank_all(asked, self.history, self.total_keys, threads)
+    fn ranks(&self, first: usize, block: &[Vec<Question>]) -> Result<Vec<Vec<f64>>> {
+        let of_block = |ranks: &BySlice<'_, LabelRank>| -> Result<Vec<f64>> {
+            let slices = (first..).zip(block);
+            let slices = slices.map(|(slice, questions)| ranks::of_slice(ranks, slice, questions.len()));
+            Ok(slices.collect::<Result<Vec<_>>>()?.concat())
+        };
+        self.ranks.iter().map(of_block).collect()
     }
 
     fn answer_slice(

@@ -75,6 +75,11 @@ impl Share {
     pub(super) fn histories(&mut self) -> impl Iterator<Item = &mut History> {
         self.views.iter_mut().map(|view| &mut view.history)
     }
+
+    /// The histories of each view's distributions.
+    pub(super) fn ranks(&mut self) -> impl Iterator<Item = &mut [RankHistory]> {
+        self.views.iter_mut().map(|view| view.ranks.as_mut_slice())
+    }
 }
 
 #[derive(Debug)]
@@ -138,7 +143,7 @@ impl Gatherer<'_> {
         self.read_unloading(reader, threads, None)
     }
 
-    /// As [`read`](Self::read), shares that get large being unloaded on the way.
+    /// As [`read`](Self::read), shares that get large being unloaded on the way, and all that ranks need at the end.
     pub(super) fn read_unloading(
         &self,
         reader: &mut dyn EventReader,
@@ -151,7 +156,10 @@ impl Gatherer<'_> {
             || self.share(),
             |share, partition, batch| {
                 self.add(share, partition, batch)?;
-                unloading.map_or(Ok(()), |unloading| self.unload_large(share, unloading, threads))
+                let Some(unloading) = unloading else { return Ok(()) };
+                unloading.unload_ranks(share, unloading.sort_bytes)?;
+                let bytes: usize = share.histories().map(|history| history.bytes()).sum();
+                if bytes > unloading.share_bytes { unloading.unload(share) } else { Ok(()) }
             },
         )?;
         for share in &mut shares {
@@ -159,30 +167,14 @@ impl Gatherer<'_> {
                 let of_entities = share.active.iter_mut().enumerate();
                 of_entities.into_iter().try_for_each(|(entity, active)| activity.flush(entity, active))?;
             }
-            if let Some(unloading) = unloading.filter(|unloading| unloading.is_used()) {
-                unloading.unload(share)?;
+            if let Some(unloading) = unloading {
+                unloading.unload_ranks(share, 0)?;
+                if unloading.is_used() {
+                    unloading.unload(share)?;
+                }
             }
         }
         Ok(shares)
-    }
-
-    /// Unloads a share that has got large.
-    fn unload_large(&self, share: &mut Share, unloading: &Unloading<'_>, threads: usize) -> Result<()> {
-        for (wanted, view) in self.views.iter().zip(&share.views) {
-            let bytes: usize = view.ranks.iter().map(RankHistory::bytes).sum();
-            if bytes > unloading.fixed_bytes / threads {
-                return Err(Error::invalid(format!(
-                    "view `{}` ranks among all entities, for which every event's place has to be kept: more than the \
-                     {} MiB that the memory given leaves for it; give more",
-                    wanted.transform.def().name,
-                    unloading.fixed_bytes >> 20
-                )));
-            }
-        }
-        if share.views.iter().map(|view| view.history.bytes()).sum::<usize>() > unloading.share_bytes {
-            unloading.unload(share)?;
-        }
-        Ok(())
     }
 
     /// Adds a batch of a partition to a worker's share.

@@ -22,6 +22,7 @@ mod gather;
 pub mod join;
 mod keys;
 mod prints;
+mod ranks;
 mod runs;
 pub mod select;
 mod spill;

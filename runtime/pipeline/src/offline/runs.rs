@@ -1,6 +1,6 @@
 //! Records in sorted runs, in memory or on disk, that are read back as one sorted list: more of them than memory holds.
 
-use super::spill::Spill;
+use super::spill::{Record, Spill};
 use crate::port::ScratchFolder;
 use crate::{Error, Result};
 use std::cmp::Reverse;
@@ -11,18 +11,6 @@ use std::sync::Mutex;
 
 /// The bytes of a run that are in memory while it is read.
 const BLOCK_BYTES: usize = 4096;
-
-/// What is kept in runs, in its order.
-pub(super) trait Record: Copy + Ord {
-    /// The bytes it takes up.
-    const BYTES: usize;
-
-    /// Appends its bytes.
-    fn put(self, out: &mut Vec<u8>);
-
-    /// Of the bytes that [`put`](Self::put) appended.
-    fn of(bytes: &[u8]) -> Option<Self>;
-}
 
 impl Record for (i64, u32) {
     const BYTES: usize = 12;
@@ -38,6 +26,21 @@ impl Record for (i64, u32) {
     }
 }
 
+impl Record for (i64, u32, u32) {
+    const BYTES: usize = 16;
+
+    fn put(self, out: &mut Vec<u8>) {
+        (self.0, self.1).put(out);
+        out.extend_from_slice(&self.2.to_le_bytes());
+    }
+
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let (pair, last) = bytes.split_at_checked(<(i64, u32)>::BYTES)?;
+        let (first, second) = <(i64, u32)>::of(pair)?;
+        Some((first, second, u32::from_le_bytes(last.try_into().ok()?)))
+    }
+}
+
 /// Sorted runs of records.
 #[derive(Debug)]
 pub(super) struct Runs<'a, R> {
@@ -47,7 +50,7 @@ pub(super) struct Runs<'a, R> {
     of: PhantomData<fn() -> R>,
 }
 
-impl<'a, R: Record> Runs<'a, R> {
+impl<'a, R: Record + Ord> Runs<'a, R> {
     /// No runs; further ones than `limit_bytes` of them go to disk.
     pub(super) fn new(folder: &'a dyn ScratchFolder, limit_bytes: usize) -> Self {
         Self { spill: Spill::new(folder, 0, limit_bytes), runs: Mutex::default(), of: PhantomData }
@@ -115,7 +118,7 @@ pub(super) struct Merged<'a, R> {
     bytes: Vec<u8>,
 }
 
-impl<R: Record> Iterator for Merged<'_, R> {
+impl<R: Record + Ord> Iterator for Merged<'_, R> {
     type Item = Result<R>;
 
     fn next(&mut self) -> Option<Result<R>> {

@@ -1,9 +1,12 @@
 //! What a job keeps aside, in memory or on disk: pieces of bytes, found again by the bucket they belong to.
 
-use super::gather::Share;
+use super::bounded::Limits;
+use super::gather::{Share, Wanted};
+use super::ranks::Ranked;
 use crate::port::{Scratch, ScratchFolder};
 use crate::{Error, Result};
-use plumb_core::temporal::Question;
+use plumb_core::temporal::{Question, RankHistory};
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -133,28 +136,47 @@ impl<'a> Spill<'a> {
 pub(super) struct Unloading<'a> {
     /// Per view, by slice.
     pub(super) histories: Vec<Spill<'a>>,
+    /// Per view, by distribution of its plan.
+    pub(super) ranked: Vec<Vec<Ranked<'a>>>,
     /// The bytes that a worker's share may have.
     pub(super) share_bytes: usize,
-    /// The bytes that what cannot be unloaded may have, in all shares.
-    pub(super) fixed_bytes: usize,
+    /// The bytes that a worker sorts at once.
+    pub(super) sort_bytes: usize,
     used: AtomicBool,
 }
 
 impl<'a> Unloading<'a> {
-    pub(super) fn new(
-        folder: &'a dyn ScratchFolder,
-        views: usize,
-        slices: usize,
-        share_bytes: usize,
-        fixed_bytes: usize,
-    ) -> Self {
-        let histories = (0..views).map(|_| Spill::new(folder, slices, 0)).collect();
-        Self { histories, share_bytes, fixed_bytes, used: AtomicBool::new(false) }
+    pub(super) fn new(folder: &'a dyn ScratchFolder, views: &[Wanted<'_>], keeps_known: bool, limits: &Limits) -> Self {
+        let histories = views.iter().map(|_| Spill::new(folder, limits.slices, 0)).collect();
+        let ranked = views.iter().map(|wanted| {
+            let plan = wanted.transform.plan();
+            let histories = (0..plan.globals.len()).map(|global| RankHistory::new(plan, global));
+            histories.map(|history| Ranked::new(&history, keeps_known, folder, limits.run_bytes)).collect()
+        });
+        Self {
+            histories,
+            ranked: ranked.collect(),
+            share_bytes: limits.share_bytes,
+            sort_bytes: limits.sort_bytes,
+            used: AtomicBool::new(false),
+        }
     }
 
     /// Whether anything was unloaded. If so, everything has to be: a slice is read from one place.
     pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Takes over what the views' distributions of a share hold where it is more than `bytes`.
+    pub(super) fn unload_ranks(&self, share: &mut Share, bytes: usize) -> Result<()> {
+        for (histories, ranked) in share.ranks().zip(&self.ranked) {
+            for (history, ranked) in histories.iter_mut().zip(ranked) {
+                if history.bytes() > bytes {
+                    ranked.take(history)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Unloads a share.
@@ -175,35 +197,61 @@ impl<'a> Unloading<'a> {
     }
 }
 
-/// The bytes of a question on disk.
-const QUESTION_BYTES: usize = 16;
+/// What is kept as so many bytes each.
+pub(super) trait Record: Copy {
+    /// The bytes it takes up.
+    const BYTES: usize;
 
-/// The questions of an entity's labels, by slice of keys; each slice's rise by label.
+    /// Appends its bytes.
+    fn put(self, out: &mut Vec<u8>);
+
+    /// Of the bytes that [`put`](Self::put) appended.
+    fn of(bytes: &[u8]) -> Option<Self>;
+}
+
+impl Record for Question {
+    const BYTES: usize = 16;
+
+    fn put(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.label.to_le_bytes());
+        out.extend_from_slice(&self.key.to_le_bytes());
+        out.extend_from_slice(&self.as_of_us.to_le_bytes());
+    }
+
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let [l0, l1, l2, l3, k0, k1, k2, k3, as_of @ ..] = *bytes.as_array::<16>()?;
+        let (label, key) = (u32::from_le_bytes([l0, l1, l2, l3]), u32::from_le_bytes([k0, k1, k2, k3]));
+        Some(Question { key, label, as_of_us: i64::from_le_bytes(as_of) })
+    }
+}
+
+/// Records by slice of keys; each slice's come back in the order in which they were pushed.
 #[derive(Debug)]
-pub(super) struct Questions<'a> {
+pub(super) struct BySlice<'a, R> {
     spill: Spill<'a>,
     /// Those of each slice that were not put down yet.
     held: Vec<Vec<u8>>,
     held_bytes: usize,
     limit_bytes: usize,
     counts: Vec<usize>,
+    of: PhantomData<fn() -> R>,
 }
 
-impl<'a> Questions<'a> {
+/// The questions of an entity's labels, by slice of keys; each slice's rise by label.
+pub(super) type Questions<'a> = BySlice<'a, Question>;
+
+impl<'a, R: Record> BySlice<'a, R> {
     pub(super) fn new(folder: &'a dyn ScratchFolder, slices: usize, limit_bytes: usize) -> Self {
         let (held, counts) = (vec![Vec::new(); slices], vec![0; slices]);
-        Self { spill: Spill::new(folder, slices, 0), held, held_bytes: 0, limit_bytes, counts }
+        Self { spill: Spill::new(folder, slices, 0), held, held_bytes: 0, limit_bytes, counts, of: PhantomData }
     }
 
-    /// Adds a question.
-    pub(super) fn push(&mut self, question: Question) -> Result<()> {
-        let slice = question.key as usize % self.held.len();
+    /// Adds a record of a key.
+    pub(super) fn push(&mut self, key: u32, record: R) -> Result<()> {
+        let slice = key as usize % self.held.len();
         self.counts[slice] += 1;
-        let held = &mut self.held[slice];
-        held.extend_from_slice(&question.label.to_le_bytes());
-        held.extend_from_slice(&question.key.to_le_bytes());
-        held.extend_from_slice(&question.as_of_us.to_le_bytes());
-        self.held_bytes += QUESTION_BYTES;
+        record.put(&mut self.held[slice]);
+        self.held_bytes += R::BYTES;
         if self.held_bytes < self.limit_bytes {
             return Ok(());
         }
@@ -217,25 +265,22 @@ impl<'a> Questions<'a> {
         self.spill.put(buffer, parts)
     }
 
-    /// The number of questions of a slice.
+    /// The number of records of a slice.
     pub(super) fn count(&self, slice: usize) -> usize {
         self.counts[slice]
     }
 
-    /// The questions of a slice, rising by label.
-    pub(super) fn of_slice(&self, slice: usize) -> Result<Vec<Question>> {
-        let mut questions = Vec::with_capacity(self.counts[slice]);
+    /// The records of a slice.
+    pub(super) fn of_slice(&self, slice: usize) -> Result<Vec<R>> {
+        let mut records = Vec::with_capacity(self.counts[slice]);
         let mut take = |bytes: &[u8]| {
-            let (records, _) = bytes.as_chunks::<QUESTION_BYTES>();
-            questions.extend(records.iter().map(|record| {
-                let [l0, l1, l2, l3, k0, k1, k2, k3, as_of @ ..] = *record;
-                let (label, key) = (u32::from_le_bytes([l0, l1, l2, l3]), u32::from_le_bytes([k0, k1, k2, k3]));
-                Question { key, label, as_of_us: i64::from_le_bytes(as_of) }
-            }));
+            for bytes in bytes.chunks_exact(R::BYTES) {
+                records.push(R::of(bytes).ok_or_else(|| Error::internal("a scratch file holds no records"))?);
+            }
             Ok(())
         };
         self.spill.each(slice, &mut take)?;
         take(&self.held[slice])?;
-        Ok(questions)
+        Ok(records)
     }
 }

@@ -5,9 +5,9 @@ use super::super::compute::Asked;
 use super::super::dates::DatePlan;
 use super::super::gather::ViewHistory;
 use super::super::keys::KeyIndex;
-use super::super::runs::Record;
+use super::super::ranks::{LabelRank, Ranked, Sweep};
 use super::super::select::ViewSelection;
-use super::super::spill::{Questions, Spill};
+use super::super::spill::{BySlice, Questions, Record, Spill};
 use super::super::{Faults, Status, ViewColumns};
 use crate::port::{ScratchFolder, SnapshotDate, SnapshotRows, SnapshotSink, SnapshotView};
 use crate::{Error, Result};
@@ -19,20 +19,35 @@ use plumb_core::time::{DAY_US, floor_to};
 /// One view, and where its history is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OfView<'a> {
-    pub(super) selected: &'a ViewSelection,
     pub(super) max_age_us: Option<i64>,
     pub(super) history: &'a ViewHistory,
     pub(super) slices: Slices<'a>,
+    /// By distribution of the plan.
+    pub(super) ranked: &'a [Ranked<'a>],
     pub(super) index: &'a KeyIndex,
     pub(super) threads: usize,
     pub(super) limits: Limits,
     pub(super) scratch: &'a dyn ScratchFolder,
 }
 
+impl<'a> OfView<'a> {
+    fn by_slice<R: Record>(&self) -> BySlice<'a, R> {
+        BySlice::new(self.scratch, self.limits.slices, self.limits.question_bytes)
+    }
+
+    fn labels(&self) -> Spill<'a> {
+        Spill::new(self.scratch, 0, self.limits.question_bytes)
+    }
+}
+
 /// Labels whose rows are made together, and their questions. A slice of history is looked at once for all of them.
 #[derive(Debug)]
 pub(super) struct Stretch<'a> {
+    selected: &'a ViewSelection,
     of: OfView<'a>,
+    /// The standings at the last label, by distribution.
+    sweeps: Vec<Sweep<'a>>,
+    ranks: Vec<BySlice<'a, LabelRank>>,
     /// The labels that it has at least before they are answered.
     enough: usize,
     questions: Questions<'a>,
@@ -47,11 +62,21 @@ pub(super) struct Stretch<'a> {
 
 impl<'a> Stretch<'a> {
     /// None yet; labels are answered once there are `enough`.
-    pub(super) fn new(of: OfView<'a>, enough: usize) -> Self {
-        let questions = Questions::new(of.scratch, of.limits.slices, of.limits.question_bytes);
-        let labels = Spill::new(of.scratch, 0, of.limits.question_bytes);
-        let (starts, done_before_us) = (Vec::new(), Vec::new());
-        Self { of, enough, questions, labels, starts, done_before_us, rows: 0, faults: Faults::default() }
+    pub(super) fn new(selected: &'a ViewSelection, of: OfView<'a>, enough: usize) -> Result<Self> {
+        let sweeps = of.ranked.iter().map(|ranked| ranked.sweep(of.index.len())).collect::<Result<_>>()?;
+        Ok(Self {
+            selected,
+            of,
+            sweeps,
+            ranks: of.ranked.iter().map(|_| of.by_slice()).collect(),
+            enough,
+            questions: of.by_slice(),
+            labels: of.labels(),
+            starts: Vec::new(),
+            done_before_us: Vec::new(),
+            rows: 0,
+            faults: Faults::default(),
+        })
     }
 
     /// Adds a part of the labels, which is done with the dates before `done_before_us`.
@@ -67,7 +92,10 @@ impl<'a> Stretch<'a> {
         first.checked_add(keys.len() as u32).ok_or_else(too_many)?;
         let mut bytes = Vec::with_capacity(keys.len() * <(i64, u32)>::BYTES);
         for (label, (&key, &as_of_us)) in (first..).zip(keys.iter().zip(as_of_us)) {
-            self.questions.push(Question { key, label, as_of_us })?;
+            self.questions.push(key, Question { key, label, as_of_us })?;
+            for (sweep, ranks) in self.sweeps.iter_mut().zip(&mut self.ranks) {
+                ranks.push(key, (label, sweep.rank(key, as_of_us)?))?;
+            }
             (as_of_us, key).put(&mut bytes);
         }
         let (part, all) = (self.labels.add_bucket()?, 0..bytes.len());
@@ -87,7 +115,8 @@ impl<'a> Stretch<'a> {
 
     /// Answers all labels there are, and hands the rows on.
     fn write(&mut self, dates: &mut Dates<'_>) -> Result<()> {
-        let OfView { selected, max_age_us, history, slices, index, threads, limits, scratch } = self.of;
+        let OfView { max_age_us, history, slices, threads, limits, scratch, .. } = self.of;
+        let selected = self.selected;
         let answers = Spill::new(scratch, self.starts.len(), limits.answer_bytes);
         let view = View {
             asked: Asked {
@@ -101,7 +130,7 @@ impl<'a> Stretch<'a> {
             keeps_known: false,
             slices,
             questions: &self.questions,
-            total_keys: index.len(),
+            ranks: &self.ranks,
             answers: &answers,
             parts: Parts::From(&self.starts),
         };
@@ -117,8 +146,12 @@ impl<'a> Stretch<'a> {
             dates.write(&labels, &columns)?;
             dates.complete_before(self.done_before_us[part])?;
         }
-        let faults = std::mem::take(&mut self.faults);
-        *self = Self { faults, ..Self::new(self.of, self.enough) };
+        self.questions = self.of.by_slice();
+        self.ranks.iter_mut().for_each(|ranks| *ranks = self.of.by_slice());
+        self.labels = self.of.labels();
+        self.starts.clear();
+        self.done_before_us.clear();
+        self.rows = 0;
         Ok(())
     }
 }

@@ -27,22 +27,21 @@ const AMPLE: Room = Room {
     limits: Limits {
         slices: 3,
         share_bytes: usize::MAX,
-        fixed_bytes: usize::MAX,
+        sort_bytes: 16_000,
+        run_bytes: usize::MAX,
         question_bytes: usize::MAX,
         answer_bytes: usize::MAX,
         answer_rows: 1000,
         part_rows: 1000,
         slice_bytes: usize::MAX,
     },
-    activity_bytes: usize::MAX,
-    activity_rows: 1000,
     part_rows: 7,
     few_rows: 20,
     stretch_rows: 20,
 };
 
 /// Room for hardly anything.
-fn small(slices: usize, bytes: usize, answer_rows: usize, activity_rows: usize, stretch_rows: usize) -> Room {
+fn small(slices: usize, bytes: usize, answer_rows: usize, sort_rows: usize, stretch_rows: usize) -> Room {
     Room {
         limits: Limits {
             slices,
@@ -50,11 +49,11 @@ fn small(slices: usize, bytes: usize, answer_rows: usize, activity_rows: usize, 
             question_bytes: bytes / 8,
             answer_bytes: bytes / 4,
             answer_rows,
+            sort_bytes: 16 * sort_rows,
+            run_bytes: bytes / 8,
             slice_bytes: 1,
             ..AMPLE.limits
         },
-        activity_bytes: bytes / 8,
-        activity_rows,
         few_rows: stretch_rows,
         stretch_rows,
         ..AMPLE
@@ -62,9 +61,8 @@ fn small(slices: usize, bytes: usize, answer_rows: usize, activity_rows: usize, 
 }
 
 fn small_rooms() -> impl Strategy<Value = Room> {
-    (1usize..9, 0usize..4000, 1usize..9, 1usize..20, 1usize..40).prop_map(
-        |(slices, bytes, answer_rows, activity, stretch)| small(slices, bytes, answer_rows, activity, stretch),
-    )
+    (1usize..9, 0usize..4000, 1usize..9, 1usize..20, 1usize..40)
+        .prop_map(|(slices, bytes, answer_rows, sort, stretch)| small(slices, bytes, answer_rows, sort, stretch))
 }
 
 /// A log of two partitions: an event's place in it never changes.

@@ -54,7 +54,8 @@ fn small(slices: usize, share_bytes: usize, question_bytes: usize, answer_rows: 
     Limits {
         slices,
         share_bytes,
-        fixed_bytes: 1 << 20,
+        sort_bytes: share_bytes / 16,
+        run_bytes: share_bytes / 8,
         question_bytes,
         answer_bytes,
         answer_rows,
@@ -129,15 +130,6 @@ proptest! {
 }
 
 #[test]
-fn ranks_that_do_not_fit_are_said() {
-    let events: Vec<Event> = (0..100).map(|time_us| event(time_us, "u1", "i1", "view")).collect();
-    let limits = Limits { fixed_bytes: 100, ..small(2, 1 << 20, 1 << 20, 10, 10) };
-    let rows = [(Some("u1"), Some("i1"), 50)];
-    let error = bounded(&events, &rows, 10, &JoinOptions::default(), limits, usize::MAX).unwrap_err();
-    assert!(error.to_string().contains("view `items` ranks among all entities"), "{error}");
-}
-
-#[test]
 fn one_entity_may_have_all_events() {
     let events: Vec<Event> = (0..20_000).map(|n| event(n % 500, "u1", "i1", "view")).collect();
     let rows: Vec<LabelRow> = (0..50).map(|n| (Some("u1"), Some("i1"), n * 11 - 20)).collect();
@@ -150,7 +142,7 @@ fn one_entity_may_have_all_events() {
 #[test]
 fn the_budget_decides_the_limits() {
     let limits = Limits::new(MEMORY_MIN_BYTES, &everything(None), 4);
-    assert!(limits.share_bytes * 4 + limits.fixed_bytes + limits.slice_bytes <= MEMORY_MIN_BYTES as usize);
+    assert!((limits.share_bytes + limits.sort_bytes) * 4 + limits.slice_bytes <= MEMORY_MIN_BYTES as usize);
     assert!(limits.answer_rows >= 1024 && limits.part_rows >= 1024);
     let more = Limits::new(MEMORY_MIN_BYTES * 16, &everything(None), 4);
     assert!(more.answer_rows > limits.answer_rows && more.share_bytes > limits.share_bytes);
