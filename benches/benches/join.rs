@@ -6,7 +6,7 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use plumb_core::column::{Column, DataType, Values};
 use plumb_core::event::{EventBatch, SourceSchema};
-use plumb_core::temporal::{Arranged, History, Question, answer};
+use plumb_core::temporal::{Arranged, Histories, History, Question, answer};
 use plumb_core::time::{DAY_US, SECOND_US};
 use plumb_pipeline::Result;
 use plumb_pipeline::offline::{JoinOptions, Labels, Selection, join};
@@ -123,7 +123,7 @@ fn bench(criterion: &mut Criterion) {
     group.sample_size(10).measurement_time(Duration::from_secs(8)).throughput(Throughput::Elements(LABELS as u64));
     for threads in [1, 2] {
         let (history, questions) = gathered(&transform, &batches, threads);
-        let plan = transform.plan();
+        let (plan, history) = (transform.plan(), Histories::new(history));
         group.bench_function(format!("kernel, {threads} threads"), |bencher| {
             bencher.iter_batched(
                 || questions.clone(),

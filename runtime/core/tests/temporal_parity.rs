@@ -17,7 +17,7 @@ use plumb_core::global::{self, Distribution, GlobalPartial, global_key};
 use plumb_core::plan::Plan;
 use plumb_core::read::{self, AggregateBatch, Partial, Reach};
 use plumb_core::state::{Field, ViewState};
-use plumb_core::temporal::{Arranged, History, NO_KEY, Question, RankHistory, answer, ranks};
+use plumb_core::temporal::{Arranged, Histories, History, NO_KEY, Question, RankHistory, answer, ranks};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -92,6 +92,7 @@ fn from_history(plan: &Plan, events: &[Event], labels: &[(usize, i64)], slices: 
     let keys: Vec<u32> = labels.iter().map(|label| label.0 as u32).collect();
     let times: Vec<i64> = labels.iter().map(|label| label.1).collect();
     let ranked: Vec<Vec<f64>> = globals.iter().map(|parts| ranks(parts, KEYS.len(), &keys, &times)).collect();
+    let parts = Histories::new(parts.into());
     let mut rows = vec![None; labels.len()];
     for slice in 0..slices {
         let questions = (0..labels.len()).filter(|&label| labels[label].0 % slices == slice);

@@ -1,6 +1,6 @@
 //! A slice's rows of all workers in key order, each key's by time.
 
-use super::history::{Dictionary, History, NO_ID, Pool, Row, bits};
+use super::history::{Histories, NO_ID, Numbering, Pool, Row, Texts, bits};
 use crate::view::SlotType;
 use std::cmp::Ordering;
 
@@ -17,15 +17,16 @@ pub struct Arranged {
     /// The place, among a row's words, of when it became known, if that is kept; how many words come before its values.
     pub(super) known: Option<usize>,
     pub(super) lead: usize,
-    pub(super) dictionary: Dictionary,
+    /// The strings of this slice.
+    pub(super) texts: Texts,
     pub(super) ids: Pool,
 }
 
 impl Arranged {
-    /// Gathers slice `slice` of histories of one view (one per worker, cut into the same number of slices):
-    /// a counting sort by key, then each key's rows by
-    /// time, which are mostly in order already.
-    pub fn new(parts: &[History], slice: usize) -> Self {
+    /// Gathers slice `slice` of histories: a counting sort by key, then each key's rows by time, which are mostly in
+    /// order already.
+    pub fn new(histories: &Histories, slice: usize) -> Self {
+        let parts = &histories.parts;
         let Some(first) = parts.first() else { return Self { slices: 1, starts: vec![0], ..Self::default() } };
         let keys = parts.iter().map(|part| part.slices[slice].first_us.len()).max().unwrap_or(0);
         let mut first_us = vec![i64::MAX; keys];
@@ -46,11 +47,9 @@ impl Arranged {
         let starts = row_ends.clone();
         let mut rows = vec![Row { time_us: 0, mask: 0, key: 0, word: 0 }; row_ends[keys]];
         let mut words = vec![0; word_ends[keys]];
-        let (mut dictionary, mut ids) = (Dictionary::default(), Pool::default());
-        for part in parts {
+        let (mut strings, mut ids) = (Numbering::new(histories.texts.len(), words.len()), Pool::default());
+        for (part, codes) in parts.iter().zip(&histories.codes) {
             let (layout, part) = (&part.layout, &part.slices[slice]);
-            let codes: Vec<u32> =
-                (0..part.dictionary.len() as u32).map(|code| dictionary.code(part.dictionary.get(code))).collect();
             for row in &part.rows {
                 let key = row.key as usize;
                 let (at, mut to) = (row_ends[key], word_ends[key]);
@@ -70,7 +69,8 @@ impl Arranged {
                 for slot in bits(row.mask & layout.value_mask) {
                     let value = part.words[from];
                     let text = layout.text_mask >> slot & 1 == 1;
-                    words[to] = if text { u64::from(codes[value as usize]) } else { value };
+                    words[to] =
+                        if text { u64::from(strings.of(codes[value as usize], &histories.texts)) } else { value };
                     (from, to) = (from + 1, to + 1);
                 }
                 word_ends[key] = to;
@@ -85,7 +85,7 @@ impl Arranged {
         }
         let (slices, lead) = (first.slices.len() as u32, first.layout.lead());
         let known = first.layout.keeps_known.then_some(usize::from(first.layout.keeps_ids));
-        Self { slices, rows, words, starts, first_us, known, lead, dictionary, ids }
+        Self { slices, rows, words, starts, first_us, known, lead, texts: strings.texts, ids }
     }
 }
 
@@ -101,7 +101,7 @@ impl Arranged {
             SlotType::I64 | SlotType::Timestamp => a.cast_signed().cmp(&b.cast_signed()),
             SlotType::F64 => f64::from_bits(a).total_cmp(&f64::from_bits(b)),
             SlotType::Mark | SlotType::Bool => a.cmp(&b),
-            SlotType::Utf8 => self.dictionary.get(a as u32).cmp(self.dictionary.get(b as u32)),
+            SlotType::Utf8 => self.texts.get(a as u32).cmp(self.texts.get(b as u32)),
         }
     }
 }

@@ -8,8 +8,8 @@ use crate::column::{Column, Values};
 use crate::contribution::Contributions;
 use crate::plan::{AccumulatorKind, Plan};
 use crate::view::SlotType;
-use hashbrown::HashTable;
-use rustc_hash::FxHasher;
+use hashbrown::{HashMap, HashTable};
+use rustc_hash::{FxBuildHasher, FxHasher};
 use std::hash::Hasher;
 
 /// The key id of an event or label whose key is null or not asked for.
@@ -45,36 +45,17 @@ impl Pool {
     }
 }
 
-/// Distinct strings and their codes, numbered in the order first seen; codes never reach a result.
+/// Distinct strings by code.
 #[derive(Debug, Default)]
-pub(super) struct Dictionary {
-    pool: Pool,
-    table: HashTable<u32>,
-}
+pub(super) struct Texts(Pool);
 
-impl Dictionary {
-    pub(super) fn code(&mut self, text: &[u8]) -> u32 {
-        let hash = hash_of(text);
-        if let Some(&code) = self.table.find(hash, |&code| self.pool.get(u64::from(code)) == text) {
-            return code;
-        }
-        let code = self.pool.push(text) as u32;
-        let pool = &self.pool;
-        self.table.insert_unique(hash, code, |&code| hash_of(pool.get(u64::from(code))));
-        code
-    }
-
+impl Texts {
     pub(super) fn get(&self, code: u32) -> &[u8] {
-        self.pool.get(u64::from(code))
+        self.0.get(u64::from(code))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.pool.len()
-    }
-
-    /// The bytes in use.
-    pub(super) fn bytes(&self) -> usize {
-        self.pool.bytes() + self.table.len() * size_of::<u32>() * 2
+        self.0.len()
     }
 
     /// By code the place of its string among all in byte order, and the codes in that order.
@@ -86,6 +67,70 @@ impl Dictionary {
             ranks[code as usize] = rank as u32;
         }
         (ranks, codes)
+    }
+}
+
+/// Distinct strings and their codes, numbered in the order first seen; codes never reach a result.
+#[derive(Debug, Default)]
+pub(super) struct Dictionary {
+    pub(super) texts: Texts,
+    table: HashTable<u32>,
+}
+
+impl Dictionary {
+    pub(super) fn code(&mut self, text: &[u8]) -> u32 {
+        let hash = hash_of(text);
+        if let Some(&code) = self.table.find(hash, |&code| self.texts.get(code) == text) {
+            return code;
+        }
+        let code = self.texts.0.push(text) as u32;
+        let texts = &self.texts;
+        self.table.insert_unique(hash, code, |&code| hash_of(texts.get(code)));
+        code
+    }
+
+    /// The bytes in use.
+    pub(super) fn bytes(&self) -> usize {
+        self.texts.0.bytes() + self.table.len() * size_of::<u32>() * 2
+    }
+}
+
+/// The strings that one slice has, numbered anew: of all that a history holds they are few.
+#[derive(Debug)]
+pub(super) struct Numbering {
+    codes: Codes,
+    pub(super) texts: Texts,
+}
+
+/// From a code to the new one.
+#[derive(Debug)]
+enum Codes {
+    /// By code; `u32::MAX` = none yet.
+    Dense(Vec<u32>),
+    Sparse(HashMap<u32, u32, FxBuildHasher>),
+}
+
+impl Numbering {
+    /// Of some of `all` strings, at most `most`.
+    pub(super) fn new(all: usize, most: usize) -> Self {
+        let codes = if all / 8 <= most { Codes::Dense(vec![u32::MAX; all]) } else { Codes::Sparse(HashMap::default()) };
+        Self { codes, texts: Texts::default() }
+    }
+
+    /// The number of the string `code` of `all`.
+    pub(super) fn of(&mut self, code: u32, all: &Texts) -> u32 {
+        let texts = &mut self.texts;
+        let mut next = || texts.0.push(all.get(code)) as u32;
+        match &mut self.codes {
+            Codes::Sparse(codes) => *codes.entry(code).or_insert_with(next),
+            Codes::Dense(codes) => {
+                let to = &mut codes[code as usize];
+                if *to == u32::MAX {
+                    *to = next();
+                }
+                *to
+            }
+        }
     }
 }
 
@@ -166,8 +211,8 @@ impl Layout {
 #[derive(Debug, Default)]
 pub(super) struct Slice {
     pub(super) rows: Vec<Row>,
+    /// Strings are codes of the history's dictionary.
     pub(super) words: Vec<u64>,
-    pub(super) dictionary: Dictionary,
     pub(super) ids: Pool,
     /// Per key of the slice the first time of any accepted event that carries it (where it is kept when events became
     /// known: the first at which one had happened and was known); `i64::MAX` = none.
@@ -180,6 +225,8 @@ pub struct History {
     pub(super) slots: Vec<SlotType>,
     pub(super) layout: Layout,
     pub(super) slices: Vec<Slice>,
+    /// The strings of all slices: a worker meets most of them in many.
+    pub(super) dictionary: Dictionary,
     non_finite: u64,
     masks: Vec<u64>,
 }
@@ -191,6 +238,7 @@ impl History {
             slots: plan.slots.clone(),
             layout: Layout::new(plan),
             slices: (0..slices.max(1)).map(|_| Slice::default()).collect(),
+            dictionary: Dictionary::default(),
             non_finite: 0,
             masks: Vec::new(),
         }
@@ -266,13 +314,47 @@ impl History {
                     Values::I64(v) | Values::Timestamp(v) => v[index].cast_unsigned(),
                     Values::F64(v) => v[index].to_bits(),
                     Values::Bool(v) => u64::from(v[index]),
-                    Values::Utf8(v) | Values::Bytes(v) => u64::from(slice.dictionary.code(v.get(index))),
+                    Values::Utf8(v) | Values::Bytes(v) => u64::from(self.dictionary.code(v.get(index))),
                     Values::List { .. } => 0,
                 };
                 slice.words.push(value);
             }
         }
         self.masks = masks;
+    }
+}
+
+/// The histories that workers gathered of one view, cut into the same number of slices, with their strings numbered
+/// alike.
+#[derive(Debug, Default)]
+pub struct Histories {
+    pub(super) parts: Vec<History>,
+    pub(super) texts: Texts,
+    /// Per history, by code of its dictionary, the string's place in `texts`.
+    pub(super) codes: Vec<Vec<u32>>,
+}
+
+impl Histories {
+    /// Brings histories together.
+    pub fn new(mut parts: Vec<History>) -> Self {
+        let mut all = Dictionary::default();
+        let codes = parts.iter_mut().enumerate().map(|(index, part)| {
+            let dictionary = std::mem::take(&mut part.dictionary);
+            let codes = 0..dictionary.texts.len() as u32;
+            if index == 0 {
+                all = dictionary;
+                return codes.collect();
+            }
+            codes.map(|code| all.code(dictionary.texts.get(code))).collect()
+        });
+        let codes = codes.collect();
+        Self { parts, texts: all.texts, codes }
+    }
+}
+
+impl From<History> for Histories {
+    fn from(history: History) -> Self {
+        Self::new(vec![history])
     }
 }
 

@@ -1,7 +1,7 @@
 //! The temporal join: aggregates of many (key, T) at once, from sorted history instead of state.
 //!
-//! Contributions come into a [`History`] as they are read; [`Arranged`] is one slice of its keys by
-//! (key, time); [`answer`] orders the questions likewise and sweeps each key once, sliding every window from one
+//! Contributions come into a [`History`] as they are read; [`Arranged`] is one slice of the keys of all
+//! [`Histories`] by (key, time); [`answer`] orders the questions likewise and sweeps each key once, sliding every window from one
 //! instant to the next. Values are exactly those of [`crate::read`]: both are the same order-free exact
 //! aggregates over the same contributions with `event_time < T`. Ranks among all entities need all
 //! entities' contributions and are swept along time by [`ranks`] beforehand.
@@ -15,7 +15,7 @@ mod unload;
 mod window;
 
 pub use arrange::Arranged;
-pub use history::{History, NO_KEY};
+pub use history::{Histories, History, NO_KEY};
 pub use rank::{RankHistory, Standings, Turns, ranks};
 
 use crate::accumulator::distinct::{estimate, hash_of};
@@ -157,13 +157,13 @@ impl<'a> Sweep<'a> {
             let lane = sweep.lane(aggregate);
             sweep.lanes.push(lane);
         }
-        let dictionary = &arranged.dictionary;
+        let texts = &arranged.texts;
         if sweep.ordered.iter().any(|window| window.order == Order::Rank) {
-            let (ranks, by_rank) = dictionary.ranks();
+            let (ranks, by_rank) = texts.ranks();
             (sweep.ranks, sweep.by_rank) = (ranks.into_iter().map(u64::from).collect(), by_rank);
         }
         if sweep.ordered.iter().any(|window| window.order == Order::Hash) {
-            sweep.hashes = (0..dictionary.len() as u32).map(|code| hash_of(dictionary.get(code))).collect();
+            sweep.hashes = (0..texts.len() as u32).map(|code| hash_of(texts.get(code))).collect();
         }
         sweep
     }
@@ -199,7 +199,7 @@ impl<'a> Sweep<'a> {
             }
             Operator::TopK { k } => {
                 let frame = frame_of(aggregate.window);
-                let codes = self.arranged.dictionary.len();
+                let codes = self.arranged.texts.len();
                 let values =
                     find_or_push(&mut self.values, |values| values.frame == frame, || ValuesWindow::new(frame, codes));
                 Lane::Values(values, k)
@@ -223,7 +223,7 @@ impl<'a> Sweep<'a> {
             }
             Operator::CountDistinct => {
                 let frame = frame_of(aggregate.window);
-                let codes = self.arranged.dictionary.len();
+                let codes = self.arranged.texts.len();
                 let same = |values: &ValuesWindow| values.frame == frame;
                 Lane::CountDistinct(find_or_push(&mut self.values, same, || ValuesWindow::new(frame, codes)))
             }
@@ -416,8 +416,8 @@ impl<'a> Sweep<'a> {
                     push_f64(column, sum.map(|sum| sum / count as f64));
                 }
                 Lane::Values(values, k) => {
-                    self.values[values].top(k, &self.arranged.dictionary, &mut self.top);
-                    push_list(column, self.top.iter().map(|&code| self.arranged.dictionary.get(code)));
+                    self.values[values].top(k, &self.arranged.texts, &mut self.top);
+                    push_list(column, self.top.iter().map(|&code| self.arranged.texts.get(code)));
                 }
                 Lane::Last(frame) => {
                     let Frame { slot, low, high, .. } = self.frames[frame];
@@ -461,7 +461,7 @@ impl<'a> Sweep<'a> {
                 }
                 Lane::CollectSet(window, k) => {
                     let codes = self.ordered[window].keys().take(k).map(|rank| self.by_rank[rank as usize]);
-                    push_list(column, codes.map(|code| self.arranged.dictionary.get(code)));
+                    push_list(column, codes.map(|code| self.arranged.texts.get(code)));
                 }
             }
         }
@@ -495,7 +495,7 @@ fn push_word(column: &mut Column, slot_type: SlotType, word: u64, arranged: &Arr
         SlotType::I64 | SlotType::Timestamp => column.push_i64(word.cast_signed()),
         SlotType::F64 => column.push_f64(f64::from_bits(word)),
         SlotType::Mark | SlotType::Bool => column.push_bool(word != 0),
-        SlotType::Utf8 => column.push_bytes(arranged.dictionary.get(word as u32)),
+        SlotType::Utf8 => column.push_bytes(arranged.texts.get(word as u32)),
     }
 }
 

@@ -207,6 +207,7 @@ fn join_as(
     let label_keys: Vec<u32> = labels.iter().map(|label| label.0.unwrap_or(NO_KEY)).collect();
     let label_times: Vec<i64> = labels.iter().map(|label| label.1).collect();
     let ranks: Vec<Vec<f64>> = globals.iter().map(|parts| ranks(parts, keys, &label_keys, &label_times)).collect();
+    let parts = Histories::new(parts);
     let mut rows = vec![None; labels.len()];
     for slice in 0..slices {
         let questions = labels.iter().enumerate().filter_map(|(label, &(key, as_of_us))| {

@@ -1,6 +1,6 @@
 //! What slides along one key's sorted contributions: window bounds, exact sums, value counts, sessions.
 
-use super::history::Dictionary;
+use super::history::Texts;
 use crate::accumulator::exact_sum::ExactSum;
 use crate::accumulator::extreme::End;
 use crate::accumulator::moments::Moments;
@@ -352,11 +352,11 @@ impl ValuesWindow {
     }
 
     /// The up to `k` codes that occur most, most first, ties by the value's bytes.
-    pub(super) fn top(&self, k: usize, dictionary: &Dictionary, top: &mut Vec<u32>) {
+    pub(super) fn top(&self, k: usize, texts: &Texts, top: &mut Vec<u32>) {
         top.clear();
         let before = |a: u32, b: u32| {
             let (count_a, count_b) = (self.counts[a as usize].0, self.counts[b as usize].0);
-            count_a > count_b || (count_a == count_b && dictionary.get(a) < dictionary.get(b))
+            count_a > count_b || (count_a == count_b && texts.get(a) < texts.get(b))
         };
         for &code in &self.present {
             let place = top.partition_point(|&better| before(better, code));

@@ -22,6 +22,7 @@ use super::{Faults, thread_count};
 use crate::port::{EventReader, OpenEvents, ScratchFolder, SnapshotDate, SnapshotSink, SnapshotView};
 use crate::{Error, Result};
 use labels::{ByteOrder, Instants};
+use plumb_core::temporal::Histories;
 use plumb_core::time::{DAY_US, HOUR_US, floor_to};
 use plumb_transform::Transform;
 use std::collections::BTreeMap;
@@ -364,11 +365,11 @@ impl SourceJob<'_> {
             };
             let arranged;
             let slices = if unloading.is_used() {
-                history.parts.clear();
+                history.parts = Histories::default();
                 Slices::Unloaded(&unloading.histories[number])
             } else {
                 arranged = arrange(&history, room.limits.slices, self.threads)?;
-                history.parts.clear();
+                history.parts = Histories::default();
                 Slices::Arranged(&arranged)
             };
             let instants = Instants {

@@ -23,7 +23,7 @@ use crate::port::{EventReader, ScratchFolder};
 use crate::{Error, Result};
 use plumb_core::codec::plain::{put_column, read_columns};
 use plumb_core::column::{Column, DataType, Values};
-use plumb_core::temporal::{Arranged, History, NO_KEY, Question};
+use plumb_core::temporal::{Arranged, Histories, History, NO_KEY, Question};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
@@ -222,7 +222,7 @@ pub(super) fn run(
         for (index, (mut history, wanted)) in gathered.views.into_iter().zip(wanted).enumerate() {
             let def = views[index].transform.def();
             if unloading.is_used() {
-                history.parts.clear();
+                history.parts = Histories::default();
             }
             let mut ranks = Vec::new();
             for (ranked, in_time) in unloading.ranked[index].iter().zip(in_time[wanted.keys].iter().cycle()) {
@@ -441,7 +441,7 @@ impl View<'_> {
                     history = history.keeping_known();
                 }
                 unloaded.each(slice, |bytes| Ok(history.load(slice, bytes)?))?;
-                made = Arranged::new(std::slice::from_ref(&history), slice);
+                made = Arranged::new(&history.into(), slice);
                 &made
             }
         };

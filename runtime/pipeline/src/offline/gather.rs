@@ -9,7 +9,7 @@ use crate::port::EventReader;
 use crate::{Error, Result};
 use plumb_core::column::Column;
 use plumb_core::event::EventBatch;
-use plumb_core::temporal::{History, NO_KEY, RankHistory};
+use plumb_core::temporal::{Histories, History, NO_KEY, RankHistory};
 use plumb_transform::Transform;
 use std::ops::Range;
 use std::sync::Mutex;
@@ -93,7 +93,7 @@ struct ViewShare {
 /// What all workers gathered for one view.
 #[derive(Debug)]
 pub(super) struct ViewHistory {
-    pub(super) parts: Vec<History>,
+    pub(super) parts: Histories,
     /// Per distribution of the plan, the workers' histories.
     pub(super) ranks: Vec<Vec<RankHistory>>,
     /// The events this view could not extract, among those whose key was asked for.
@@ -278,24 +278,27 @@ impl Gathered {
     /// Brings the workers' shares together.
     pub(super) fn of(shares: Vec<Share>) -> Self {
         let mut all = Gathered { views: Vec::new(), events: 0, newest_us: None, newest_known_us: None };
+        let mut histories: Vec<Vec<History>> = Vec::new();
         for share in shares {
             all.events += share.events;
             all.newest_us = all.newest_us.max(share.newest_us);
             all.newest_known_us = all.newest_known_us.max(share.newest_known_us);
             all.views.resize_with(share.views.len(), || ViewHistory {
-                parts: Vec::new(),
+                parts: Histories::default(),
                 ranks: Vec::new(),
                 faults: Faults::default(),
                 prints: DayPrints::new(),
             });
-            for (to, from) in all.views.iter_mut().zip(share.views) {
-                to.parts.push(from.history);
+            histories.resize_with(share.views.len(), Vec::new);
+            for ((to, histories), from) in all.views.iter_mut().zip(&mut histories).zip(share.views) {
+                histories.push(from.history);
                 to.ranks.resize_with(from.ranks.len(), Vec::new);
                 to.ranks.iter_mut().zip(from.ranks).for_each(|(to, from)| to.push(from));
                 to.faults.merge(from.faults);
                 prints::merge(&mut to.prints, from.prints);
             }
         }
+        all.views.iter_mut().zip(histories).for_each(|(view, parts)| view.parts = Histories::new(parts));
         all
     }
 }
