@@ -448,6 +448,8 @@ pub trait EventReader: Send {
     fn next_of_partition(&mut self) -> Result<Option<(u32, EventBatch)>> {
         Ok(self.next_batch()?.map(|batch| (0, batch)))
     }
+    /// Says before the first batch that events at or after an instant (µs) are of no use; they may be left out.
+    fn only_before(&mut self, _before_us: i64) {}
 }
 
 /// Opens the events of a source of this name, each time from the first one again.

@@ -170,6 +170,12 @@ impl AcceptedEvents {
 }
 
 impl EventReader for AcceptedEvents {
+    /// Of an archive row groups are left out that begin later; they count as read and accepted. Of other files all is
+    /// read: the first copy of an id may lie anywhere.
+    fn only_before(&mut self, before_us: i64) {
+        self.archived += self.decoders.only_before(before_us);
+    }
+
     fn next_batch(&mut self) -> Result<Option<EventBatch>> {
         match self.waiting.pop() {
             Some((_, events)) => Ok(Some(events)),

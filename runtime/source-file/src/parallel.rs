@@ -6,8 +6,10 @@
 
 use crate::files::{EventFile, Format};
 use crate::json_lines::JsonLines;
-use crate::parquet_rows::ParquetRows;
+use crate::parquet_rows::{ParquetRows, is_archive};
+
 use crate::reader::{FileReader, Reading};
+use arrow_schema::{DataType as ArrowType, TimeUnit};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use plumb_columnar::ParquetFile;
 use plumb_pipeline::accept::Hashes;
@@ -31,6 +33,16 @@ struct Piece {
     file: usize,
     path: EventFile,
     part: Part,
+    /// Of a row group of an archive, whose events were accepted before.
+    archived: Option<Archived>,
+}
+
+/// What is known of a row group before it is read.
+#[derive(Debug, Clone, Copy)]
+struct Archived {
+    /// Its first event time, µs, where the file says it.
+    least_us: Option<i64>,
+    rows: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -76,11 +88,14 @@ pub(crate) struct Decoders {
     work: Option<Sender<(Piece, Queue)>>,
     threads: Vec<JoinHandle<()>>,
     rows: u64,
+    /// Whether pieces were handed out.
+    begun: bool,
 }
 
 impl Decoders {
+    /// Begins at once, unless all pieces are of an archive: of those some may yet be left out.
     pub(crate) fn start(files: &[EventFile], reading: &Reading, threads: usize) -> Result<Self> {
-        let (pieces, rows) = cut(files)?;
+        let (pieces, rows) = cut(files, &reading.schema.time_field)?;
         let (work, todo) = unbounded::<(Piece, Queue)>();
         let threads = threads.clamp(1, pieces.len().max(1));
         let handles = (0..threads)
@@ -96,11 +111,43 @@ impl Decoders {
                     .map_err(|error| Error::unavailable("start a thread", error))
             })
             .collect::<Result<Vec<_>>>()?;
-        let mut decoders =
-            Self { pieces: pieces.into_iter(), under_way: VecDeque::new(), work: Some(work), threads: handles, rows };
-        // One more than threads, so that none waits while the first is emptied.
-        (0..=threads).for_each(|_| decoders.hand_out());
+        let may_wait = pieces.iter().all(|piece| piece.archived.is_some());
+        let mut decoders = Self {
+            pieces: pieces.into_iter(),
+            under_way: VecDeque::new(),
+            work: Some(work),
+            threads: handles,
+            rows,
+            begun: false,
+        };
+        if !may_wait {
+            decoders.begin();
+        }
         Ok(decoders)
+    }
+
+    fn begin(&mut self) {
+        self.begun = true;
+        // One more than threads, so that none waits while the first is emptied.
+        (0..=self.threads.len()).for_each(|_| self.hand_out());
+    }
+
+    /// Leaves out what of an archive begins at or after an instant, if nothing was begun; returns the number of rows.
+    pub(crate) fn only_before(&mut self, before_us: i64) -> u64 {
+        if self.begun {
+            return 0;
+        }
+        let mut left_out = 0;
+        let pieces = std::mem::take(&mut self.pieces).filter(|piece| match piece.archived {
+            Some(Archived { least_us: Some(least_us), rows }) if least_us >= before_us => {
+                left_out += rows;
+                false
+            }
+            _ => true,
+        });
+        self.pieces = pieces.collect::<Vec<_>>().into_iter();
+        self.rows -= left_out;
+        left_out
     }
 
     /// The number of rows, as far as it is known before reading.
@@ -110,6 +157,9 @@ impl Decoders {
 
     /// The next batch in the order of files and rows.
     pub(crate) fn next(&mut self) -> Result<Step> {
+        if !self.begun {
+            self.begin();
+        }
         let Some((file, queue)) = self.under_way.front() else { return Ok(Step::End) };
         let received = queue.recv().map_err(|_| Error::internal("a thread that decodes event files broke down"))?;
         if let Some(decoded) = received? {
@@ -143,20 +193,25 @@ impl Drop for Decoders {
 }
 
 /// Cuts files into pieces, and counts the rows of those whose number is known.
-fn cut(files: &[EventFile]) -> Result<(Vec<Piece>, u64)> {
+fn cut(files: &[EventFile], time_field: &str) -> Result<(Vec<Piece>, u64)> {
     let mut pieces = Vec::new();
     let mut rows = 0;
     for (file, path) in files.iter().enumerate() {
-        let mut add = |part| pieces.push(Piece { file, path: path.clone(), part });
+        let mut add = |part, archived| pieces.push(Piece { file, path: path.clone(), part, archived });
         match path.format {
-            Format::Csv => add(Part::Whole),
+            Format::Csv => add(Part::Whole, None),
             Format::Parquet => {
                 let parquet = ParquetFile::open(&path.path)?;
                 rows += parquet.rows();
+                let is_archive = is_archive(parquet.schema());
+                let archived = |group| {
+                    let least_us = least_us(&parquet, group, time_field);
+                    is_archive.then(|| Archived { least_us, rows: parquet.row_group_rows(group) })
+                };
                 match parquet.row_groups() {
                     // To be told of missing columns all the same.
-                    0 => add(Part::Whole),
-                    groups => (0..groups).for_each(|group| add(Part::Group(group))),
+                    0 => add(Part::Whole, None),
+                    groups => (0..groups).for_each(|group| add(Part::Group(group), archived(group))),
                 }
             }
             Format::JsonLines => {
@@ -164,11 +219,18 @@ fn cut(files: &[EventFile]) -> Result<(Vec<Piece>, u64)> {
                 let failed = |error| Error::unavailable(format!("read `{}`", path.path.display()), error);
                 let bytes = metadata.map_err(failed)?.len();
                 let starts = (0..bytes).step_by(LINES_PIECE_BYTES as usize);
-                starts.for_each(|start| add(Part::Lines(start..bytes.min(start + LINES_PIECE_BYTES))));
+                starts.for_each(|start| add(Part::Lines(start..bytes.min(start + LINES_PIECE_BYTES)), None));
             }
         }
     }
     Ok((pieces, rows))
+}
+
+/// The first event time of a row group, if it is known without reading and its unit is the archive's.
+fn least_us(parquet: &ParquetFile, group: usize, time_field: &str) -> Option<i64> {
+    let field = parquet.schema().field_with_name(time_field).ok()?;
+    let in_us = matches!(field.data_type(), ArrowType::Timestamp(TimeUnit::Microsecond, _));
+    parquet.i64_range(group, time_field).filter(|_| in_us).map(|(least_us, _)| least_us)
 }
 
 /// Decodes a piece into its queue, until its end, an error, or nobody listens any more.

@@ -272,6 +272,11 @@ fn always_fits(found: &ArrowType, wanted: &DataType) -> bool {
     }
 }
 
+/// Whether a file is part of an archive: its events were accepted before.
+pub(crate) fn is_archive(schema: &Schema) -> bool {
+    ["_source", "_partition", "_offset"].iter().all(|name| schema.index_of(name).is_ok())
+}
+
 impl Layout {
     fn find(file: &ParquetFile, reading: &Reading) -> Result<Self> {
         let found: &Schema = file.schema();
@@ -286,7 +291,7 @@ impl Layout {
                 names.join(", ")
             )));
         };
-        let places = place("_source").and(place("_partition")).zip(place("_offset"));
+        let places = place("_partition").zip(place("_offset")).filter(|_| is_archive(found));
         let ingest = place("_ingest_time");
         let archive = places.map(|(partition, offset)| ArchivePlaces { partition, offset, ingest });
         let fields: Vec<Option<usize>> = (0..schema.columns())

@@ -2,8 +2,8 @@ use super::*;
 use arrow_array::builder::{Int64Builder, StringDictionaryBuilder};
 use arrow_array::types::Int8Type;
 use arrow_array::{
-    ArrayRef, Float64Array, Int64Array, LargeStringArray, RecordBatch, StringArray, TimestampMillisecondArray,
-    TimestampNanosecondArray,
+    ArrayRef, Float64Array, Int64Array, LargeStringArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+    TimestampMillisecondArray, TimestampNanosecondArray,
 };
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
@@ -337,6 +337,54 @@ fn an_archive_that_was_put_together_is_given_by_partition() {
     assert_eq!(given, [(0, vec![3]), (1, vec![1]), (3, vec![0, 2])]);
     let error = of(&[3, -1]).next_of_partition().unwrap_err().to_string();
     assert!(error.contains("-1 is no `_partition` of an archive"), "{error}");
+}
+
+#[test]
+fn row_groups_of_an_archive_that_begin_too_late_are_left_out_and_those_of_other_files_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    // Row groups of two: 1 and 9, 5 and 6, 9 and 7 µs.
+    let write_archive = |name: &str, times: ArrayRef, source: &str| {
+        let content = parquet(
+            vec![
+                ("event_time", times) as (&str, ArrayRef),
+                ("event_type", Arc::new(StringArray::from(vec!["view"; 6]))),
+                (source, Arc::new(StringArray::from(vec!["default"; 6]))),
+                ("_partition", Arc::new(Int64Array::from(vec![0; 6]))),
+                ("_offset", Arc::new(Int64Array::from((0..6).collect::<Vec<_>>()))),
+            ],
+            2,
+        );
+        write(&folder, name, content)
+    };
+    let times = vec![1, 9, 5, 6, 9, 7];
+    let us: ArrayRef = Arc::new(TimestampMicrosecondArray::from(times.clone()));
+    let ms: ArrayRef = Arc::new(TimestampMillisecondArray::from(times));
+    let offsets = |path: &Path, before_us: i64| {
+        let mut events = AcceptedEvents::open(path, &schema(), &options(2)).unwrap();
+        events.only_before(before_us);
+        let mut given = Vec::new();
+        while let Some((_, batch)) = events.next_of_partition().unwrap() {
+            // Too late to be left out.
+            events.only_before(0);
+            given.extend(batch.offsets);
+        }
+        // What is left out was accepted all the same.
+        (given, events.accounting().applied + events.accounting().rejected)
+    };
+    let archive = write_archive("a/1.parquet", us.clone(), "_source");
+    assert_eq!(offsets(&archive, 10), (vec![0, 1, 2, 3, 4, 5], 6));
+    assert_eq!(offsets(&archive, 7), (vec![0, 1, 2, 3], 6));
+    assert_eq!(offsets(&archive, 5), (vec![0, 1], 6));
+    assert_eq!(offsets(&archive, 1), (vec![], 6));
+    // Of times in another unit nothing is known, nor what a file that is no archive hides.
+    let other = write_archive("b.parquet", ms, "_source");
+    assert_eq!(offsets(&other, 1), (vec![0, 1, 2, 3, 4, 5], 6));
+    let raw = write_archive("c.parquet", us.clone(), "source");
+    assert_eq!(offsets(&raw, 1).1, 6);
+    assert_eq!(AcceptedEvents::open(&raw, &schema(), &options(1)).unwrap().accounting().read, 0);
+    // Nor beside such a file: nothing waits there to be told.
+    write_archive("a/2.parquet", us, "source");
+    assert_eq!(offsets(archive.parent().unwrap(), 1).1, 12);
 }
 
 #[test]

@@ -120,6 +120,14 @@ impl EventReader for Shared {
         self.bar.inc(batch.as_ref().map_or(0, |(_, batch)| batch.len() as u64));
         Ok(batch)
     }
+
+    fn only_before(&mut self, before_us: i64) {
+        let mut reader = self.lock();
+        reader.only_before(before_us);
+        if let Some(rows) = reader.rows() {
+            self.bar.set_length(rows);
+        }
+    }
 }
 
 /// Readers by source.

@@ -200,6 +200,10 @@ pub(super) fn run(
             let view = &views[0].transform.def().name;
             Error::invalid(format!("view `{view}` reads source `{source}`, for which no events were given"))
         })?;
+        // When the last event of all was ingested, says how far the archive knows what was known.
+        if !keeps_known {
+            reader.only_before(before_us);
+        }
         let keys = keys.into_iter().enumerate();
         let keys = keys.map(|(entity, index)| SharedKeys::of(index, is_ranked(&wanted, entity)));
         let keys: Vec<SharedKeys> = keys.collect();
