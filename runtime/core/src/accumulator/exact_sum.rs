@@ -4,6 +4,7 @@
 //! do, else in a big integer. Nothing is ever rounded on the way, so order does not matter and taking
 //! away what was added leaves no trace.
 
+use super::moments::Pair;
 use crate::codec::wire::{Reader, put_i64, put_u64};
 use crate::{Error, Result};
 use num_bigint::{BigInt, BigUint, Sign};
@@ -204,6 +205,14 @@ impl ExactSum {
         match &self.0 {
             Repr::Small { mantissa, exponent } => ((*mantissa).into(), *exponent),
             Repr::Big(big) => (big.mantissa.clone(), big.exponent),
+        }
+    }
+
+    /// The sum as a pair of floats, if it is of ordinary size.
+    pub(super) fn pair(&self) -> Option<Pair> {
+        match &self.0 {
+            Repr::Small { mantissa, exponent } => Pair::of(*mantissa, *exponent),
+            Repr::Big(_) => None,
         }
     }
 

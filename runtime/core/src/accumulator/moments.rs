@@ -5,10 +5,13 @@
 //! where the whole square would not. Together they are Σx², and each alone is a sum like any other: order-free,
 //! mergeable and free of traces when taken away again.
 
+mod near;
+
 use super::exact_sum::{ExactSum, Limits, round_scaled, split};
 use crate::Result;
 use crate::codec::wire::{Reader, put_u64};
 use crate::view::SlotType;
+pub(super) use near::Pair;
 use num_bigint::{BigInt, BigUint, Sign};
 
 /// From which bit of `m²` on a square belongs to the high sum.
@@ -100,7 +103,14 @@ impl Moments {
 
     /// The exact sample variance (n − 1), rounded once; `None` of fewer than two values, and beyond f64.
     pub fn variance(&self) -> Option<f64> {
-        let (numerator, denominator, exponent) = self.fraction()?;
+        if self.count < 2 {
+            return None;
+        }
+        self.near(near::variance).or_else(|| self.exact_variance())
+    }
+
+    fn exact_variance(&self) -> Option<f64> {
+        let (numerator, denominator, exponent) = self.fraction();
         let bits = numerator.bits() as i64 - denominator.bits() as i64;
         let (quotient, rest, exponent) = quotient(numerator, &denominator, exponent, BITS as i64 - bits);
         round_scaled(false, quotient << 1 | u128::from(rest), exponent - 1)
@@ -108,7 +118,14 @@ impl Moments {
 
     /// The root of the exact sample variance, rounded once; `None` of fewer than two values, and beyond f64.
     pub fn stddev(&self) -> Option<f64> {
-        let (numerator, denominator, exponent) = self.fraction()?;
+        if self.count < 2 {
+            return None;
+        }
+        self.near(near::stddev).or_else(|| self.exact_stddev())
+    }
+
+    fn exact_stddev(&self) -> Option<f64> {
+        let (numerator, denominator, exponent) = self.fraction();
         let bits = numerator.bits() as i64 - denominator.bits() as i64;
         let mut shift = BITS as i64 - bits;
         // A power of two has a root if its exponent is even.
@@ -119,11 +136,13 @@ impl Moments {
         round_scaled(false, root << 1 | u128::from(rest), exponent / 2 - 1)
     }
 
-    /// The sample variance as (n Σx² − (Σx)²) / (n (n − 1)) × 2^exponent.
-    fn fraction(&self) -> Option<(BigUint, BigUint, i32)> {
-        if self.count < 2 {
-            return None;
-        }
+    /// What can be told in floats of at least two values; else the exact fraction decides.
+    fn near(&self, of: impl Fn(u64, Pair, [Pair; 2]) -> Option<f64>) -> Option<f64> {
+        of(self.count, self.sum.pair()?, [self.high.pair()?, self.low.pair()?])
+    }
+
+    /// The sample variance of at least two values as (n Σx² − (Σx)²) / (n (n − 1)) × 2^exponent.
+    fn fraction(&self) -> (BigUint, BigUint, i32) {
         let (sum, sum_exponent) = self.sum.parts();
         let parts = [self.high.parts(), self.low.parts(), (&sum * &sum, sum_exponent * 2)];
         let exponents = parts.iter().filter(|(part, _)| part.sign() != Sign::NoSign).map(|&(_, exponent)| exponent);
@@ -133,7 +152,7 @@ impl Moments {
         let numerator = squares * BigInt::from(self.count) - aligned(&parts[2]);
         // By Cauchy and Schwarz it is not negative, but for damaged state.
         let numerator = if numerator.sign() == Sign::Minus { BigUint::default() } else { numerator.into_parts().1 };
-        Some((numerator, BigUint::from(self.count) * BigUint::from(self.count - 1), exponent))
+        (numerator, BigUint::from(self.count) * BigUint::from(self.count - 1), exponent)
     }
 
     /// The bytes kept on the heap.

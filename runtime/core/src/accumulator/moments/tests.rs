@@ -119,6 +119,40 @@ proptest! {
 }
 
 #[test]
+fn what_is_told_in_floats_is_what_the_fraction_says() {
+    let mut next = 1u64;
+    let mut random = || {
+        next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (next >> 33) as i64
+    };
+    let (mut told, mut all) = (0, 0);
+    for round in 0..30_000 {
+        let mut moments = Moments::new();
+        if round % 5 == 4 {
+            // The variance, 2m², lies half-way between two floats.
+            moments.add_i64(0);
+            moments.add_i64(2 * (100_000_001 + 2 * (random() % 10_000_000)));
+        }
+        for _ in 0..if round % 5 == 4 { 0 } else { 2 + random() % 40 } {
+            match round % 5 {
+                0 => moments.add((random() % 1_000_000) as f64 / 100.0),
+                1 => moments.add_i64(random() % 5),
+                2 => moments.add(1e3 + (random() % 3) as f64 * 2f64.powi(-8)),
+                _ => moments.add(f64::from_bits((1000 + random() as u64 % 40) << 52)),
+            }
+        }
+        let near = (moments.near(near::variance), moments.near(near::stddev));
+        if round % 5 < 4 {
+            all += 1;
+            told += usize::from(near.0.is_some() && near.1.is_some());
+        }
+        let exact = (moments.exact_variance(), moments.exact_stddev());
+        assert_eq!((near.0.or(exact.0), near.1.or(exact.1)), exact);
+    }
+    assert!(told * 10 > all * 9, "{told} of {all}");
+}
+
+#[test]
 fn edges() {
     let deviation = |values: &[f64]| moments_of(values).stddev();
     assert_eq!(deviation(&[]), None);
