@@ -5,6 +5,7 @@ mod client;
 mod commands;
 mod context;
 mod exit;
+mod interrupt;
 mod start;
 mod telemetry;
 mod values;
@@ -28,6 +29,10 @@ fn main() -> ExitCode {
     match run(&cli.command, Output { json: cli.json }) {
         Ok(Done::Ok) => ExitCode::SUCCESS,
         Ok(Done::Failed) => ExitCode::from(1),
+        Err(_) if interrupt::is_stopped() => {
+            telemetry::say("ERROR", "interrupted: what was not complete is not there", &[]);
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
         Err(error) => exit::report(&error),
     }
 }

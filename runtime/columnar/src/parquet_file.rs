@@ -15,10 +15,11 @@ use parquet::schema::types::SchemaDescriptor;
 use plumb_core::column::DataType;
 use plumb_pipeline::port::ObjectStore;
 use plumb_pipeline::{Error, Result};
+use std::cell::Cell;
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 /// An open Parquet file: its schema, its row groups and readers of its rows. Its footer is read once.
 #[derive(Debug)]
@@ -222,13 +223,33 @@ fn equals(schema: &SchemaDescriptor, name: &str, column: usize, value: &str) -> 
     RowFilter::new(vec![Box::new(predicate)])
 }
 
-/// Runs a step of the Parquet decoder, which panics on some damaged pages; nothing it held is used after that.
+thread_local! {
+    /// Whether a panic of this thread is the decoder's, and becomes an error.
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a step of the Parquet decoder, which panics on some damaged files; nothing it held is used after that. Such a
+/// panic says nothing by itself: the error does.
 fn contained<T, E: std::fmt::Display>(step: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
-    match std::panic::catch_unwind(AssertUnwindSafe(step)) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !CONTAINED.get() {
+                before(panic);
+            }
+        }));
+    });
+    let outer = CONTAINED.replace(true);
+    let done = std::panic::catch_unwind(AssertUnwindSafe(step));
+    CONTAINED.set(outer);
+    match done {
         Ok(done) => done.map_err(|error| error.to_string()),
         Err(panic) => Err(match panic.downcast::<String>() {
             Ok(message) => *message,
-            Err(_) => "a page cannot be decoded".to_owned(),
+            Err(panic) => {
+                panic.downcast::<&str>().map_or("a page cannot be decoded".to_owned(), |text| text.to_string())
+            }
         }),
     }
 }

@@ -1,7 +1,7 @@
 //! Label files: the times and keys a join asks with, and every column of the file, to be carried through.
 
 use crate::files::{Subfolders, table_files};
-use crate::table::{Content, Format, Part, TableFile, fit, merge_schemas};
+use crate::table::{Content, Format, Part, TableFile, fit, merge_schemas, open_table};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use plumb_columnar::{Batches, ParquetFile, Selection};
@@ -131,7 +131,7 @@ impl LabelWindows {
         let all_parquet = paths.iter().map(is_parquet).collect::<Result<Vec<bool>>>()?.into_iter().all(|is| is);
         let (rest, files) = match paths.first() {
             Some(first) if all_parquet => {
-                let files = paths.iter().map(|path| ParquetFile::open(path)).collect::<Result<Vec<_>>>()?;
+                let files = paths.iter().map(|path| open_table(path)).collect::<Result<Vec<_>>>()?;
                 let mut schema = files[0].schema().clone();
                 for (path, file) in paths.iter().zip(&files).skip(1) {
                     schema = merge_schemas((first, &schema), (path, file.schema()))?;

@@ -1,8 +1,8 @@
 //! Table files of any size, batch by batch: snapshots and training sets, ours or anyone's.
 
-use crate::table::{Format, TableFile, natural_type};
+use crate::table::{Format, TableFile, natural_type, open_table};
 use arrow_schema::DataType as ArrowType;
-use plumb_columnar::{ParquetFile, Selection, from_arrow};
+use plumb_columnar::{Selection, from_arrow};
 use plumb_core::column::{Column, DataType};
 use plumb_pipeline::{Error, Result};
 use std::collections::BTreeMap;
@@ -59,7 +59,7 @@ fn scan_parquet(
     scanned: &mut Scanned,
     visit: &mut dyn FnMut(TableBatch<'_>) -> Result<()>,
 ) -> Result<()> {
-    let file = ParquetFile::open(path)?;
+    let file = open_table(path)?;
     let mut columns: Vec<(usize, String, DataType)> = Vec::new();
     for (index, field) in file.schema().fields().iter().enumerate().filter(|(_, field)| wanted(field.name())) {
         match statistical_type(field.data_type()) {

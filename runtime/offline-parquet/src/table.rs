@@ -41,6 +41,20 @@ pub(crate) enum Content {
     Csv(CsvFile),
 }
 
+/// Opens a Parquet file of labels or of a training set, whose columns are known by their names.
+pub(crate) fn open_table(path: &Path) -> Result<ParquetFile> {
+    let file = ParquetFile::open(path)?;
+    let fields = file.schema().fields();
+    let twin = (1..fields.len()).find(|&at| fields[..at].iter().any(|before| before.name() == fields[at].name()));
+    match twin {
+        Some(at) => {
+            let (shown, name) = (path.display(), fields[at].name());
+            Err(Error::invalid(format!("`{shown}`: column {} is named `{name}` like one before it", at + 1)))
+        }
+        None => Ok(file),
+    }
+}
+
 /// The rows of one file among those of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part {
@@ -86,7 +100,7 @@ impl TableFile {
         let content = match Format::of(path)? {
             Format::Csv => Content::Csv(CsvFile::read(path)?),
             Format::Parquet => {
-                let file = ParquetFile::open(path)?;
+                let file = open_table(path)?;
                 let selection = Selection { batch_rows: 64 * 1024, ..Selection::default() };
                 Content::Parquet {
                     schema: file.schema().clone(),

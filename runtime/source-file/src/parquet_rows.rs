@@ -282,8 +282,18 @@ impl Layout {
         let found: &Schema = file.schema();
         let schema = &reading.schema;
         let place = |name: &str| found.index_of(name).ok();
+        let used = (0..schema.columns()).map(|index| column_of(schema, index).0);
+        for name in used.chain([schema.time_field.as_str()]) {
+            if found.fields().iter().filter(|field| field.name() == name).count() > 1 {
+                let shown = file.path().display();
+                return Err(Error::invalid(format!("`{shown}` has two columns named `{name}`: rename one")));
+            }
+        }
         let Some(time) = place(&schema.time_field) else {
-            let names: Vec<&str> = found.fields().iter().map(|field| field.name().as_str()).collect();
+            let mut names: Vec<&str> = found.fields().iter().map(|field| field.name().as_str()).collect();
+            if names.is_empty() {
+                names.push("none");
+            }
             return Err(Error::invalid(format!(
                 "`{}` has no column `{}` for the event time; it has {}",
                 file.path().display(),

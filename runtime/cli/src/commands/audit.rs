@@ -1,6 +1,6 @@
 //! `plumb audit`: leakage in a training set.
 
-use super::offline::Prepared;
+use super::offline::{Prepared, say_zoneless};
 use crate::args::{AsOf as AsOfWord, Audit, Knowledge as KnowledgeWord};
 use crate::context::{Output, duration, write_page};
 use crate::exit::{Done, usage};
@@ -29,6 +29,9 @@ pub(crate) fn run(arguments: &Audit, output: Output) -> Result<Done> {
     let prepared = Prepared::new(&arguments.inputs)?;
     let selection = Selection::all(&prepared.transforms);
     let labels = LabelFile::read(&arguments.labels, &arguments.label_time, &prepared.key_fields(&selection))?;
+    if labels.time_without_zone() {
+        say_zoneless(Some(&arguments.labels), &arguments.label_time);
+    }
     let mut types = labels.column_types()?;
     types.extend(expected_columns(&prepared.transforms));
     let dataset = read_table(&arguments.dataset, &types)?;

@@ -1,9 +1,10 @@
 //! `plumb backfill`: historical snapshots of feature values.
 
-use super::offline::{Prepared, Readers, event_paths, faults_json, folder_there, now, report_faults};
+use super::offline::{Answering, Prepared, Readers, event_paths, faults_json, folder_there, now, report_faults};
 use crate::args::{Backfill, Entities as EntitiesWord, Every as EveryWord};
 use crate::context::{Output, instant, memory_bytes, progress_to, settings};
 use crate::exit::{Done, usage};
+use crate::interrupt;
 use anyhow::Result;
 use plumb_assembly::history::Committed;
 use plumb_assembly::stores;
@@ -21,6 +22,7 @@ use std::time::Instant;
 /// Makes the snapshots that are missing or of other events, as `features/entity=…/view=…/version=…/date=…/*.parquet`.
 pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
     let start = Instant::now();
+    interrupt::watch()?;
     let reading = &arguments.reading;
     let (settings, components) = (settings(reading.config.as_deref())?, &arguments.transforms);
     let (prepared, job_store) = if arguments.events.is_empty() {
@@ -65,7 +67,8 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
     let beside = out.strip_prefix("file:").or(arguments.out.is_some().then_some(out.as_str()));
     let spill_dir = arguments.memory.spill_dir.clone();
     let scratch = spill_dir.unwrap_or_else(|| folder_there(beside.map_or(&prepared.settings.data_dir, Path::new)));
-    let budget = Budget { bytes, scratch: &LocalScratch::new(&scratch), progress: None };
+    let (scratch, answering) = (LocalScratch::new(&scratch), Answering::default());
+    let budget = Budget { bytes, scratch: &scratch, progress: Some(&answering) };
     let mut sink = SnapshotWriter::new(store);
     let mut readers = Readers::default();
     let mut position = Position::default();
@@ -145,6 +148,7 @@ impl EventReader for Shown {
     }
 
     fn next_of_partition(&mut self) -> plumb_pipeline::Result<Option<(u32, EventBatch)>> {
+        interrupt::go_on()?;
         let batch = self.reader.next_of_partition()?;
         self.bar.inc(batch.as_ref().map_or(0, |(_, batch)| batch.len() as u64));
         Ok(batch)

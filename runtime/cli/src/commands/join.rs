@@ -3,10 +3,11 @@
 mod again;
 mod made;
 
-use super::offline::{Answering, Prepared, event_paths, faults_json, now, report_faults, scratch_folder};
+use super::offline::{Answering, Prepared, event_paths, faults_json, now, report_faults, say_zoneless, scratch_folder};
 use crate::args::{AsOf as AsOfWord, ColdStart as ColdStartWord, Join, Knowledge as KnowledgeWord};
 use crate::context::{Output, duration, memory_bytes, settings};
 use crate::exit::{Done, usage};
+use crate::interrupt;
 use anyhow::Result;
 use clap::ValueEnum;
 use plumb_offline_parquet::{LabelScan, LabelWindows, LocalScratch, Manifest, OptionsUsed, Target, TrainingWriter};
@@ -32,6 +33,7 @@ struct Plan {
 /// Joins labels with features as they were.
 pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
     let start = Instant::now();
+    interrupt::watch()?;
     let target = Target::new(&arguments.out, arguments.part_rows)?;
     let plan = match &arguments.from_manifest {
         Some(manifest) => again::plan(manifest, arguments)?,
@@ -65,9 +67,7 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
     let summary = join_within(&mut readers.lend(), &selection, &mut labels, &options, budget, &mut writer)?;
     drop(answering);
     if labels.time_without_zone() {
-        let (file, column) = (plan.labels.first().map(|path| path.display()), &plan.options.label_time);
-        let file = file.map_or_else(String::new, |file| file.to_string());
-        eprintln!("plumb: `{file}`: column `{column}` holds times without a zone: taken as UTC");
+        say_zoneless(plan.labels.first(), &plan.options.label_time);
     }
     readers.report();
     let staged = writer.finish()?;

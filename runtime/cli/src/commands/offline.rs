@@ -3,6 +3,7 @@
 use crate::args::{Inputs, Reading};
 use crate::context::{instant, now_us, progress_to, settings};
 use crate::exit::usage;
+use crate::interrupt;
 use anyhow::Result;
 use plumb_assembly::sources::accept_rules;
 use plumb_assembly::{Settings, components, event_files};
@@ -110,12 +111,14 @@ impl Shared {
 
 impl EventReader for Shared {
     fn next_batch(&mut self) -> plumb_pipeline::Result<Option<EventBatch>> {
+        interrupt::go_on()?;
         let batch = self.lock().next_batch()?;
         self.bar.inc(batch.as_ref().map_or(0, |batch| batch.len() as u64));
         Ok(batch)
     }
 
     fn next_of_partition(&mut self) -> plumb_pipeline::Result<Option<(u32, EventBatch)>> {
+        interrupt::go_on()?;
         let batch = self.lock().next_of_partition()?;
         self.bar.inc(batch.as_ref().map_or(0, |(_, batch)| batch.len() as u64));
         Ok(batch)
@@ -266,6 +269,12 @@ pub(crate) fn scratch_folder(given: Option<&Path>, out: &Path) -> PathBuf {
     }
 }
 
+/// Says on stderr that times of labels carry no zone.
+pub(crate) fn say_zoneless(file: Option<&PathBuf>, column: &str) {
+    let file = file.map_or_else(String::new, |file| file.display().to_string());
+    eprintln!("plumb: `{file}`: column `{column}` holds times without a zone: taken as UTC");
+}
+
 /// A folder that may not be there yet, or else the nearest above it that is.
 pub(crate) fn folder_there(folder: &Path) -> PathBuf {
     let there = folder.ancestors().find(|folder| folder.is_dir());
@@ -285,6 +294,10 @@ impl Progress for Answering {
         if let Some(bar) = self.0.get() {
             bar.inc(labels);
         }
+    }
+
+    fn go_on(&self) -> plumb_pipeline::Result<()> {
+        interrupt::go_on()
     }
 }
 

@@ -19,7 +19,7 @@ use super::prints::DayPrints;
 use super::select::{Selection, ViewSelection};
 use super::spill::Unloading;
 use super::{Faults, thread_count};
-use crate::port::{EventReader, OpenEvents, ScratchFolder, SnapshotDate, SnapshotSink, SnapshotView};
+use crate::port::{EventReader, OpenEvents, SnapshotDate, SnapshotSink, SnapshotView};
 use crate::{Error, Result};
 use labels::{ByteOrder, Instants};
 use plumb_core::temporal::Histories;
@@ -188,7 +188,7 @@ pub fn backfill(
     sink: &mut dyn SnapshotSink,
 ) -> Result<BackfillSummary> {
     let room = Room::new(budget.bytes, transforms, thread_count(options.threads));
-    run(open, transforms, options, budget.scratch, room, sink)
+    run(open, transforms, options, budget, room, sink)
 }
 
 /// As [`backfill`], with room of any size.
@@ -196,7 +196,7 @@ fn run(
     open: &mut OpenEvents<'_>,
     transforms: &[Transform],
     options: &BackfillOptions,
-    scratch: &dyn ScratchFolder,
+    budget: Budget<'_>,
     room: Room,
     sink: &mut dyn SnapshotSink,
 ) -> Result<BackfillSummary> {
@@ -212,7 +212,7 @@ fn run(
     }
     for (source, transforms) in sources {
         let threads = thread_count(options.threads);
-        let mut job = SourceJob { options, source, threads, scratch, room, summary: &mut summary };
+        let mut job = SourceJob { options, source, threads, budget, room, summary: &mut summary };
         job.run(open, &transforms, sink)?;
     }
     sink.finish()?;
@@ -224,7 +224,7 @@ struct SourceJob<'a> {
     options: &'a BackfillOptions,
     source: &'a str,
     threads: usize,
-    scratch: &'a dyn ScratchFolder,
+    budget: Budget<'a>,
     room: Room,
     summary: &'a mut BackfillSummary,
 }
@@ -331,7 +331,7 @@ impl SourceJob<'_> {
         let room = self.room;
         let (views, entities) = Wanted::of(transforms.iter().copied());
         let keys: Vec<SharedKeys> = entities.iter().map(|_| SharedKeys::of_events()).collect();
-        let activity = Activity::new(self.options.every, keys.len(), self.scratch, &room.limits);
+        let activity = Activity::new(self.options.every, keys.len(), self.budget.scratch, &room.limits);
         let gatherer = Gatherer {
             views,
             keys,
@@ -341,7 +341,7 @@ impl SourceJob<'_> {
             activity: Some(&activity),
             keeps_known: false,
         };
-        let unloading = Unloading::new(self.scratch, &gatherer.views, false, &room.limits);
+        let unloading = Unloading::new(self.budget.scratch, &gatherer.views, false, &room.limits);
         let shares = gatherer.read_unloading(reader, self.threads, Some(&unloading))?;
         let Gatherer { views, keys, .. } = gatherer;
         let Gathered { views: histories, events, newest_us, .. } = Gathered::of(shares);
@@ -388,7 +388,7 @@ impl SourceJob<'_> {
                 index: &indexes[wanted.keys],
                 threads: self.threads,
                 limits: room.limits,
-                scratch: self.scratch,
+                budget: self.budget,
             };
             self.make_view(wanted.transform, of_view, instants, sink)?;
         }

@@ -60,6 +60,8 @@ pub trait Progress: Sync + std::fmt::Debug {
     fn begin_answers(&self, labels: u64);
     /// So many more were answered.
     fn answered(&self, labels: u64);
+    /// Asked now and then; an error where the job is to stop, which it then ends with.
+    fn go_on(&self) -> Result<()>;
 }
 
 /// Reads labels once, from the first to the last, with the key columns of every asked view.
@@ -179,7 +181,8 @@ pub(super) fn run(
         sources.push(OfSource { source, views, wanted, entities, keys, questions, in_time });
     }
     let instants = keeps_known.then(|| Spill::new(budget.scratch, 1, limits.question_bytes));
-    let before_us = ask(&mut sources, labels, options, instants.as_ref(), &mut summary)?;
+    let go_on = || budget.progress.map_or(Ok(()), Progress::go_on);
+    let before_us = ask(&mut sources, labels, options, instants.as_ref(), &go_on, &mut summary)?;
     if let Some(progress) = budget.progress {
         progress.begin_answers(summary.rows_in * selection.views.len() as u64);
     }
@@ -271,7 +274,7 @@ pub(super) fn run(
             Ok(())
         })?;
     }
-    put_together(selection, &answers, limits.part_rows, options, &mut summary, sink)?;
+    put_together(selection, &answers, limits.part_rows, options, &go_on, &mut summary, sink)?;
     Ok(summary)
 }
 
@@ -286,10 +289,12 @@ fn ask(
     labels: &mut dyn LabelReader,
     options: &JoinOptions,
     instants: Option<&Spill<'_>>,
+    go_on: &dyn Fn() -> Result<()>,
     summary: &mut JoinSummary,
 ) -> Result<i64> {
     let mut before_us = i64::MIN;
     while let Some(labels) = labels.next_labels()? {
+        go_on()?;
         let first = summary.rows_in;
         summary.rows_in += labels.len() as u64;
         if summary.rows_in >= u64::from(u32::MAX) {
@@ -404,10 +409,9 @@ impl View<'_> {
                 let labels = questions.len() as u64;
                 let found = self.answer_slice(slice, base, questions, &ranked, limits)?;
                 faults.lock().map_err(|_| Error::internal("a worker of the join panicked"))?.merge(found);
-                if let Some(progress) = progress {
-                    progress.answered(labels);
-                }
-                Ok(())
+                let Some(progress) = progress else { return Ok(()) };
+                progress.answered(labels);
+                progress.go_on()
             })?;
             done.into_iter().collect::<Result<()>>()?;
         }
@@ -484,11 +488,13 @@ fn put_together(
     answers: &BTreeMap<&str, Spill<'_>>,
     part_rows: usize,
     options: &JoinOptions,
+    go_on: &dyn Fn() -> Result<()>,
     summary: &mut JoinSummary,
     sink: &mut dyn TrainingSink,
 ) -> Result<()> {
     let (total, threads) = (summary.rows_in as usize, thread_count(options.threads));
     for (part, first) in (0..total).step_by(part_rows).enumerate() {
+        go_on()?;
         let rows = part_rows.min(total - first);
         let views = selection
             .views

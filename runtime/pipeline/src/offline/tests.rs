@@ -205,6 +205,53 @@ fn cold_rows_stay_or_go() {
     assert_eq!(run(&events, &labels(&rows), None, at).rows, [0, 1, 4]);
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn what_is_older_than_the_max_age_is_not_told(
+        events in events(),
+        rows in label_rows(),
+        options in options(),
+        ttl_us in proptest::option::of(1i64..30),
+    ) {
+        let options = JoinOptions { cold_start: ColdStart::Null, ..options };
+        let labels = labels(&rows);
+        let set = run(&events, &labels, ttl_us, options);
+        let fresh = run(&events, &labels, None, JoinOptions { max_age_us: None, ..options });
+        // The option goes before what the view says.
+        let max_age_us = options.max_age_us.or(ttl_us);
+        let contributes = |event: &Event| {
+            event.kind != "silent"
+                || event.price.is_some_and(f64::is_finite)
+                || event.quantity.is_some()
+                || event.category.is_some()
+        };
+        for (row, &(user, _, time_us)) in rows.iter().enumerate() {
+            let as_of_us = if options.as_of == AsOf::At { time_us + 1 } else { time_us };
+            let of_user = events.iter().filter(|event| event.user.is_some() && event.user.as_deref() == user);
+            let past = of_user.filter(|event| event.time_us < as_of_us);
+            let newest_us = past.filter(|event| contributes(event)).map(|event| event.time_us).max();
+            // Exactly that old is not too old; without any contribution there is nothing that could be.
+            let is_old = newest_us.zip(max_age_us).is_some_and(|(newest_us, age_us)| as_of_us - newest_us > age_us);
+            let (found, expected) = (&set.views[0], &fresh.views[0]);
+            prop_assert_eq!(found.status[row] == Status::OutsideMaxAge, is_old, "row {}", row);
+            for (feature, expected) in found.features.iter().zip(&expected.features) {
+                if is_old {
+                    prop_assert!(!feature.is_valid(row));
+                } else {
+                    prop_assert!(check::same_bits_at(feature, row, expected, row), "row {}", row);
+                }
+            }
+            let told = |columns: &ViewColumns| {
+                columns.event_time.is_valid(row).then(|| columns.event_time.as_i64().unwrap()[row])
+            };
+            // When the newest was is told all the same.
+            prop_assert_eq!((told(found), told(expected)), (newest_us, newest_us));
+        }
+    }
+}
+
 #[test]
 fn max_age_is_counted_from_the_newest_contribution() {
     let events = [event(10, "u1", "i1", "view"), Event { price: None, ..event(90, "u1", "i1", "silent") }];

@@ -1,6 +1,6 @@
 //! From labels to rows of snapshots: some parts of labels at a time are answered, and written in their order.
 
-use super::super::bounded::{Limits, Parts, Slices, View, part_of_view};
+use super::super::bounded::{Budget, Limits, Parts, Progress, Slices, View, part_of_view};
 use super::super::compute::Asked;
 use super::super::dates::DatePlan;
 use super::super::gather::ViewHistory;
@@ -9,7 +9,7 @@ use super::super::ranks::{LabelRank, Ranked, Sweep};
 use super::super::select::ViewSelection;
 use super::super::spill::{BySlice, Questions, Record, Spill};
 use super::super::{Faults, Status, ViewColumns};
-use crate::port::{ScratchFolder, SnapshotDate, SnapshotRows, SnapshotSink, SnapshotView};
+use crate::port::{SnapshotDate, SnapshotRows, SnapshotSink, SnapshotView};
 use crate::{Error, Result};
 use plumb_core::column::{Column, DataType};
 use plumb_core::entity::EntityKey;
@@ -27,16 +27,16 @@ pub(super) struct OfView<'a> {
     pub(super) index: &'a KeyIndex,
     pub(super) threads: usize,
     pub(super) limits: Limits,
-    pub(super) scratch: &'a dyn ScratchFolder,
+    pub(super) budget: Budget<'a>,
 }
 
 impl<'a> OfView<'a> {
     fn by_slice<R: Record>(&self) -> BySlice<'a, R> {
-        BySlice::new(self.scratch, self.limits.slices, self.limits.question_bytes)
+        BySlice::new(self.budget.scratch, self.limits.slices, self.limits.question_bytes)
     }
 
     fn labels(&self) -> Spill<'a> {
-        Spill::new(self.scratch, 0, self.limits.question_bytes)
+        Spill::new(self.budget.scratch, 0, self.limits.question_bytes)
     }
 }
 
@@ -115,9 +115,9 @@ impl<'a> Stretch<'a> {
 
     /// Answers all labels there are, and hands the rows on.
     fn write(&mut self, dates: &mut Dates<'_>) -> Result<()> {
-        let OfView { max_age_us, history, slices, threads, limits, scratch, .. } = self.of;
+        let OfView { max_age_us, history, slices, threads, limits, budget, .. } = self.of;
         let selected = self.selected;
-        let answers = Spill::new(scratch, self.starts.len(), limits.answer_bytes);
+        let answers = Spill::new(budget.scratch, self.starts.len(), limits.answer_bytes);
         let view = View {
             asked: Asked {
                 transform: &selected.transform,
@@ -134,9 +134,10 @@ impl<'a> Stretch<'a> {
             answers: &answers,
             parts: Parts::From(&self.starts),
         };
-        self.faults.merge(view.answer(limits, threads, None)?);
+        self.faults.merge(view.answer(limits, threads, budget.progress)?);
         let mut bytes = Vec::new();
         for (part, &first) in self.starts.iter().enumerate() {
+            budget.progress.map_or(Ok(()), Progress::go_on)?;
             self.labels.piece(part, 0, &mut bytes)?;
             let labels = bytes.chunks_exact(<(i64, u32)>::BYTES).map(<(i64, u32)>::of);
             let labels = labels.collect::<Option<Vec<_>>>();

@@ -65,6 +65,10 @@ fn small_rooms() -> impl Strategy<Value = Room> {
         .prop_map(|(slices, bytes, answer_rows, sort, stretch)| small(slices, bytes, answer_rows, sort, stretch))
 }
 
+fn budget(scratch: &FakeScratch) -> Budget<'_> {
+    Budget { bytes: 64 << 20, scratch, progress: None }
+}
+
 /// A log of two partitions: an event's place in it never changes.
 #[derive(Debug, Clone, Default)]
 struct Log(Vec<Event>);
@@ -122,7 +126,7 @@ impl Log {
     ) -> Result<BackfillSummary> {
         let scratch = FakeScratch::with_room(usize::MAX);
         let mut open = |_: &str| Ok(self.open(end, size, size.is_multiple_of(2)));
-        run(&mut open, views, options, &scratch, room, sink)
+        run(&mut open, views, options, budget(&scratch), room, sink)
     }
 }
 
@@ -162,8 +166,7 @@ proptest! {
         let mut kept = FakeSnapshots::default();
         let mut open = |source: &str| Ok(readers(&events, 5).remove(source).unwrap());
         let scratch = FakeScratch::with_room(usize::MAX);
-        let budget = Budget { bytes: 64 << 20, scratch: &scratch, progress: None };
-        let summary = backfill(&mut open, &transforms(None), &options, budget, &mut kept).unwrap();
+        let summary = backfill(&mut open, &transforms(None), &options, budget(&scratch), &mut kept).unwrap();
         prop_assert_eq!(scratch.written.load(Ordering::Relaxed), 0);
         prop_assert!(kept.finished);
         let users: Vec<&SnapshotRows> =
@@ -285,7 +288,7 @@ proptest! {
         let made = |bytes: usize, kept: &mut FakeSnapshots| {
             let scratch = FakeScratch::with_room(bytes);
             let mut open = |_: &str| Ok(log.open(log.0.len(), 3, false));
-            let result = run(&mut open, &views(true), &EVERY_DAY, &scratch, room, kept);
+            let result = run(&mut open, &views(true), &EVERY_DAY, budget(&scratch), room, kept);
             (result, scratch.written.load(Ordering::Relaxed))
         };
         let mut whole = FakeSnapshots::default();
@@ -353,7 +356,7 @@ fn history_in_memory_is_never_read_back() {
     let mut kept = FakeSnapshots::default();
     let mut open = |_: &str| Ok(log.open(10, 3, false));
     let ample = Room { few_rows: 1, ..AMPLE };
-    run(&mut open, &views(true), &EVERY_DAY, &scratch, ample, &mut kept).unwrap();
+    run(&mut open, &views(true), &EVERY_DAY, budget(&scratch), ample, &mut kept).unwrap();
     assert_eq!(kept.completed.len(), 30);
 }
 
