@@ -17,6 +17,7 @@ use plumb_pipeline::query::{
     Answer, Current, Evaluator, History, HistoryRows, Position, Query, QueryError, Request, ServingSet, ServingView,
     Views,
 };
+use plumb_pipeline::runtime::{Materialize, MaterializeStatus};
 use plumb_pipeline::{Error, Result};
 use plumb_serve_http::{Backend, BackendError, Dependency, RegistryEntry, Server, ServerOptions};
 use plumb_transform::{Engine, EngineOptions, Transform};
@@ -82,6 +83,15 @@ impl Backend for Serving {
     }
     fn commit(&self) -> Result<Position, BackendError> {
         Err(BackendError::Invalid("not here".into()))
+    }
+    fn materialize(&self, _: Materialize) -> Result<MaterializeStatus, BackendError> {
+        Err(BackendError::Invalid("not here".into()))
+    }
+    fn materializing(&self) -> Result<Option<MaterializeStatus>, BackendError> {
+        Ok(None)
+    }
+    fn stop_materializing(&self) -> Result<(), BackendError> {
+        Ok(())
     }
     fn readiness(&self) -> Vec<Dependency> {
         Vec::new()

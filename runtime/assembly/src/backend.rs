@@ -9,7 +9,7 @@ use plumb_pipeline::metrics::{Figures, GuestFigures};
 use plumb_pipeline::near::{near_names, quoted};
 use plumb_pipeline::port::{EventLog, Source};
 use plumb_pipeline::query::{Answer, Evaluator, Position, Query, QueryError, Request, RuntimeViews};
-use plumb_pipeline::runtime::{ActiveView, Deployed, Runtime};
+use plumb_pipeline::runtime::{ActiveView, Deployed, Materialize, MaterializePhase, MaterializeStatus, Runtime};
 use plumb_pipeline::worker::{PartitionStatus, Phase};
 use plumb_serve_http::{Backend, BackendError, Dependency, RegistryEntry, ViewState};
 use std::collections::BTreeMap;
@@ -141,6 +141,22 @@ impl Backend for ServiceBackend {
         }
         self.runtime.commit_now()?;
         Ok(self.source_position(|status| status.committed))
+    }
+
+    fn materialize(&self, request: Materialize) -> Result<MaterializeStatus, BackendError> {
+        if self.runtime.materializing().is_some_and(|last| last.phase == MaterializePhase::Running) {
+            return Err(BackendError::Conflict("state is being rebuilt already: wait for its end, or stop it".into()));
+        }
+        Ok(self.runtime.materialize(request)?)
+    }
+
+    fn materializing(&self) -> Result<Option<MaterializeStatus>, BackendError> {
+        Ok(self.runtime.materializing())
+    }
+
+    fn stop_materializing(&self) -> Result<(), BackendError> {
+        self.runtime.stop_materializing();
+        Ok(())
     }
 
     fn readiness(&self) -> Vec<Dependency> {

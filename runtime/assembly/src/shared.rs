@@ -12,6 +12,7 @@ use plumb_pipeline::clock::{Clock, SystemClock};
 use plumb_pipeline::metrics::{Figures, GuestFigures};
 use plumb_pipeline::port::{Archive, OnlineStore};
 use plumb_pipeline::query::{Answer, Evaluator, Position, Query, QueryError, Request};
+use plumb_pipeline::runtime::{Materialize, MaterializeStatus};
 use plumb_serve_http::{Backend, BackendError, Dependency, RegistryEntry, ViewState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,6 +95,22 @@ impl Backend for SharedBackend {
 
     fn commit(&self) -> Result<Position, BackendError> {
         elsewhere("commit")
+    }
+
+    fn materialize(&self, _: Materialize) -> Result<MaterializeStatus, BackendError> {
+        Err(BackendError::Conflict(
+            "several processes may share this job, whose state cannot be rebuilt in place yet: empty the online store \
+             instead"
+                .into(),
+        ))
+    }
+
+    fn materializing(&self) -> Result<Option<MaterializeStatus>, BackendError> {
+        Ok(None)
+    }
+
+    fn stop_materializing(&self) -> Result<(), BackendError> {
+        elsewhere("stop rebuilding state")
     }
 
     fn readiness(&self) -> Vec<Dependency> {

@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Compare(Compare),
     /// Compare online values with offline ones, feature by feature
     Check(Check),
+    /// Rebuild online state from the archive, and check it
+    Materialize(Materialize),
     /// Records that could not be applied: look at them, publish them again
     DeadLetters(DeadLetters),
     /// See and change the transforms of a running service
@@ -474,6 +476,30 @@ pub(crate) struct Check {
     /// Two values differ when they are further apart than this, relatively.
     #[arg(long, default_value_t = 0.05)]
     pub(crate) max_difference: f64,
+}
+
+/// Arguments of `plumb materialize`.
+#[derive(Debug, Args)]
+pub(crate) struct Materialize {
+    /// Settings [default: plumb.toml if there is one].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Entities with an event at this instant or later (RFC 3339) [default: from the first event on].
+    #[arg(long, value_name = "T")]
+    pub(crate) from: Option<String>,
+    /// And before this one [default: to the last event].
+    #[arg(long, value_name = "T")]
+    pub(crate) to: Option<String>,
+    /// How many entities of each kind to read back afterwards, or `all` of them.
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub(crate) sample: String,
+    /// Views to rebuild at the same time [default: the cores there are].
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Memory for state that is being rebuilt, such as 512MiB (at least 64MiB): what does not fit at once is rebuilt
+    /// some entities at a time, reading the events as often [default: half of what is free].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
 }
 
 /// Arguments of `plumb dead-letters`.

@@ -59,6 +59,7 @@ fn run(command: &Command, output: Output) -> anyhow::Result<Done> {
         Command::Stats(arguments) => commands::stats::run(arguments, output),
         Command::Compare(arguments) => commands::compare::run(arguments, output),
         Command::Check(arguments) => commands::check::run(arguments, output),
+        Command::Materialize(arguments) => commands::materialize::run(arguments, output),
         Command::DeadLetters(arguments) => commands::dead_letters::run(arguments, output),
         Command::Transforms(arguments) => commands::transforms::run(arguments, output),
         Command::Registry(arguments) => commands::registry::run(arguments, output),

@@ -243,7 +243,10 @@ impl GlobalState {
             }
         }
         for start_us in std::mem::take(&mut self.removed[mark as usize]) {
-            emit(Field::Tile(start_us), None);
+            // One that was replaced by none may have come again.
+            if !self.hops.contains_key(&start_us) {
+                emit(Field::Tile(start_us), None);
+            }
         }
         for (&start_us, hop) in self.hops.iter_mut().filter(|(_, hop)| hop.changed & mark.bit() != 0) {
             hop.changed &= !mark.bit();
@@ -285,6 +288,69 @@ impl GlobalState {
         match fields.keys().next() {
             Some(field) => Err(Error::codec(format!("the header does not know the field {field:?}"))),
             None => Ok(()),
+        }
+    }
+
+    /// Counts the entities of `other` as it does; `here` gives the index here of each of its entities. Returns those
+    /// (by their index here) that were counted otherwise, and whether more hops had been dropped there. Changes
+    /// nothing without `apply`.
+    pub(crate) fn replace(&mut self, other: &Self, here: &[u32], apply: bool) -> (Vec<u32>, bool) {
+        let mut differing = Vec::new();
+        for (start_us, hop) in &other.hops {
+            let held = self.hops.get(start_us);
+            for (&there, &count) in &hop.counts {
+                let at = here[there as usize];
+                if held.and_then(|held| held.counts.get(&at)) != Some(&count) {
+                    differing.push((at, *start_us, Some(count)));
+                }
+            }
+        }
+        let there: HashMap<u32, u32, FxBuildHasher> = here.iter().zip(0..).map(|(&at, there)| (at, there)).collect();
+        for (start_us, held) in &self.hops {
+            let hop = other.hops.get(start_us);
+            for at in held.counts.keys() {
+                let counted = |there: &u32| hop.is_some_and(|hop| hop.counts.contains_key(there));
+                if there.get(at).is_some_and(|there| !counted(there)) {
+                    differing.push((*at, *start_us, None));
+                }
+            }
+        }
+        let dropped = other.dropped_us > self.dropped_us;
+        if apply {
+            for &(at, start_us, count) in &differing {
+                self.set(at, start_us, count);
+            }
+            if dropped {
+                self.dropped_us = other.dropped_us;
+                self.header_changed = ALL_MARKS;
+            }
+        }
+        let mut entities: Vec<u32> = differing.into_iter().map(|(at, ..)| at).collect();
+        entities.sort_unstable();
+        entities.dedup();
+        (entities, dropped)
+    }
+
+    fn set(&mut self, entity: u32, start_us: i64, count: Option<u64>) {
+        let header_changed = &mut self.header_changed;
+        let hop = self.hops.entry(start_us).or_insert_with(|| {
+            *header_changed = ALL_MARKS;
+            Hop::default()
+        });
+        hop.changed = ALL_MARKS;
+        match count {
+            Some(count) => drop(hop.counts.insert(entity, count)),
+            None => drop(hop.counts.remove(&entity)),
+        }
+        if hop.counts.is_empty()
+            && let Some(hop) = self.hops.remove(&start_us)
+        {
+            self.header_changed = ALL_MARKS;
+            for mark in [Mark::Publish, Mark::Commit] {
+                if hop.known & mark.bit() != 0 {
+                    self.removed[mark as usize].push(start_us);
+                }
+            }
         }
     }
 

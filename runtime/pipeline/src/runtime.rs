@@ -7,12 +7,14 @@
 
 mod active;
 mod deploy;
+mod materialize;
 mod member;
 mod owners;
 mod roster;
 mod views;
 mod watch;
 
+pub use materialize::{FirstChanged, Materialize, MaterializePhase, MaterializeStatus, Materialized, MaterializedView};
 pub use roster::Roster;
 pub use views::{ActiveView, Deployed, Deployment, Loader, Readiness};
 
@@ -26,6 +28,7 @@ use crate::{Error, Result};
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use deploy::SharedJob;
+use materialize::{Materializer, Materializing};
 use member::Member;
 use owners::Owners;
 use plumb_core::plan::StateId;
@@ -122,6 +125,8 @@ pub struct Runtime {
     job: Arc<Mutex<JobChain>>,
     /// Whether other processes work on the job too.
     shared: bool,
+    /// The last rebuild of state, which may be running.
+    materializing: Mutex<Option<Materializing>>,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -223,6 +228,7 @@ impl Runtime {
             active,
             job,
             shared: watch.is_some(),
+            materializing: Mutex::default(),
             parts,
         };
         runtime.begin(memberships, &partitions, watch)?;
@@ -352,6 +358,61 @@ impl Runtime {
         self.everywhere(|done| Command::Commit { done })
     }
 
+    /// Begins to rebuild state from the archive, beside everything else; see [`Runtime::materializing`]. There is one at
+    /// a time.
+    pub fn materialize(&self, request: Materialize) -> Result<MaterializeStatus> {
+        if let (Some(from_us), Some(to_us)) = (request.from_us, request.to_us)
+            && from_us >= to_us
+        {
+            return Err(Error::invalid("the span of time to rebuild state for ends before it begins"));
+        }
+        if self.shared {
+            return Err(Error::invalid(
+                "several processes may share this job, whose state cannot be rebuilt in place yet: empty the online store instead",
+            ));
+        }
+        let mut held = self.lock_materializing();
+        if held.as_ref().is_some_and(Materializing::is_running) {
+            return Err(Error::invalid("state is being rebuilt already: wait for its end, or stop it"));
+        }
+        let materializer = Materializer {
+            parts: self.parts.clone(),
+            owners: self.owners.clone(),
+            roster: self.roster.clone(),
+            board: self.board.clone(),
+            stop: self.stop.clone(),
+        };
+        let (active, commands) = (self.active.clone(), self.commands.clone());
+        let id = owner_mark();
+        let begun = Materializing::begin(id, request, move |request, progress| {
+            // What was accepted before is in the archive then.
+            everywhere(&commands, |done| Command::Commit { done })?;
+            let views = active.load_full();
+            let partitions = materializer.partitions();
+            materializer.run(&views, &partitions, request, progress)
+        })?;
+        let status = begun.status();
+        *held = Some(begun);
+        Ok(status)
+    }
+
+    /// How the last rebuild of state is; `None` if there was none since the start.
+    pub fn materializing(&self) -> Option<MaterializeStatus> {
+        self.lock_materializing().as_ref().map(Materializing::status)
+    }
+
+    /// Asks a rebuild of state that is under way to end. What it has replaced until then stays.
+    pub fn stop_materializing(&self) {
+        if let Some(materializing) = self.lock_materializing().as_ref() {
+            materializing.stop();
+        }
+    }
+
+    fn lock_materializing(&self) -> MutexGuard<'_, Option<Materializing>> {
+        // It is put there whole.
+        self.materializing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Stops the workers: each publishes and commits what it has applied. The error that stopped one, if one did.
     pub fn stop(mut self) -> Result<()> {
         self.end();
@@ -377,8 +438,11 @@ impl Runtime {
     fn join(&mut self) {
         let until = Instant::now() + self.end_within;
         self.owners.close();
+        self.stop_materializing();
         let workers = std::mem::take(&mut self.workers);
         self.join_all(workers, until);
+        let materializing = self.lock_materializing().as_mut().and_then(Materializing::take_thread);
+        self.join_all(materializing.into_iter().collect(), until + END_SLACK);
         // Whoever follows a source goes on until the workers have let go of everything.
         self.stop.store(true, Ordering::Relaxed);
         let helpers = std::mem::take(&mut self.helpers);
@@ -403,18 +467,7 @@ impl Runtime {
 
     /// Asks every worker and waits for all answers; the first error.
     fn everywhere(&self, command: impl Fn(Sender<Result<()>>) -> Command) -> Result<()> {
-        let mut answers = Vec::new();
-        for worker in &self.commands {
-            let (done, answer) = bounded(1);
-            worker.send(command(done)).map_err(|_| stopped())?;
-            answers.push(answer);
-        }
-        let mut result = Ok(());
-        for answer in answers {
-            let answered = answer.recv().unwrap_or_else(|_| Err(stopped()));
-            result = result.and(answered);
-        }
-        result
+        everywhere(&self.commands, command)
     }
 
     fn lock_job(&self) -> MutexGuard<'_, JobChain> {
@@ -448,6 +501,22 @@ fn spawn_worker(index: usize, setup: WorkerSetup, commands: Receiver<Command>) -
     };
     let thread = std::thread::Builder::new().name(format!("plumb-worker-{index}")).spawn(run);
     thread.map_err(|error| Error::unavailable("start a worker thread", error))
+}
+
+/// Asks every worker and waits for all answers; the first error.
+fn everywhere(workers: &[Sender<Command>], command: impl Fn(Sender<Result<()>>) -> Command) -> Result<()> {
+    let mut answers = Vec::new();
+    for worker in workers {
+        let (done, answer) = bounded(1);
+        worker.send(command(done)).map_err(|_| stopped())?;
+        answers.push(answer);
+    }
+    let mut result = Ok(());
+    for answer in answers {
+        let answered = answer.recv().unwrap_or_else(|_| Err(stopped()));
+        result = result.and(answered);
+    }
+    result
 }
 
 fn stopped() -> Error {

@@ -16,7 +16,8 @@ pub mod status;
 mod commits;
 mod proof;
 
-pub use lane::{Lane, Missing, Ties};
+pub use build::{Members, Rebuilt};
+pub use lane::{Difference, Lane, Missing, Replaced, Ties};
 pub use open::{Edges, Opened, SourceSetup};
 pub use partition::{LETTER_BYTES_MAX, Partition, PartitionView, view_ref};
 pub use proof::Pulse;
@@ -27,6 +28,7 @@ use crate::commit::collect::KEEP;
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use lane::Left;
+use plumb_core::entity::EntityKey;
 use plumb_core::plan::StateId;
 use plumb_core::state::ViewState;
 use plumb_transform::Transform;
@@ -134,6 +136,22 @@ pub enum Command {
         /// The answer.
         done: Sender<Result<u64>>,
     },
+    /// Put the state of these keys, as rebuilt from the archive, in the place of what the partition holds of them, in
+    /// memory, in its commits and in the online store. What was built comes back with the answer.
+    Replace {
+        /// The source.
+        source: String,
+        /// The partition.
+        partition: u32,
+        /// The state of these keys and maybe of more.
+        rebuilt: Box<Rebuilt>,
+        /// Some of them.
+        keys: Vec<EntityKey>,
+        /// Whether these are the last ones: then also what belongs to no key alone.
+        last: bool,
+        /// The answer.
+        done: Sender<(Box<Rebuilt>, Result<Replaced>)>,
+    },
     /// Let the partitions have these views, each those of its source: states of others are removed, what is missing of
     /// them is the answer (nothing at all from a worker that has ended).
     Reconcile {
@@ -161,6 +179,7 @@ impl std::fmt::Debug for Command {
             Command::Drop { .. } => "Drop",
             Command::Commit { .. } => "Commit",
             Command::AddView { .. } => "AddView",
+            Command::Replace { .. } => "Replace",
             Command::Reconcile { .. } => "Reconcile",
             Command::RemoveView { .. } => "RemoveView",
             Command::Abandon => "Abandon",
@@ -406,6 +425,20 @@ impl Worker {
                 };
                 answer(&done, added)
             }
+            Command::Replace { source, partition, mut rebuilt, keys, last, done } => {
+                let lane = self.lanes.iter_mut().find(|lane| lane.is(&source, partition) && !lane.is_leaving());
+                let replaced = match lane {
+                    Some(lane) => lane.replace(setup, &mut rebuilt, &keys, last),
+                    None => Err(Error::unavailable(
+                        format!("work on partition {partition} of source `{source}`"),
+                        "it is not here any more",
+                    )),
+                };
+                let fatal = fatal(&replaced);
+                // Whoever asked may have ended.
+                let _gone = done.send((rebuilt, replaced));
+                fatal.map_or(Ok(()), Err)
+            }
             Command::Reconcile { wanted, done } => {
                 let mut missing = Vec::new();
                 for lane in self.lanes.iter_mut().filter(|lane| !lane.is_leaving()) {
@@ -427,15 +460,19 @@ impl Worker {
 
 /// Sends the answer. A failure that another try may mend is the asker's alone; any other ends the worker too.
 fn answer<T>(done: &Sender<Result<T>>, result: Result<T>) -> Result<()> {
-    let fatal = match &result {
+    let fatal = fatal(&result);
+    // An asker that has gone away does not need the answer.
+    let _gone = done.send(result);
+    fatal.map_or(Ok(()), Err)
+}
+
+fn fatal<T>(result: &Result<T>) -> Option<Error> {
+    match result {
         Err(Error::Fenced { what, current, own }) => {
             Some(Error::Fenced { what: what.clone(), current: *current, own: *own })
         }
         _ => None,
-    };
-    // An asker that has gone away does not need the answer.
-    let _gone = done.send(result);
-    fatal.map_or(Ok(()), Err)
+    }
 }
 
 /// 100 ms, doubling up to 5 s.

@@ -3,6 +3,7 @@
 use plumb_core::ErrorKind;
 use plumb_pipeline::metrics::Figures;
 use plumb_pipeline::query::{Answer, Position, Query, QueryError, Request};
+use plumb_pipeline::runtime::{Materialize, MaterializeStatus};
 
 /// The running plumb behind the service. Calls may block; the service makes them on blocking threads.
 pub trait Backend: Send + Sync + 'static {
@@ -24,6 +25,12 @@ pub trait Backend: Send + Sync + 'static {
     fn append(&self, source: &str, records: &[&[u8]]) -> Result<Position, BackendError>;
     /// Commits everything acknowledged before the call, once it is published; returns the committed position.
     fn commit(&self) -> Result<Position, BackendError>;
+    /// Begins to rebuild online state from the archive; returns at once. There is one at a time.
+    fn materialize(&self, request: Materialize) -> Result<MaterializeStatus, BackendError>;
+    /// How the last rebuild of state is; `None` if there was none.
+    fn materializing(&self) -> Result<Option<MaterializeStatus>, BackendError>;
+    /// Asks a rebuild of state to end.
+    fn stop_materializing(&self) -> Result<(), BackendError>;
     /// What the service depends on.
     fn readiness(&self) -> Vec<Dependency>;
     /// Figures for the metrics.

@@ -6,7 +6,7 @@ use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::route::{Listener, Route, find};
 use crate::uri::Parameters;
-use crate::{ServerOptions, catalogue, events, read, write};
+use crate::{ServerOptions, catalogue, events, materialize, read, write};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
@@ -171,6 +171,24 @@ impl Service {
                 parameters(&[])?;
                 let position = call.run(|backend| Ok(backend.commit()?)).await?;
                 Ok(json_reply(StatusCode::OK, json!({"position": position.to_string()}).to_string()))
+            }
+            Route::Materialize => {
+                parameters(&[])?;
+                let body = call.body(&head.headers, body, JSON).await?;
+                let request = materialize::request(&body)?;
+                let status = call.run(move |backend| Ok(backend.materialize(request)?)).await?;
+                Ok(json_reply(StatusCode::ACCEPTED, materialize::status(&status).to_string()))
+            }
+            Route::Materializing => {
+                parameters(&[])?;
+                let status = call.run(|backend| Ok(backend.materializing()?)).await?;
+                let status = status.ok_or_else(|| Problem::no_route("no state was rebuilt since the start"))?;
+                Ok(json_reply(StatusCode::OK, materialize::status(&status).to_string()))
+            }
+            Route::StopMaterializing => {
+                parameters(&[])?;
+                call.run(|backend| Ok(backend.stop_materializing()?)).await?;
+                Ok(json_reply(StatusCode::ACCEPTED, json!({"stopping": true}).to_string()))
             }
         }
     }

@@ -12,6 +12,7 @@ pub mod backend;
 mod catalogue;
 mod events;
 mod handle;
+mod materialize;
 mod metrics;
 pub mod problem;
 mod read;

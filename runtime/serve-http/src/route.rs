@@ -43,6 +43,9 @@ pub(crate) enum Route {
     Rollback { view: String },
     Retire { view: String },
     Commit,
+    Materialize,
+    Materializing,
+    StopMaterializing,
     Health,
     Ready,
     Metrics,
@@ -66,6 +69,7 @@ impl Route {
             Route::Rollback { .. } => "/transforms/{name}/rollback",
             Route::Retire { .. } => "/transforms/{name}",
             Route::Commit => "/commit",
+            Route::Materialize | Route::Materializing | Route::StopMaterializing => "/materialize/state",
             Route::Health => "/health",
             Route::Ready => "/ready",
             Route::Metrics => "/metrics",
@@ -79,6 +83,7 @@ enum Methods {
     Post(Route),
     GetAndPost(Route, Route),
     Delete(Route),
+    GetPostDelete(Route, Route, Route),
 }
 
 /// Finds the route of a request; 404 and 405 are problems.
@@ -94,9 +99,12 @@ pub(crate) fn find(listener: Listener, method: &Method, path: &str) -> Result<Ro
     let reads = method == Method::GET || method == Method::HEAD;
     let posts = method == Method::POST;
     match methods {
-        Methods::Get(route) | Methods::GetAndPost(route, _) if reads => Ok(route),
-        Methods::Post(route) | Methods::GetAndPost(_, route) if posts => Ok(route),
-        Methods::Delete(route) if method == Method::DELETE => Ok(route),
+        Methods::Get(route) | Methods::GetAndPost(route, _) | Methods::GetPostDelete(route, _, _) if reads => Ok(route),
+        Methods::Post(route) | Methods::GetAndPost(_, route) | Methods::GetPostDelete(_, route, _) if posts => {
+            Ok(route)
+        }
+        Methods::Delete(route) | Methods::GetPostDelete(_, _, route) if method == Method::DELETE => Ok(route),
+        Methods::GetPostDelete(..) => Err(Problem::method_not_allowed("GET, HEAD, POST, DELETE")),
         Methods::Delete(_) => Err(Problem::method_not_allowed("DELETE")),
         Methods::Get(_) => Err(Problem::method_not_allowed("GET, HEAD")),
         Methods::Post(_) => Err(Problem::method_not_allowed("POST")),
@@ -133,6 +141,10 @@ fn methods(path: &str) -> Result<Option<(Option<Listener>, Methods)>, Problem> {
         ["transforms", view, "rollback"] if !view.is_empty() => {
             Some((Some(Listener::Admin), Methods::Post(Route::Rollback { view: owned(view) })))
         }
+        ["materialize", "state"] => Some((
+            Some(Listener::Admin),
+            Methods::GetPostDelete(Route::Materializing, Route::Materialize, Route::StopMaterializing),
+        )),
         ["commit"] => Some((Some(Listener::Admin), Methods::Post(Route::Commit))),
         ["metrics"] => Some((Some(Listener::Metrics), Methods::Get(Route::Metrics))),
         ["health"] => Some((None, Methods::Get(Route::Health))),
@@ -159,6 +171,9 @@ mod tests {
         assert_eq!(found(admin, Method::DELETE, "/transforms/v"), Ok(Route::Retire { view: "v".into() }));
         assert_eq!(found(admin, Method::POST, "/transforms/v/rollback"), Ok(Route::Rollback { view: "v".into() }));
         assert_eq!(found(metrics, Method::GET, "/metrics"), Ok(Route::Metrics));
+        assert_eq!(found(admin, Method::POST, "/materialize/state"), Ok(Route::Materialize));
+        assert_eq!(found(admin, Method::GET, "/materialize/state"), Ok(Route::Materializing));
+        assert_eq!(found(admin, Method::DELETE, "/materialize/state"), Ok(Route::StopMaterializing));
         for (listener, method, path, status) in [
             (main, Method::GET, "/features/vector", 405),
             (main, Method::DELETE, "/events", 405),
@@ -168,6 +183,9 @@ mod tests {
             (admin, Method::GET, "/transforms/v", 405),
             (admin, Method::DELETE, "/transforms", 405),
             (admin, Method::DELETE, "/transforms/", 404),
+            (main, Method::POST, "/materialize/state", 404),
+            (admin, Method::PUT, "/materialize/state", 405),
+            (admin, Method::POST, "/materialize", 404),
             (admin, Method::GET, "/transforms/v/rollback", 405),
             (main, Method::GET, "/metrics", 404),
             (admin, Method::POST, "/features/vector", 404),

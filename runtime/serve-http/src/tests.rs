@@ -8,6 +8,7 @@ use plumb_pipeline::query::request::Named;
 use plumb_pipeline::query::{
     Answer, EntityAnswer, KeyInput, Position, Query, QueryError, ReadSource, Request, Status, Value, ViewAnswer,
 };
+use plumb_pipeline::runtime::{Materialize, MaterializePhase, MaterializeStatus};
 use plumb_pipeline::worker::{PartitionStatus, Phase, ViewStatus};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -147,6 +148,22 @@ impl Backend for FakeBackend {
 
     fn commit(&self) -> Result<Position, BackendError> {
         Err(BackendError::Unavailable("the disk is full".into()))
+    }
+
+    fn materialize(&self, request: Materialize) -> Result<MaterializeStatus, BackendError> {
+        if request.from_us >= request.to_us && request.to_us.is_some() {
+            return Err(BackendError::Invalid("it ends before it begins".into()));
+        }
+        let (id, phase) = ("m1".into(), MaterializePhase::Running);
+        Ok(MaterializeStatus { id, request, phase, read: 1, total: 2, seconds: 0.5 })
+    }
+
+    fn materializing(&self) -> Result<Option<MaterializeStatus>, BackendError> {
+        Ok(None)
+    }
+
+    fn stop_materializing(&self) -> Result<(), BackendError> {
+        Ok(())
     }
 
     fn readiness(&self) -> Vec<Dependency> {
@@ -463,6 +480,23 @@ fn registry_and_administration() {
     assert_eq!(post(admin, "/transforms", "application/wasm", "conflict").0, 409);
     assert_eq!(post(admin, "/transforms/user_activity/rollback", "", "").1["view"], json!("user_activity"));
     assert_eq!(post(admin, "/transforms/other/rollback", "", "").0, 404);
+    let (status, begun) =
+        post(admin, "/materialize/state", "application/json", r#"{"from":"2026-01-31T12:00:00+01:00"}"#);
+    assert_eq!(
+        (status, &begun["state"], &begun["from"]),
+        (202, &json!("running"), &json!("2026-01-31T11:00:00.000000Z"))
+    );
+    assert_eq!((&begun["to"], &begun["events_read"], &begun["id"]), (&json!(null), &json!(1), &json!("m1")));
+    for (body, why) in [
+        (r#"{"from":"2026-01-31T12:00:00"}"#, "is no RFC 3339 time with a zone"),
+        (r#"{"since":"2026-01-31T12:00:00Z"}"#, "unknown field `since`"),
+        (r#"{"from":"2026-01-31T12:00:00Z","to":"2026-01-31T12:00:00Z"}"#, "it ends before it begins"),
+    ] {
+        let (status, problem) = post(admin, "/materialize/state", "application/json", body);
+        assert_eq!(status, 400, "{body}");
+        assert!(problem["detail"].as_str().unwrap().contains(why), "{problem}");
+    }
+    assert_eq!(get(admin, "/materialize/state").0, 404);
     let delete = |view: &str| {
         let request = format!("DELETE /transforms/{view} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         let (status, _, body) = raw(admin, request.as_bytes());

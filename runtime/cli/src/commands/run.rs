@@ -218,7 +218,7 @@ fn release(mut backend: Arc<ServiceBackend>) -> Result<()> {
 }
 
 /// A channel that gets a message at SIGINT or SIGTERM.
-fn stop_signal() -> Result<Receiver<()>> {
+pub(crate) fn stop_signal() -> Result<Receiver<()>> {
     let (sender, receiver) = channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,6 +1,6 @@
 //! Live state as fields: what changed, everything, and back again.
 
-use super::key::Tile;
+use super::key::{KeyState, Tile};
 use super::{ALL_MARKS, Entry, Field, FieldWrite, Mark, ViewState, find, partition, partition_key};
 use crate::codec::{Encoder, decode_header, decode_tile};
 use crate::entity::EntityKey;
@@ -111,6 +111,18 @@ impl ViewState {
 
     /// `held` are the key's fields in order.
     fn restore_key(&mut self, key: &EntityKey, held: &[(Field, &[u8])]) -> Result<()> {
+        let decoded = self.decode_key(held)?;
+        let at = self.insert(key.as_bytes(), decoded.first_us);
+        self.entries[at].state = decoded;
+        self.entries[at].changed = 0;
+        self.changed[0].clear();
+        self.changed[1].clear();
+        self.wait(at);
+        Ok(())
+    }
+
+    /// A key's state from its fields in order, with the codes of this state; its big tiles count as known to everyone.
+    pub(super) fn decode_key(&mut self, held: &[(Field, &[u8])]) -> Result<KeyState> {
         let Some((&(Field::Header, header), tiles)) = held.split_first() else {
             return Err(Error::codec("a key without a header"));
         };
@@ -137,13 +149,7 @@ impl ViewState {
         if used != tiles.len() {
             return Err(Error::codec(format!("the header knows {used} of {} tiles", tiles.len())));
         }
-        let at = self.insert(key.as_bytes(), decoded.first_us);
-        self.entries[at].state = decoded;
-        self.entries[at].changed = 0;
-        self.changed[0].clear();
-        self.changed[1].clear();
-        self.wait(at);
-        Ok(())
+        Ok(decoded)
     }
 
     fn drain(&mut self, mark: Mark) -> Vec<FieldWrite> {
@@ -162,6 +168,10 @@ impl ViewState {
         }
         self.encoder = encoder;
         for (at, start_us) in std::mem::take(&mut self.removed[mark as usize]) {
+            // A tile that was replaced by none may have come again.
+            if self.entries[at as usize].state.big_tile(start_us).is_some() {
+                continue;
+            }
             let key = EntityKey::from_bytes(self.entries[at as usize].key.as_bytes());
             writes.push(FieldWrite { key, field: Field::Tile(start_us), value: None });
         }
@@ -183,7 +193,7 @@ impl ViewState {
         writes
     }
 
-    fn encode_entry(
+    pub(super) fn encode_entry(
         &self,
         encoder: &mut Encoder,
         entry: &Entry,
@@ -199,7 +209,7 @@ impl ViewState {
         }
     }
 
-    fn write_reserved(&self, writes: &mut Vec<FieldWrite>) {
+    pub(super) fn write_reserved(&self, writes: &mut Vec<FieldWrite>) {
         for (global, held) in self.globals.iter().enumerate() {
             held.snapshot(
                 |at| self.entries[at as usize].key.as_bytes(),
@@ -212,7 +222,7 @@ impl ViewState {
     }
 }
 
-fn sort_writes(writes: &mut [FieldWrite]) {
+pub(super) fn sort_writes(writes: &mut [FieldWrite]) {
     writes.sort_unstable_by(|left, right| (&left.key, left.field).cmp(&(&right.key, right.field)));
 }
 

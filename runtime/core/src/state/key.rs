@@ -132,6 +132,12 @@ impl KeyState {
         Self { first_us, floor_us: i64::MIN, base_newest_us: None, base: None, tiles: Vec::new() }
     }
 
+    /// The tile that starts at `start_us`, if it has a field of its own.
+    pub(crate) fn big_tile(&self, start_us: i64) -> Option<&Tile> {
+        let at = self.tiles.binary_search_by_key(&start_us, |tile| tile.start_us).ok()?;
+        Some(&self.tiles[at]).filter(|tile| tile.is_big())
+    }
+
     /// The index of the tile that starts at `start_us`, a new one if need be.
     #[inline]
     pub(crate) fn tile(&mut self, start_us: i64, spare: &mut Spare) -> usize {

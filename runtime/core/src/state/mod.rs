@@ -8,6 +8,8 @@
 //! Two independent marks, *publish* and *commit*, remember which fields changed since they were last
 //! drained; draining costs what changed, not what there is.
 //!
+//! State can be rebuilt beside the live one and put in its place key by key ([`ViewState::replace`]).
+//!
 //! Not here: what a window at T amounts to ([`crate::read`]), where fields are stored (the edges).
 
 mod fields;
@@ -16,6 +18,7 @@ mod interner;
 pub(crate) mod key;
 mod partition;
 pub(crate) mod record;
+mod replace;
 
 use crate::codec::Encoder;
 use crate::column::Column;

@@ -5,3 +5,4 @@
 mod codec;
 mod common;
 mod oracle;
+mod replace;

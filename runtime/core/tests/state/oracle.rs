@@ -137,7 +137,7 @@ fn time() -> impl Strategy<Value = i64> {
     ]
 }
 
-fn event() -> impl Strategy<Value = Event> {
+pub(crate) fn event() -> impl Strategy<Value = Event> {
     let key = prop_oneof![5 => Just(Some("a")), 3 => Just(Some("b")), 2 => Just(Some("c")), 1 => Just(None)];
     let amount = prop_oneof![
         8 => (-400i64..4_000).prop_map(|quarters| quarters as f64 / 4.0),

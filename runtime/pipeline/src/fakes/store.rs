@@ -262,10 +262,14 @@ impl Archive for FakeArchive {
         visit: &mut dyn FnMut(u32, EventBatch) -> Result<()>,
     ) -> Result<()> {
         for (partition, file) in &scan.files {
-            let bytes = match self.store.get(&file.path)? {
-                Some(bytes) => bytes,
-                None => self.store.get(&trashed(&file.path))?.expect("a committed file is there"),
-            };
+            // Wherever it is by now, as it moves on: from stage to path to away.
+            let mut found = None;
+            for place in [&file.path, &file.staged, &file.path, &trashed(&file.path)] {
+                if found.is_none() {
+                    found = self.store.get(place)?;
+                }
+            }
+            let bytes = found.expect("a committed file is there");
             let mut decoder = JsonDecoder::new(schema.clone(), TimeUnit::Ms);
             let mut events = EventBatch::new(schema.clone());
             let from = scan.from_offset.get(partition).copied().unwrap_or(0);

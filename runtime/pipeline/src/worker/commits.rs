@@ -42,6 +42,8 @@ pub(super) struct Commits {
     stage: Stage,
     options: CommitOptions,
     snapshot: bool,
+    /// State was changed by other things than records: there is something to commit.
+    changed: bool,
     failures: u32,
     meters: Arc<SourceMeters>,
     /// What is to be done about small files after the commit.
@@ -66,6 +68,7 @@ impl Commits {
             stage: Stage::Idle(committer),
             options,
             snapshot,
+            changed: false,
             failures: 0,
             meters,
             tidy,
@@ -97,6 +100,16 @@ impl Commits {
         self.snapshot = true;
     }
 
+    /// Makes the next commit bring what changed of state although no record may have come.
+    pub(super) fn ask_changes(&mut self) {
+        self.changed = true;
+    }
+
+    /// Whether everything that was asked for is committed.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.changed && !self.is_busy()
+    }
+
     /// The last manifest, while no commit is under way.
     pub(super) fn latest(&self) -> Option<&Manifest> {
         match &self.stage {
@@ -117,7 +130,7 @@ impl Commits {
         let Stage::Idle(committer) = &self.stage else {
             return Err(Error::internal("a commit is still under way"));
         };
-        let nothing_new = partition.position() == committer.latest().next_offset && !self.snapshot;
+        let nothing_new = partition.position() == committer.latest().next_offset && !self.snapshot && !self.changed;
         self.idle = if nothing_new { self.idle.saturating_add(1) } else { 0 };
         let idle = self.idle >= IDLE_INTERVALS && tidy == Tidy::Some && committer.may_wait();
         let tidy = if idle { Tidy::Idle } else { tidy };
@@ -127,6 +140,7 @@ impl Commits {
         let plan = if nothing_new {
             None
         } else {
+            self.changed = false;
             let snapshot = std::mem::take(&mut self.snapshot) || committer.wants_snapshot();
             Some(Box::new(partition.plan(reader.memo(), snapshot)))
         };

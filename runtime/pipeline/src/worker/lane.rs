@@ -1,6 +1,9 @@
 //! A partition in a worker's hands: polled, published and committed as it becomes due, until it is left.
 
+mod replace;
 mod views;
+
+pub use replace::{Difference, Replaced};
 
 use super::commits::{CommitOptions, Commits};
 use super::open::{Opening, SourceSetup, open};
@@ -68,6 +71,8 @@ pub struct Lane {
     uncommitted: Uncommitted,
     /// States that are not complete in the online store.
     unmarked: Vec<StateId>,
+    /// States whose mark that they are complete was taken away for a change that is not committed yet.
+    unmarked_by_change: Vec<StateId>,
     /// Bytes of the commit that is under way.
     committing: u64,
     /// The bound that keeps it from being read, and when that was last said.
@@ -188,6 +193,7 @@ impl Lane {
             uncommitted: setup.board.uncommitted(),
             committing: 0,
             unmarked: Vec::new(),
+            unmarked_by_change: Vec::new(),
             unread: Unread::default(),
             paused: None,
         };
@@ -358,6 +364,12 @@ impl Lane {
         }
         self.commits.poll(now)?;
         self.count_uncommitted();
+        match self.mark_again() {
+            Err(error) if error.kind() == ErrorKind::Unavailable && !matches!(error, Error::Fenced { .. }) => {
+                tracing::warn!(%error, "cannot say yet that a state is complete, trying again");
+            }
+            marked => marked?,
+        }
         if self.tell() {
             // Where nothing more comes, nobody else would say what is committed now.
             self.report(setup, false);
@@ -431,8 +443,11 @@ impl Lane {
                 Published::Lost => self.lost = true,
             }
         }
-        // Whoever has the partition next rebuilds it.
-        if self.lost && self.leaving.is_none() {
+        // Whoever has the partition next rebuilds it. What was changed by other things than records has to be committed
+        // first: after a crash there would be another state than the one that is shown as complete.
+        if self.lost && !self.unmarked_by_change.is_empty() && !self.commits.is_settled() {
+            self.deferred = true;
+        } else if self.lost && self.leaving.is_none() {
             setup.board.phase(self.source(), self.number, Phase::Rebuilding);
             // A store that was emptied has forgotten its fences: the chain says whose the partition is.
             let generation = self.publisher.generation();
@@ -443,6 +458,7 @@ impl Lane {
                 Ok(()) => {
                     self.lost = false;
                     self.unmarked.clear();
+                    self.unmarked_by_change.clear();
                     self.now_readable(setup);
                 }
                 Err(error) if error.kind() == ErrorKind::Unavailable && !matches!(error, Error::Fenced { .. }) => {

@@ -77,11 +77,15 @@ pub fn view_ref(transform: &Transform) -> ViewRef {
 }
 
 fn online_write(entity: Arc<str>, state_id: StateId, write: FieldWrite) -> OnlineWrite {
-    let field = match write.field {
+    OnlineWrite { entity, state_id, key: write.key, field: online_field(write.field), value: write.value }
+}
+
+/// A field of state as an online store has it.
+pub fn online_field(field: Field) -> OnlineField {
+    match field {
         Field::Header => OnlineField::Header,
         Field::Tile(start_us) => OnlineField::Tile(start_us),
-    };
-    OnlineWrite { entity, state_id, key: write.key, field, value: write.value }
+    }
 }
 
 /// A partition between two batches.
@@ -214,6 +218,11 @@ impl Partition {
     /// How many dead letters there were since the partition was taken over, by the class of their reason.
     pub fn letter_counts(&self) -> &BTreeMap<&'static str, u64> {
         &self.letter_counts
+    }
+
+    /// What was accepted since the last commit was planned, in order.
+    pub fn uncommitted(&self) -> &[EventBatch] {
+        &self.events
     }
 
     /// The views.

@@ -1,12 +1,14 @@
 //! Publishing a partition to the online store: what it holds, what is on its way, and rebuilding it.
 
-use super::partition::{Partition, PartitionView};
+use super::partition::{Partition, PartitionView, online_field};
 use crate::meter::SourceMeters;
-use crate::port::{OnlineEntity, OnlineField, OnlineRead, OnlineStore, OnlineWrite, PublishOutcome};
+use crate::port::{OnlineEntity, OnlineField, OnlinePartial, OnlineRead, OnlineStore, OnlineWrite, PublishOutcome};
 use crate::{Error, Result, TRACE};
 use plumb_core::ErrorKind;
 use plumb_core::entity::EntityKey;
 use plumb_core::plan::StateId;
+use plumb_core::read::tiles_needed;
+use plumb_core::state::ViewState;
 use plumb_transform::Transform;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +17,40 @@ use std::time::Instant;
 
 /// Fields written at a time while nothing reads them.
 const REBUILD_WRITES: usize = 20_000;
+
+/// Keys read at a time, and fields written at a time, while others read.
+const READ_KEYS: usize = 512;
+const REPAIR_WRITES: usize = 6_000;
+
+/// A key with all of its fields in order, as a store should hold them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFields {
+    /// The entity, or a reserved key.
+    pub key: EntityKey,
+    /// Header and tiles.
+    pub fields: Vec<(OnlineField, Vec<u8>)>,
+}
+
+impl KeyFields {
+    /// The fields of a key of a state; `None` for one without state.
+    pub fn of(state: &ViewState, key: &EntityKey) -> Option<Self> {
+        let fields = state.fields_of(key)?.into_iter();
+        let fields = fields.map(|write| (online_field(write.field), write.value.unwrap_or_default())).collect();
+        Some(Self { key: key.clone(), fields })
+    }
+
+    /// As an online store would show it.
+    pub fn into_partial(self, partition: u32) -> OnlinePartial {
+        let mut partial = OnlinePartial { partition, header: Vec::new(), tiles: BTreeMap::new() };
+        for (field, bytes) in self.fields {
+            match field {
+                OnlineField::Header => partial.header = bytes,
+                OnlineField::Tile(start_us) => drop(partial.tiles.insert(start_us, bytes)),
+            }
+        }
+        partial
+    }
+}
 
 /// The reserved key whose header says that all of a state is in the store. Begins like the reserved keys of state
 /// (`plumb_core::state::partition_key`), as no entity does.
@@ -251,6 +287,109 @@ impl Publisher {
                 Published::Yes => {}
                 Published::Deferred => {
                     self.kept.clear();
+                    return Err(Error::unavailable("publish to the online store", "it cannot be reached"));
+                }
+                Published::Lost => return Err(self.moved(self.position)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back that all of a state is in the store, before it is changed in a way that has to be whole: whoever
+    /// comes after a crash writes all of it again.
+    pub fn unmark(&mut self, view: &PartitionView) -> Result<()> {
+        let mark = OnlineWrite { value: None, ..complete_mark(view.entity.clone(), view.transform.state_id()) };
+        self.write(vec![vec![mark]])
+    }
+
+    /// What the store should hold under the reserved keys of a view.
+    pub fn reserved(&self, view: &PartitionView) -> Vec<KeyFields> {
+        let mut keys: Vec<KeyFields> = Vec::new();
+        for write in view.state.reserved_fields() {
+            let field = (online_field(write.field), write.value.unwrap_or_default());
+            match keys.last_mut() {
+                Some(last) if last.key == write.key => last.fields.push(field),
+                _ => keys.push(KeyFields { key: write.key, fields: vec![field] }),
+            }
+        }
+        keys.push(KeyFields { key: complete_key(), fields: vec![(OnlineField::Header, vec![1])] });
+        keys
+    }
+
+    /// Which of these keys of a view the store holds otherwise: their indices, with what it holds. There must be
+    /// nothing to publish.
+    pub fn differing(&self, view: &PartitionView, keys: &[KeyFields]) -> Result<Vec<(usize, Option<OnlinePartial>)>> {
+        let mut differing = Vec::new();
+        for (part, keys) in keys.chunks(READ_KEYS).enumerate() {
+            let tile = |(field, _): &(OnlineField, Vec<u8>)| match field {
+                OnlineField::Tile(start_us) => Some(*start_us),
+                OnlineField::Header => None,
+            };
+            // Also what a reader would ask for now, which may be more than there should be.
+            let now = view.state.newest_us().map(|newest_us| newest_us.saturating_add(1));
+            let needed = now.map_or_else(Vec::new, |now| tiles_needed(view.transform.plan(), now));
+            let read = |key: &KeyFields| {
+                let mut tiles: Vec<i64> = key.fields.iter().filter_map(tile).chain(needed.iter().copied()).collect();
+                tiles.sort_unstable();
+                tiles.dedup();
+                OnlineRead {
+                    entity: view.entity.clone(),
+                    state_id: view.transform.state_id(),
+                    key: key.key.clone(),
+                    tiles,
+                }
+            };
+            let reads: Vec<OnlineRead> = keys.iter().map(read).collect();
+            let mut answer = self.online.read(&self.source, &[self.partition], &reads)?;
+            let stored = answer.positions.remove(&self.partition).flatten();
+            if self.position.is_none() || stored != self.position || answer.entities.iter().any(|entity| entity.lost) {
+                return Err(self.moved(stored));
+            }
+            for (index, (key, entity)) in keys.iter().zip(answer.entities).enumerate() {
+                let held = entity.partials.into_iter().find(|partial| partial.partition == self.partition);
+                let same = |(field, bytes): &(OnlineField, Vec<u8>)| {
+                    let held = held.as_ref().and_then(|held| match field {
+                        OnlineField::Header => Some(&held.header),
+                        OnlineField::Tile(start_us) => held.tiles.get(start_us),
+                    });
+                    held == Some(bytes)
+                };
+                if !key.fields.iter().all(same) {
+                    differing.push((part * READ_KEYS + index, held));
+                }
+            }
+        }
+        Ok(differing)
+    }
+
+    /// Writes keys of a view whole, at the position the store holds.
+    pub fn put(&mut self, view: &PartitionView, keys: &[&KeyFields]) -> Result<()> {
+        let (entity, state_id) = (&view.entity, view.transform.state_id());
+        let write = |key: &EntityKey, (field, bytes): &(OnlineField, Vec<u8>)| OnlineWrite {
+            entity: entity.clone(),
+            state_id,
+            key: key.clone(),
+            field: *field,
+            value: Some(bytes.clone()),
+        };
+        let whole = |key: &&KeyFields| key.fields.iter().map(|field| write(&key.key, field)).collect();
+        self.write(keys.iter().map(whole).collect())
+    }
+
+    /// Sends writes at the position the store holds, those of a group together.
+    fn write(&mut self, groups: Vec<Vec<OnlineWrite>>) -> Result<()> {
+        let Some(position) = self.position else { return Err(self.moved(None)) };
+        let mut part = Vec::new();
+        let mut groups = groups.into_iter().peekable();
+        while let Some(group) = groups.next() {
+            part.extend(group);
+            let full = groups.peek().is_none_or(|next| part.len() + next.len() > REPAIR_WRITES);
+            if !full {
+                continue;
+            }
+            match self.send(position, std::mem::take(&mut part))? {
+                Published::Yes => {}
+                Published::Deferred => {
                     return Err(Error::unavailable("publish to the online store", "it cannot be reached"));
                 }
                 Published::Lost => return Err(self.moved(self.position)),

@@ -13,6 +13,7 @@ use std::sync::Mutex;
 
 mod files;
 mod horizon;
+mod replace;
 
 type Log = Arc<Mutex<Vec<Vec<Vec<u8>>>>>;
 
@@ -442,7 +443,7 @@ fn a_zombies_publish_is_refused_by_the_store() {
     let write = OnlineWrite {
         entity: "user".into(),
         state_id: user_view().state_id(),
-        key: plumb_core::entity::EntityKey::from_bytes(b"u0"),
+        key: EntityKey::from_bytes(b"u0"),
         field: OnlineField::Header,
         value: None,
     };

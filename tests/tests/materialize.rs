@@ -1,0 +1,280 @@
+//! `plumb materialize` with the real process: what is damaged in the online store is found, named and made right, with
+//! and without a service that runs meanwhile.
+
+use plumb_core::entity::EntityKey;
+use plumb_core::plan::StateId;
+use plumb_embedded::{DataDir, Embedded};
+use plumb_pipeline::commit::{Manifest, latest};
+use plumb_pipeline::port::{OnlineField, OnlineRead, OnlineStore, OnlineWrite, PublishOutcome};
+use plumb_testing::process;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Output;
+use std::time::Instant;
+
+const PARTITIONS: u32 = 3;
+
+/// A folder with all shipped views over some events, ingested.
+fn ingested(folder: &Path) {
+    let views = process::repository().join("target/plumb");
+    let offline = "[offline]\nurl = \"file:data/offline\"\n[run]\nserve = true\n";
+    let settings = process::settings(folder, PARTITIONS, offline);
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let start = text.find("paths = ").unwrap();
+    let end = start + text[start..].find('\n').unwrap();
+    let text = format!("{}paths = [\"{}/*.wasm\"]{}", &text[..start], views.display(), &text[end..]);
+    std::fs::write(settings, text).unwrap();
+    let words =
+        "generate --events 6000 --users 60 --items 40 --days 20 --seed 11 --start 2024-01-01T00:00:00Z --out e.jsonl";
+    process::run_ok(folder, words.split(' '));
+    process::run_ok(folder, ["produce", "e.jsonl"]);
+    process::run_ok(folder, ["run", "--until-end"]);
+}
+
+/// The online store of a job that nobody runs now, and the last manifest of each partition.
+struct Opened {
+    online: std::sync::Arc<dyn OnlineStore>,
+    manifests: Vec<Manifest>,
+    _embedded: Embedded,
+    _owned: DataDir,
+}
+
+impl Opened {
+    fn of(folder: &Path) -> Self {
+        let store = plumb_store_object::open(&format!("file:{}/data/offline", folder.display())).unwrap();
+        let manifest = |partition| latest(store.as_ref(), "default", partition).unwrap().unwrap();
+        let owned = DataDir::own(&folder.join("data")).unwrap();
+        let embedded = Embedded::open(&owned).unwrap();
+        let manifests = (0..PARTITIONS).map(manifest).collect();
+        Self { online: embedded.online().unwrap(), manifests, _embedded: embedded, _owned: owned }
+    }
+
+    fn state_id(&self, view: &str) -> StateId {
+        self.manifests[0].views.iter().find(|known| known.name == view).unwrap().state_id().unwrap()
+    }
+
+    /// The header of an entity in each partition that has one.
+    fn headers(&self, entity: &str, view: &str, key: &str) -> Vec<(u32, Vec<u8>)> {
+        let read = OnlineRead {
+            entity: entity.into(),
+            state_id: self.state_id(view),
+            key: EntityKey::from_parts(&[key]),
+            tiles: Vec::new(),
+        };
+        let all: Vec<u32> = (0..PARTITIONS).collect();
+        let answer = self.online.read("default", &all, &[read]).unwrap();
+        answer.entities[0].partials.iter().map(|partial| (partial.partition, partial.header.clone())).collect()
+    }
+
+    /// Writes a header, or removes it, as if by hand: at the position that the store has.
+    fn write(&self, entity: &str, view: &str, key: &str, partition: u32, value: Option<Vec<u8>>) {
+        let manifest = &self.manifests[partition as usize];
+        let position = self.online.claim("default", partition, manifest.generation).unwrap();
+        let write = OnlineWrite {
+            entity: entity.into(),
+            state_id: self.state_id(view),
+            key: EntityKey::from_parts(&[key]),
+            field: OnlineField::Header,
+            value,
+        };
+        let written =
+            self.online.publish("default", partition, manifest.generation, position, position.unwrap(), &[write]);
+        assert_eq!(written.unwrap(), PublishOutcome::Published);
+    }
+}
+
+/// The values of a field of the events.
+fn keys(folder: &Path, field: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(folder.join("e.jsonl")).unwrap();
+    let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    events.filter_map(|event| event[field].as_str().map(str::to_owned)).collect()
+}
+
+/// Damages five users of one view (two are gone, three have what another one has) and one item in one partition.
+fn damage(folder: &Path) -> BTreeSet<String> {
+    let opened = Opened::of(folder);
+    let of = |user: &str| opened.headers("user", "user_activity", user);
+    let users: Vec<String> = keys(folder, "user_id").into_iter().filter(|user| !of(user).is_empty()).collect();
+    assert!(users.len() > 20, "{users:?}");
+    let other = of(&users[7])[0].1.clone();
+    for (at, user) in users.iter().enumerate().take(5) {
+        let (partition, _) = of(user)[0];
+        opened.write("user", "user_activity", user, partition, if at < 2 { None } else { Some(other.clone()) });
+    }
+    let spread = |item: &String| opened.headers("item", "item_activity", item).len() > 1;
+    let item = keys(folder, "item_id").into_iter().find(spread).expect("an item with events in several partitions");
+    let (partition, _) = opened.headers("item", "item_activity", &item)[0];
+    opened.write("item", "item_activity", &item, partition, None);
+    users.into_iter().take(5).collect()
+}
+
+fn checked(folder: &Path) -> (Option<i32>, Value) {
+    let words = ["--json", "check", "--entity", "user", "--sample", "60", "--exact"];
+    let Output { status, stdout, .. } = process::run(folder, words);
+    (status.code(), serde_json::from_slice(&stdout).unwrap())
+}
+
+#[track_caller]
+fn materialized(folder: &Path, words: &[&str]) -> Value {
+    let all: Vec<&str> = ["--json", "materialize"].iter().chain(words).copied().collect();
+    let document: Value = serde_json::from_str(&process::run_ok(folder, all)).unwrap();
+    assert_eq!(document["right"], true, "{document}");
+    document
+}
+
+fn view<'a>(document: &'a Value, name: &str) -> &'a Value {
+    document["views"].as_array().unwrap().iter().find(|view| view["view"] == name).unwrap()
+}
+
+#[track_caller]
+fn nothing_changed(document: &Value) {
+    for view in document["views"].as_array().unwrap() {
+        assert_eq!((&view["changed"], &view["changed_reserved"]), (&json!(0), &json!(false)), "{view}");
+    }
+}
+
+#[test]
+fn damage_in_the_online_store_is_found_named_and_made_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    ingested(here);
+    let document = materialized(here, &["--sample", "all"]);
+    nothing_changed(&document);
+    assert!(document["views"].as_array().unwrap().len() >= 5, "{document}");
+    let checks = document["back_check"].as_array().unwrap();
+    assert_eq!(checks.iter().map(|check| &check["entity"]).collect::<Vec<_>>(), ["item", "user"]);
+    assert!(checks.iter().all(|check| check["non_zero_values"].as_u64().unwrap() > 20), "{checks:?}");
+
+    let damaged = damage(here);
+    let (code, seen) = checked(here);
+    assert_eq!((code, &seen["passed"]), (Some(1), &json!(false)), "{seen}");
+    // Of another span of time, nobody of them is looked at.
+    let elsewhere = materialized(here, &["--to", "2024-01-01T00:00:00Z", "--sample", "1"]);
+    nothing_changed(&elsewhere);
+    assert_eq!(checked(here).0, Some(1));
+
+    let document = materialized(here, &["--threads", "2", "--memory", "64MiB"]);
+    let (users, items) = (view(&document, "user_activity"), view(&document, "item_activity"));
+    assert_eq!(
+        (&users["changed"], &users["changed_online"], &users["changed_in_memory"]),
+        (&json!(5), &json!(5), &json!(0))
+    );
+    assert_eq!((&items["changed"], &items["changed_online"]), (&json!(1), &json!(1)));
+    let first = &users["first"];
+    assert_eq!(first["key"][0].as_str(), damaged.first().map(String::as_str), "{first}");
+    assert!(first["feature"].as_str().unwrap().starts_with("user_activity:"), "{first}");
+    assert_ne!(first["before"], first["after"]);
+    for untouched in ["user_daily", "user_spend", "user_transactions"] {
+        assert_eq!(view(&document, untouched)["changed"], 0);
+    }
+    let (code, seen) = checked(here);
+    assert_eq!(code, Some(0), "{seen}");
+    nothing_changed(&materialized(here, &[]));
+    let text = process::run_ok(here, ["materialize", "--from", "2024-01-05T00:00:00Z"]);
+    assert!(text.contains("0 held otherwise before") && text.contains("BackCheck [PASSED] entity=user"), "{text}");
+}
+
+#[test]
+fn a_running_service_rebuilds_while_it_ingests() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    ingested(here);
+    let damaged = damage(here);
+    let mut service = process::Service::start(here, ["run"]);
+    let address = service.ready();
+    let user = damaged.first().unwrap();
+    let ask = |path: String| {
+        let (status, text) = process::request(&address, "GET", &path, b"").unwrap();
+        assert!(status == 200 || status == 404, "{text}");
+        serde_json::from_str::<Value>(&text).unwrap_or_default()
+    };
+    let features = "features=user_activity:*";
+    let before = ask(format!("/features/user/{user}?{features}"));
+    assert!(before["features"].is_null(), "{before}");
+    // Events go on meanwhile; of the damaged users they would write again what is damaged.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        let (stop, address) = (&stop, &address);
+        let sender = scope.spawn(move || {
+            let mut sent = 0u64;
+            let end = Instant::now() + process::PATIENCE;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) && Instant::now() < end {
+                for user in ["new1", "new2"] {
+                    let event = json!({
+                        "event_id": format!("late-{sent}"),
+                        "event_time": "2024-01-20T10:00:00Z",
+                        "user_id": user, "item_id": "i1", "event_type": "purchase", "price": 1.5, "quantity": 1,
+                    });
+                    let body = event.to_string();
+                    let (status, text) = process::request(address, "POST", "/events", body.as_bytes()).unwrap();
+                    assert_eq!(status, 200, "{text}");
+                    sent += 1;
+                }
+            }
+            sent
+        });
+        let document = materialized(here, &["--sample", "all"]);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let users = view(&document, "user_activity");
+        assert_eq!(users["changed"], 5, "{users}");
+        sender.join().unwrap()
+    });
+    assert!(sent > 0);
+    let (code, seen) = checked(here);
+    assert_eq!((code, &seen["passed"]), (Some(0), &json!(true)), "{seen}");
+    nothing_changed(&materialized(here, &[]));
+    assert_eq!(service.terminate(), Some(0));
+    nothing_changed(&materialized(here, &[]));
+}
+
+#[test]
+fn a_rebuild_that_is_killed_is_done_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    ingested(here);
+    damage(here);
+    let mut service = process::Service::start(here, ["run"]);
+    service.ready();
+    let admin = service.address("admin").unwrap();
+    let (status, begun) =
+        process::request(&admin, "POST", "/materialize/state", br#"{"memory_bytes": 100000}"#).unwrap();
+    assert_eq!(status, 202, "{begun}");
+    service.kill();
+    // Whatever of it was done: another one does the rest, and then nothing is left.
+    let document = materialized(here, &[]);
+    assert!(view(&document, "user_activity")["changed"].as_u64().unwrap() <= 5, "{document}");
+    nothing_changed(&materialized(here, &[]));
+    assert_eq!(checked(here).0, Some(0));
+}
+
+#[test]
+fn what_cannot_be_asked_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let refused = |words: &[&str]| {
+        let Output { status, stderr, .. } =
+            process::run(here, ["materialize"].iter().chain(words).copied().collect::<Vec<_>>());
+        (status.code(), String::from_utf8_lossy(&stderr).trim().to_owned())
+    };
+    for (words, why) in [
+        (&["--from", "2024-01-02T00:00:00Z", "--to", "2024-01-02T00:00:00Z"][..], "the span must end after it begins"),
+        (&["--from", "yesterday"], "--from yesterday: write an instant as in"),
+        (&["--sample", "0"], "--sample 0: write a number of entities from 1 on, or `all`"),
+        (&["--sample", "some"], "--sample some: write"),
+        (&["--memory", "1MiB"], "--memory 1MiB: at least 64MiB are needed"),
+        (&["--threads", "0"], "--threads 0: at least one is needed"),
+    ] {
+        let (code, said) = refused(words);
+        assert_eq!(code, Some(2), "{words:?}: {said}");
+        assert!(said.contains(why) && said.lines().count() == 1, "{words:?}: {said}");
+    }
+    std::fs::write(here.join("plumb.toml"), "[source]\nkind = \"log\"\nfolder = \"x\"\n").unwrap();
+    let (code, said) = refused(&[]);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("folder"), "{said}");
+    std::fs::remove_file(here.join("plumb.toml")).unwrap();
+    // A job without views has nothing to rebuild, which is right.
+    let document = materialized(here, &[]);
+    assert_eq!((&document["views"], &document["back_check"]), (&json!([]), &json!([])));
+}
