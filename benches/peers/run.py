@@ -3,10 +3,12 @@
 
     benches/peers/run.py compare [--events FILE] [--labels N ...] [--threads N] [--runs N]
     benches/peers/run.py growth [--events N ...] [--memory SIZE] [--threads N]
+    benches/peers/run.py backfill [--events FILE] [--threads N] [--runs N]
 
 `compare` runs each in turn, several times, and prints medians of seconds, of processor seconds and of peak memory, and
 their ratios; then it compares the values. Without --events it generates some. `growth` joins generated events of
-rising number with a tenth as many labels, and writes docs/join-growth.md and docs/join-growth.svg.
+rising number with a tenth as many labels, and writes docs/join-growth.md and docs/join-growth.svg. `backfill` makes
+daily snapshots by each shipped view of a user, and prints rates per core and the components' share of the time.
 
 plumb is measured as a process, start and loading of the component included; the peers without theirs, which is in their
 favour. What is made lies under target/peers/.
@@ -16,6 +18,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -149,6 +152,28 @@ def growth(options):
     write_growth(rows, options)
 
 
+def backfill(options):
+    """Daily snapshots by each shipped view over the users; what of the processor time the components took."""
+    prepare()
+    events = pathlib.Path(options.events).resolve() if options.events else generate(1_500_000)
+    for view in ("user_activity", "user_daily", "user_spend", "user_transactions"):
+        figures = []
+        for _ in range(options.runs):
+            out = WORK / "snapshots"
+            shutil.rmtree(out, ignore_errors=True)
+            words = ["--transform", ROOT / f"target/plumb/{view}.wasm", "--events", events, "--every", "1d", "--out", out]
+            words += ["--threads", options.threads, "--now", "2030-01-01T00:00:00Z", "--json"]
+            output, seconds, processor, memory = measure([PLUMB, "backfill", *words])
+            told = json.loads(output)
+            figures.append((seconds, processor, memory, told["guest_seconds"], told["events"], told["rows"][view]))
+        seconds, processor, memory, guest, count, rows = [statistics.median(of) for of in zip(*figures)]
+        print(
+            f"{view:18} {count:,.0f} events, {rows:,.0f} rows: {seconds:.2f} s, {processor:.2f} processor s:"
+            f" {count / processor:,.0f} events/s and {rows / processor:,.0f} rows/s per core,"
+            f" {guest / processor:.0%} in the component, {memory:.0f} MiB"
+        )
+
+
 def write_growth(rows, options):
     lines = [
         "# How the join grows",
@@ -209,5 +234,10 @@ if __name__ == "__main__":
     command.add_argument("--memory", default="512MiB")
     command.add_argument("--threads", type=int, default=2)
     command.set_defaults(run=growth)
+    command = commands.add_parser("backfill")
+    command.add_argument("--events", help="a Parquet file of events of the default schema [default: generated]")
+    command.add_argument("--threads", type=int, default=2)
+    command.add_argument("--runs", type=int, default=3)
+    command.set_defaults(run=backfill)
     parsed = parser.parse_args()
     parsed.run(parsed)

@@ -1,6 +1,8 @@
 //! `plumb backfill`: historical snapshots of feature values.
 
-use super::offline::{Answering, Prepared, Readers, event_paths, faults_json, folder_there, now, report_faults};
+use super::offline::{
+    Answering, Prepared, Readers, event_paths, faults_json, folder_there, guest_seconds, now, report_faults,
+};
 use crate::args::{Backfill, Entities as EntitiesWord, Every as EveryWord};
 use crate::context::{Output, instant, memory_bytes, progress_to, settings};
 use crate::exit::{Done, usage};
@@ -98,6 +100,7 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
         "dates": dates.collect::<serde_json::Map<_, _>>(),
         "position": position,
         "seconds": seconds,
+        "guest_seconds": guest_seconds(&prepared.transforms),
         "out": out,
         "extract_faults": faults_json(&summary.extract_faults),
         "finalize_faults": faults_json(&summary.finalize_faults),

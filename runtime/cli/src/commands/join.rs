@@ -3,7 +3,9 @@
 mod again;
 mod made;
 
-use super::offline::{Answering, Prepared, event_paths, faults_json, now, report_faults, say_zoneless, scratch_folder};
+use super::offline::{
+    Answering, Prepared, event_paths, faults_json, guest_seconds, now, report_faults, say_zoneless, scratch_folder,
+};
 use crate::args::{AsOf as AsOfWord, ColdStart as ColdStartWord, Join, Knowledge as KnowledgeWord};
 use crate::context::{Output, duration, memory_bytes, settings};
 use crate::exit::{Done, usage};
@@ -96,6 +98,7 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
         "events": summary.events,
         "features": selection.order.len(),
         "seconds": seconds,
+        "guest_seconds": guest_seconds(&prepared.transforms),
         "out": arguments.out,
         "files": files,
         "manifest": target.manifest_path(),

@@ -13,7 +13,7 @@ use plumb_pipeline::decode::time::format_rfc3339;
 use plumb_pipeline::offline::{Faults, Progress, Selection, needed_columns};
 use plumb_pipeline::port::EventReader;
 use plumb_source_file::{AcceptedEvents, EventFile, EventOptions, require_ingest_times};
-use plumb_transform::Transform;
+use plumb_transform::{Function, Transform};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -198,6 +198,12 @@ impl Readers {
             }
         }
     }
+}
+
+/// The seconds spent in calls of the components, the way there and back included, of all threads together.
+pub(crate) fn guest_seconds<'a>(transforms: impl IntoIterator<Item = &'a Transform>) -> f64 {
+    let calls = transforms.into_iter().flat_map(|transform| Function::ALL.map(|function| transform.usage(function)));
+    calls.map(|usage| usage.time.as_secs_f64()).sum()
 }
 
 /// The instant against which `max_future` is measured.
