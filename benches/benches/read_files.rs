@@ -19,7 +19,8 @@ const START_US: i64 = 1_704_067_200_000_000;
 
 fn read(path: &Path, schema: &Arc<SourceSchema>, columns: Option<Vec<usize>>, threads: usize) -> usize {
     let now_us = START_US + 400 * DAY_US;
-    let options = EventOptions { unit: TimeUnit::Ms, rules: AcceptRules::default(), now_us, columns, threads };
+    let options =
+        EventOptions { unit: TimeUnit::Ms, rules: AcceptRules::default(), now_us, columns, threads, ids: None };
     let mut events = AcceptedEvents::open(path, schema, &options).expect("the file was just written");
     let mut rows = 0;
     while let Some(batch) = events.next_batch().expect("the file was just written") {

@@ -7,7 +7,8 @@ use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_pipeline::Result;
 use plumb_pipeline::accept::{AcceptRules, Acceptor, Accounting};
 use plumb_pipeline::decode::TimeUnit;
-use plumb_pipeline::port::{EventReader, Rejected};
+use plumb_pipeline::offline::{Copies, IdRows};
+use plumb_pipeline::port::{EventReader, Rejected, ScratchFolder};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +30,21 @@ pub struct EventOptions {
     pub columns: Option<Vec<usize>>,
     /// How many threads decode; 0 counts as 1.
     pub threads: usize,
+    /// How much memory ids may take; `None` = as much as they take. Nothing that is accepted depends on it.
+    pub ids: Option<IdsWithin>,
 }
+
+/// How much memory the ids of events may take.
+#[derive(Debug, Clone)]
+pub struct IdsWithin {
+    /// The bytes. Where that is too little, the events are read twice.
+    pub bytes: u64,
+    /// Where the ids are put then.
+    pub scratch: Arc<dyn ScratchFolder>,
+}
+
+/// About the bytes of an id in memory, with the free places of a table that is growing.
+const ID_BYTES: u64 = 57;
 
 /// A row that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +64,11 @@ pub struct Refusal {
 pub struct AcceptedEvents {
     files: Vec<EventFile>,
     decoders: Decoders,
+    reading: Reading,
+    threads: usize,
+    ids: Option<IdsWithin>,
+    /// The later copies of ids, where they were found beforehand.
+    copies: Option<Copies>,
     schema: Arc<SourceSchema>,
     acceptor: Acceptor,
     /// What was read from archives.
@@ -86,6 +106,10 @@ impl AcceptedEvents {
         Ok(Self {
             files,
             decoders,
+            reading,
+            threads: options.threads,
+            ids: options.ids.clone(),
+            copies: None,
             schema: schema.clone(),
             acceptor: Acceptor::new(schema, rules),
             archived: 0,
@@ -118,7 +142,7 @@ impl AcceptedEvents {
     }
 
     /// The accepted events and, of an archive, their partitions.
-    fn accept(&mut self, file: usize, decoded: Decoded) -> (EventBatch, Vec<u32>) {
+    fn accept(&mut self, file: usize, decoded: Decoded) -> Result<(EventBatch, Vec<u32>)> {
         let Decoded { mut batch, hashes, archive, partitions, zoneless } = decoded;
         if zoneless && !self.zoneless_said {
             say_zoneless(&self.schema, &self.files[file].name);
@@ -126,18 +150,38 @@ impl AcceptedEvents {
         }
         if archive {
             self.archived += batch.events.len() as u64;
-            return (batch.events, partitions);
+            return Ok((batch.events, partitions));
         }
-        if self.piece_rows == 0 && self.acceptor.remembered() == 0 {
+        let first = self.piece_rows == 0 && self.acceptor.remembered() == 0 && self.copies.is_none();
+        // Of text files it shows on the way how many there are.
+        let ids = if first { self.decoders.rows() } else { self.acceptor.remembered() as u64 };
+        match self.ids.take_if(|within| ids.saturating_mul(ID_BYTES) > within.bytes) {
+            Some(within) => {
+                self.acceptor.forget_ids();
+                self.copies = Some(self.find_copies(&within)?);
+            }
             // A table that grows step by step would be rehashed a dozen times.
-            self.acceptor.reserve(usize::try_from(self.decoders.rows()).unwrap_or(0));
+            None if first => self.acceptor.reserve(usize::try_from(ids).unwrap_or(0)),
+            None => {}
         }
         if file != self.at {
             (self.at, self.file_base) = (file, self.base);
         }
         self.piece_rows = batch.next_offset;
         shift(&mut batch, self.base);
-        let accepted = self.acceptor.accept_hashed(batch, &hashes);
+        let accepted = match &mut self.copies {
+            None => self.acceptor.accept_hashed(batch, &hashes),
+            Some(copies) => {
+                let mut failure = None;
+                let accepted = self.acceptor.accept_knowing(batch, &mut |events, row| {
+                    copies.is_copy(events.offsets[row]).unwrap_or_else(|error| {
+                        failure.get_or_insert(error);
+                        None
+                    })
+                });
+                failure.map_or(Ok(accepted), Err)?
+            }
+        };
         // The ids are of use to a commit only.
         self.acceptor.forget_drain();
         for Rejected { offset, reason, .. } in accepted.rejected {
@@ -146,7 +190,42 @@ impl AcceptedEvents {
                 self.refusals.push(Refusal { file, row: offset - self.file_base, reason });
             }
         }
-        (accepted.events, Vec::new())
+        Ok((accepted.events, Vec::new()))
+    }
+
+    /// Reads everything for the ids of what is not refused, and says which of it are later copies.
+    fn find_copies(&self, within: &IdsWithin) -> Result<Copies> {
+        let mut decoders = Decoders::start(&self.files, &self.reading, self.threads)?;
+        let rules = self.reading.rules.unwrap_or_default();
+        let mut acceptor = Acceptor::new(&self.schema, AcceptRules { dedupe_horizon_us: None, ..rules });
+        let mut ids = IdRows::new(within.scratch.as_ref(), within.bytes);
+        let (mut base, mut piece_rows, mut failure) = (0, 0, None);
+        loop {
+            match decoders.next()? {
+                Step::End => break,
+                Step::PieceEnd => {
+                    base += piece_rows;
+                    piece_rows = 0;
+                }
+                Step::Batch(_, decoded) if decoded.archive => {}
+                Step::Batch(_, decoded) => {
+                    let Decoded { mut batch, hashes, .. } = *decoded;
+                    piece_rows = batch.next_offset;
+                    shift(&mut batch, base);
+                    acceptor.accept_knowing(batch, &mut |events, row| {
+                        let (id, payload) = hashes.get(row);
+                        if let Err(error) = ids.add(events.offsets[row], id, payload) {
+                            failure.get_or_insert(error);
+                        }
+                        None
+                    });
+                }
+            }
+            if let Some(error) = failure.take() {
+                return Err(error);
+            }
+        }
+        ids.copies()
     }
 
     /// The next events with their partitions, if they are of an archive.
@@ -159,7 +238,7 @@ impl AcceptedEvents {
                     self.piece_rows = 0;
                 }
                 Step::Batch(file, decoded) => {
-                    let (events, partitions) = self.accept(file, *decoded);
+                    let (events, partitions) = self.accept(file, *decoded)?;
                     if !events.is_empty() {
                         return Ok(Some((events, partitions)));
                     }

@@ -21,7 +21,7 @@ mod raw;
 mod reader;
 mod source;
 
-pub use accepted::{AcceptedEvents, EventOptions, Refusal};
+pub use accepted::{AcceptedEvents, EventOptions, IdsWithin, Refusal};
 pub use files::{EventFile, Format, find, require_ingest_times};
 pub use generate::{GenerateOptions, Generator, generate};
 pub use raw::{RawBatch, RawRecord, RawRecords};

@@ -12,10 +12,10 @@ use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_pipeline::accept::{AcceptRules, Acceptor, Accounting};
 use plumb_pipeline::decode::TimeUnit;
 use plumb_pipeline::decode::json::encode;
-use plumb_pipeline::port::{EventReader, Polled, Source};
+use plumb_pipeline::port::{EventReader, Polled, Scratch, ScratchFolder, Source};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 const NOW_US: i64 = 1_700_000_000_000_000;
@@ -25,7 +25,37 @@ fn schema() -> Arc<SourceSchema> {
 }
 
 fn options(threads: usize) -> EventOptions {
-    EventOptions { unit: TimeUnit::Ms, rules: AcceptRules::default(), now_us: NOW_US, columns: None, threads }
+    EventOptions {
+        unit: TimeUnit::Ms,
+        rules: AcceptRules::default(),
+        now_us: NOW_US,
+        columns: None,
+        threads,
+        ids: None,
+    }
+}
+
+/// Scratch files in memory.
+#[derive(Debug, Default)]
+struct FakeScratch(Mutex<Vec<u8>>);
+
+impl Scratch for FakeScratch {
+    fn append(&self, bytes: &[u8]) -> plumb_pipeline::Result<u64> {
+        let mut all = self.0.lock().unwrap();
+        all.extend_from_slice(bytes);
+        Ok((all.len() - bytes.len()) as u64)
+    }
+
+    fn read(&self, at: u64, bytes: &mut [u8]) -> plumb_pipeline::Result<()> {
+        bytes.copy_from_slice(&self.0.lock().unwrap()[at as usize..at as usize + bytes.len()]);
+        Ok(())
+    }
+}
+
+impl ScratchFolder for FakeScratch {
+    fn create(&self) -> plumb_pipeline::Result<Box<dyn Scratch>> {
+        Ok(Box::new(Self::default()))
+    }
 }
 
 fn write(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
@@ -436,6 +466,12 @@ fn threads_change_nothing() {
     assert_eq!(one.2[0].row, 8);
     assert!(one.1.duplicate > 49_000 && one.1.dedupe_conflict > 49_000, "the Parquet rows have no user: {:?}", one.1);
     assert!(one == many);
+    // Nor does it matter where the ids are: known to be too many, found out to be on the way, or all in memory.
+    for ids in [1u64, 100_000, 150_000, 1_000_000] {
+        let scratch: Arc<dyn ScratchFolder> = Arc::new(FakeScratch::default());
+        let within = IdsWithin { bytes: ids * 57, scratch };
+        assert!(read(folder.path(), &EventOptions { ids: Some(within), ..options(2) }).unwrap() == one, "{ids}");
+    }
     // And the stream's source accepts the same.
     let mut source = streamed(folder.path(), 5_000);
     assert_eq!((source.0.len(), source.1), (one.0.len(), one.1));

@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
     interrupt::watch()?;
     let reading = &arguments.reading;
     let (settings, components) = (settings(reading.config.as_deref())?, &arguments.transforms);
-    let (prepared, job_store) = if arguments.events.is_empty() {
+    let (mut prepared, job_store) = if arguments.events.is_empty() {
         if let Some(now) = &reading.now {
             return Err(usage(format!(
                 "--now {now}: what a job has committed was accepted when it came; give --events"
@@ -56,7 +56,6 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
         threads: prepared.threads,
     };
     let bytes = memory_bytes(arguments.memory.memory.as_deref())?;
-    let transforms: Vec<_> = prepared.transforms.iter().collect();
     let (store, out) = match (&arguments.out, &job_store) {
         (Some(out), _) => {
             let out = out.display().to_string();
@@ -70,6 +69,8 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
     let spill_dir = arguments.memory.spill_dir.clone();
     let scratch = spill_dir.unwrap_or_else(|| folder_there(beside.map_or(&prepared.settings.data_dir, Path::new)));
     let (scratch, answering) = (LocalScratch::new(&scratch), Answering::default());
+    prepared.keep_ids_within(bytes, &scratch);
+    let transforms: Vec<_> = prepared.transforms.iter().collect();
     let budget = Budget { bytes, scratch: &scratch, progress: Some(&answering) };
     let mut sink = SnapshotWriter::new(store);
     let mut readers = Readers::default();

@@ -37,10 +37,13 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
     let start = Instant::now();
     interrupt::watch()?;
     let target = Target::new(&arguments.out, arguments.part_rows)?;
-    let plan = match &arguments.from_manifest {
+    let mut plan = match &arguments.from_manifest {
         Some(manifest) => again::plan(manifest, arguments)?,
         None => plan(arguments)?,
     };
+    let bytes = memory_bytes(arguments.memory.memory.as_deref())?;
+    let scratch = LocalScratch::new(&scratch_folder(arguments.memory.spill_dir.as_deref(), &arguments.out));
+    plan.prepared.keep_ids_within(bytes, &scratch);
     let prepared = &plan.prepared;
     let selection = match plan.features.as_str() {
         "*" => Selection::all(&prepared.transforms),
@@ -50,7 +53,6 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
         return Err(usage("--features names none; write view:feature or view:*, comma-separated"));
     }
     let options = options(&plan.options, prepared.threads)?;
-    let bytes = memory_bytes(arguments.memory.memory.as_deref())?;
     let keys = prepared.key_fields(&selection);
     let windows = || LabelWindows::open(&plan.labels, &plan.options.label_time, &keys);
     let mut labels = LabelScan::new(windows()?);
@@ -63,7 +65,6 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
     let inputs = made::Inputs::find(&plan, &selection, &labels)?;
     let digests = inputs.digest(prepared.threads);
     let readers = prepared.open(&transforms)?;
-    let scratch = LocalScratch::new(&scratch_folder(arguments.memory.spill_dir.as_deref(), &arguments.out));
     let answering = Answering::default();
     let budget = Budget { bytes, scratch: &scratch, progress: Some(&answering) };
     let summary = join_within(&mut readers.lend(), &selection, &mut labels, &options, budget, &mut writer)?;

@@ -8,11 +8,12 @@ use anyhow::Result;
 use plumb_assembly::sources::accept_rules;
 use plumb_assembly::{Settings, components, event_files};
 use plumb_core::event::EventBatch;
+use plumb_offline_parquet::LocalScratch;
 use plumb_pipeline::Error;
 use plumb_pipeline::decode::time::format_rfc3339;
 use plumb_pipeline::offline::{Faults, Progress, Selection, needed_columns};
 use plumb_pipeline::port::EventReader;
-use plumb_source_file::{AcceptedEvents, EventFile, EventOptions, require_ingest_times};
+use plumb_source_file::{AcceptedEvents, EventFile, EventOptions, IdsWithin, require_ingest_times};
 use plumb_transform::{Function, Transform};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,9 +31,19 @@ pub(crate) struct Prepared {
     pub(crate) now_us: i64,
     /// How many threads; 0 = one per core.
     pub(crate) threads: usize,
+    /// How much memory the ids of raw event files may take.
+    pub(crate) ids: Option<IdsWithin>,
 }
 
+/// The part of a job's memory that ids of raw event files may take.
+const IDS_SHARE: u64 = 8;
+
 impl Prepared {
+    /// Keeps the ids of raw event files within their part of a job's memory.
+    pub(crate) fn keep_ids_within(&mut self, bytes: u64, scratch: &LocalScratch) {
+        self.ids = Some(IdsWithin { bytes: bytes / IDS_SHARE, scratch: Arc::new(scratch.clone()) });
+    }
+
     /// Reads settings and components.
     pub(crate) fn new(inputs: &Inputs) -> Result<Self> {
         let (settings, now_us) = (settings(inputs.reading.config.as_deref())?, now(&inputs.reading)?);
@@ -58,14 +69,14 @@ impl Prepared {
                 )));
             }
         }
-        Ok(Self { settings, transforms, paths, now_us, threads: threads.unwrap_or(0) })
+        Ok(Self { settings, transforms, paths, now_us, threads: threads.unwrap_or(0), ids: None })
     }
 
     /// Reads components whose events are those that the job of the settings has committed.
     pub(crate) fn of_job(settings: Settings, transforms: &[PathBuf], threads: Option<usize>) -> Result<Self> {
         let transforms = components::transforms(&components::engine()?, transforms, &settings)?;
         let (paths, now_us) = (BTreeMap::new(), now_us());
-        Ok(Self { settings, transforms, paths, now_us, threads: threads.unwrap_or(0) })
+        Ok(Self { settings, transforms, paths, now_us, threads: threads.unwrap_or(0), ids: None })
     }
 
     /// Refuses events of the transforms' sources that do not say when they were ingested.
@@ -92,7 +103,9 @@ impl Prepared {
     /// How the events of a source are read, of only the columns that the transforms can need.
     fn event_options(&self, source: &str, transforms: &[&Transform]) -> plumb_pipeline::Result<EventOptions> {
         let of_source = transforms.iter().copied().filter(|transform| transform.def().source == *source);
-        event_options(&self.settings, source, self.now_us, Some(needed_columns(of_source)), self.threads)
+        let columns = Some(needed_columns(of_source));
+        let options = event_options(&self.settings, source, self.now_us, columns, self.threads)?;
+        Ok(EventOptions { ids: self.ids.clone(), ..options })
     }
 }
 
@@ -232,7 +245,7 @@ fn event_options(
     threads: usize,
 ) -> plumb_pipeline::Result<EventOptions> {
     let of_source = settings.source(source)?;
-    Ok(EventOptions { unit: of_source.time_unit, rules: accept_rules(of_source), now_us, columns, threads })
+    Ok(EventOptions { unit: of_source.time_unit, rules: accept_rules(of_source), now_us, columns, threads, ids: None })
 }
 
 /// `PATH` or `NAME=PATH`, repeated, to a path per source.

@@ -122,6 +122,9 @@ pub struct Accepted {
     pub next_offset: u64,
 }
 
+/// Whether the event in a row of a batch is no later copy.
+type IsFirst<'a> = dyn FnMut(&mut Acceptor, &EventBatch, usize) -> bool + 'a;
+
 /// How many ids are looked for together: enough to wait for memory once instead of once each, few enough to stay
 /// in the nearest cache.
 const IDS_AHEAD: usize = 64;
@@ -160,6 +163,11 @@ pub struct Hashes {
 }
 
 impl Hashes {
+    /// The hashes of an event's id and of its other values.
+    pub fn get(&self, row: usize) -> (u128, u64) {
+        (self.ids[row], self.payloads[row])
+    }
+
     /// The hashes of a batch.
     pub fn of(events: &EventBatch) -> Self {
         let mut hashes = Self::default();
@@ -225,6 +233,33 @@ impl Acceptor {
 
     /// [`Acceptor::accept`] with the hashes of the batch's events made before.
     pub fn accept_hashed(&mut self, batch: SourceBatch, hashes: &Hashes) -> Accepted {
+        self.decide(batch, hashes, &mut |acceptor, events, row| acceptor.is_first(events, hashes, row))
+    }
+
+    /// [`Acceptor::accept`] where somebody else knows the later copies of ids: none is remembered here. `copy_of` is
+    /// asked about each event that has an id and is not refused, by its place in the batch; it says of a later copy
+    /// whether its other values are others than the first's.
+    pub fn accept_knowing(
+        &mut self,
+        batch: SourceBatch,
+        copy_of: &mut dyn FnMut(&EventBatch, usize) -> Option<bool>,
+    ) -> Accepted {
+        self.decide(batch, &Hashes::default(), &mut |acceptor, events, row| {
+            let copy = events.columns[0].is_valid(row).then(|| copy_of(events, row)).flatten();
+            if let Some(conflict) = copy {
+                acceptor.accounting.duplicate += 1;
+                acceptor.accounting.dedupe_conflict += u64::from(conflict);
+            }
+            copy.is_none()
+        })
+    }
+
+    /// Lets go of all ids that are remembered.
+    pub fn forget_ids(&mut self) {
+        self.ids = IdSet::default();
+    }
+
+    fn decide(&mut self, batch: SourceBatch, hashes: &Hashes, is_first: &mut IsFirst<'_>) -> Accepted {
         let SourceBatch { events, mut rejected, next_offset } = batch;
         self.accounting.read += (events.len() + rejected.len()) as u64;
         self.accounting.rejected += rejected.len() as u64;
@@ -232,7 +267,7 @@ impl Acceptor {
         // The rows accepted so far, listed only from the first one that is not.
         let mut kept: Option<Vec<usize>> = None;
         for row in 0..events.len() {
-            if row.is_multiple_of(IDS_AHEAD) {
+            if row.is_multiple_of(IDS_AHEAD) && !hashes.ids.is_empty() {
                 self.ids.come_near(&hashes.ids[row..events.len().min(row + IDS_AHEAD)]);
             }
             let accepted = match self.refuse(&events, row) {
@@ -241,7 +276,7 @@ impl Acceptor {
                     rejected.push(self.reject(&events, row, reason));
                     false
                 }
-                None => self.is_first(&events, hashes, row),
+                None => is_first(self, &events, row),
             };
             match (&mut kept, accepted) {
                 (Some(rows), true) => rows.push(row),

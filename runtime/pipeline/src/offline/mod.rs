@@ -17,6 +17,7 @@ pub mod backfill;
 mod bounded;
 pub mod check;
 mod compute;
+mod copies;
 mod dates;
 mod gather;
 pub mod join;
@@ -31,6 +32,7 @@ pub use at::{AtRequest, at};
 pub use backfill::{BackfillOptions, BackfillSummary, DateCounts, Entities, Every, backfill};
 pub use bounded::{Budget, LabelReader, MEMORY_MIN_BYTES, Progress, TrainingSink, join_within};
 pub use check::{CheckOptions, ConsistencyReport, compare};
+pub use copies::{Copies, IdRows};
 pub use join::{AsOf, ColdStart, JoinOptions, JoinSummary, Knowledge, TrainingSet, join};
 pub use select::{Selection, ViewSelection};
 

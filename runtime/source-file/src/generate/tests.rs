@@ -100,8 +100,14 @@ fn every_format_holds_the_same_events() {
         assert_eq!(shown, 20_000);
         let schema = Arc::new(SourceSchema::default_schema());
         let now_us = START_US + 40 * DAY_US;
-        let reading =
-            EventOptions { unit: TimeUnit::Ms, rules: AcceptRules::default(), now_us, columns: None, threads: 2 };
+        let reading = EventOptions {
+            unit: TimeUnit::Ms,
+            rules: AcceptRules::default(),
+            now_us,
+            columns: None,
+            threads: 2,
+            ids: None,
+        };
         let mut events = AcceptedEvents::open(&path, &schema, &reading).unwrap();
         let mut all = EventBatch::new(schema);
         while let Some(batch) = events.next_batch().unwrap() {

@@ -79,6 +79,7 @@ impl OfflineSubject {
             now_us: SystemClock::default().now_us(),
             columns,
             threads: self.threads,
+            ids: None,
         };
         Ok(AcceptedEvents::open(&self.folder.path().join("events"), &self.settings.schema(SOURCE)?, &options)?)
     }
