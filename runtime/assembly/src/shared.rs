@@ -12,7 +12,7 @@ use plumb_pipeline::clock::{Clock, SystemClock};
 use plumb_pipeline::metrics::{Figures, GuestFigures};
 use plumb_pipeline::port::{Archive, OnlineStore};
 use plumb_pipeline::query::{Answer, Evaluator, Position, Query, QueryError, Request};
-use plumb_pipeline::runtime::{Materialize, MaterializeStatus};
+use plumb_pipeline::runtime::{Materialize, MaterializePhase, MaterializeShared, MaterializeStatus};
 use plumb_serve_http::{Backend, BackendError, Dependency, RegistryEntry, ViewState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +24,8 @@ pub struct SharedBackend {
     evaluator: Evaluator,
     sinks: Sinks,
     clock: Arc<SystemClock>,
+    /// Asks the processes that run the job.
+    materialize: MaterializeShared,
 }
 
 impl SharedBackend {
@@ -34,10 +36,11 @@ impl SharedBackend {
             .ok_or_else(|| Error::invalid("online.url = \"embedded\" is not shared with other processes"))?;
         let archive: Arc<dyn Archive> = Arc::new(ParquetArchive::new(store.clone()));
         let follower = Follower::start(settings.clone(), store.clone(), online.clone())?;
+        let materialize = MaterializeShared::new(store.clone());
         let history = ArchiveHistory::of_others(store, archive, patience(settings));
         let clock = Arc::new(SystemClock::default());
         let evaluator = Evaluator::new(follower.serving(), online, Arc::new(history), clock.clone());
-        Ok(Self { follower, evaluator, sinks: Sinks::new(settings.clone(), BTreeMap::new()), clock })
+        Ok(Self { follower, evaluator, sinks: Sinks::new(settings.clone(), BTreeMap::new()), clock, materialize })
     }
 
     /// What follows the job.
@@ -97,20 +100,20 @@ impl Backend for SharedBackend {
         elsewhere("commit")
     }
 
-    fn materialize(&self, _: Materialize) -> Result<MaterializeStatus, BackendError> {
-        Err(BackendError::Conflict(
-            "several processes may share this job, whose state cannot be rebuilt in place yet: empty the online store \
-             instead"
-                .into(),
-        ))
+    fn materialize(&self, request: Materialize) -> Result<MaterializeStatus, BackendError> {
+        if self.materialize.status().is_some_and(|last| last.phase == MaterializePhase::Running) {
+            return Err(BackendError::Conflict("state is being rebuilt already: wait for its end, or stop it".into()));
+        }
+        Ok(self.materialize.begin(request)?)
     }
 
     fn materializing(&self) -> Result<Option<MaterializeStatus>, BackendError> {
-        Ok(None)
+        Ok(self.materialize.status())
     }
 
     fn stop_materializing(&self) -> Result<(), BackendError> {
-        elsewhere("stop rebuilding state")
+        self.materialize.stop();
+        Ok(())
     }
 
     fn readiness(&self) -> Vec<Dependency> {

@@ -14,6 +14,7 @@ mod roster;
 mod views;
 mod watch;
 
+pub use materialize::shared::MaterializeShared;
 pub use materialize::{FirstChanged, Materialize, MaterializePhase, MaterializeStatus, Materialized, MaterializedView};
 pub use roster::Roster;
 pub use views::{ActiveView, Deployed, Deployment, Loader, Readiness};
@@ -127,6 +128,8 @@ pub struct Runtime {
     shared: bool,
     /// The last rebuild of state, which may be running.
     materializing: Mutex<Option<Materializing>>,
+    /// In a job that is shared: asks all processes to.
+    asking: Option<MaterializeShared>,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -229,6 +232,7 @@ impl Runtime {
             job,
             shared: watch.is_some(),
             materializing: Mutex::default(),
+            asking: watch.is_some().then(|| MaterializeShared::new(parts.store.clone())),
             parts,
         };
         runtime.begin(memberships, &partitions, watch)?;
@@ -270,6 +274,16 @@ impl Runtime {
                 }
             };
             let thread = std::thread::Builder::new().name("plumb-views".into()).spawn(run);
+            self.helpers.push(thread.map_err(|error| Error::unavailable("start a thread", error))?);
+            let (materializer, active, job) = (self.materializer(), self.active.clone(), self.shared_job());
+            let (board, stop) = (self.board.clone(), self.stop.clone());
+            let run = move || {
+                let whole = AssertUnwindSafe(|| materialize::shared::follow(&materializer, &job, &active, &stop));
+                if catch_unwind(whole).is_err() {
+                    board.fail(Error::internal("rebuilding state has panicked"));
+                }
+            };
+            let thread = std::thread::Builder::new().name("plumb-materialize".into()).spawn(run);
             self.helpers.push(thread.map_err(|error| Error::unavailable("start a thread", error))?);
         }
         for (source, membership) in memberships {
@@ -361,27 +375,15 @@ impl Runtime {
     /// Begins to rebuild state from the archive, beside everything else; see [`Runtime::materializing`]. There is one at
     /// a time.
     pub fn materialize(&self, request: Materialize) -> Result<MaterializeStatus> {
-        if let (Some(from_us), Some(to_us)) = (request.from_us, request.to_us)
-            && from_us >= to_us
-        {
-            return Err(Error::invalid("the span of time to rebuild state for ends before it begins"));
-        }
-        if self.shared {
-            return Err(Error::invalid(
-                "several processes may share this job, whose state cannot be rebuilt in place yet: empty the online store instead",
-            ));
+        request.check()?;
+        if let Some(asking) = &self.asking {
+            return asking.begin(request);
         }
         let mut held = self.lock_materializing();
         if held.as_ref().is_some_and(Materializing::is_running) {
-            return Err(Error::invalid("state is being rebuilt already: wait for its end, or stop it"));
+            return Err(materialize::busy());
         }
-        let materializer = Materializer {
-            parts: self.parts.clone(),
-            owners: self.owners.clone(),
-            roster: self.roster.clone(),
-            board: self.board.clone(),
-            stop: self.stop.clone(),
-        };
+        let materializer = self.materializer();
         let (active, commands) = (self.active.clone(), self.commands.clone());
         let id = owner_mark();
         let begun = Materializing::begin(id, request, move |request, progress| {
@@ -396,13 +398,29 @@ impl Runtime {
         Ok(status)
     }
 
+    fn materializer(&self) -> Materializer {
+        Materializer {
+            parts: self.parts.clone(),
+            owners: self.owners.clone(),
+            roster: self.roster.clone(),
+            board: self.board.clone(),
+            stop: self.stop.clone(),
+        }
+    }
+
     /// How the last rebuild of state is; `None` if there was none since the start.
     pub fn materializing(&self) -> Option<MaterializeStatus> {
+        if let Some(asking) = &self.asking {
+            return asking.status();
+        }
         self.lock_materializing().as_ref().map(Materializing::status)
     }
 
     /// Asks a rebuild of state that is under way to end. What it has replaced until then stays.
     pub fn stop_materializing(&self) {
+        if let Some(asking) = &self.asking {
+            asking.stop();
+        }
         if let Some(materializing) = self.lock_materializing().as_ref() {
             materializing.stop();
         }
@@ -442,7 +460,8 @@ impl Runtime {
         let workers = std::mem::take(&mut self.workers);
         self.join_all(workers, until);
         let materializing = self.lock_materializing().as_mut().and_then(Materializing::take_thread);
-        self.join_all(materializing.into_iter().collect(), until + END_SLACK);
+        let asking = self.asking.as_ref().and_then(MaterializeShared::end);
+        self.join_all(materializing.into_iter().chain(asking).collect(), until + END_SLACK);
         // Whoever follows a source goes on until the workers have let go of everything.
         self.stop.store(true, Ordering::Relaxed);
         let helpers = std::mem::take(&mut self.helpers);

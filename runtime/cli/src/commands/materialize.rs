@@ -228,11 +228,11 @@ fn text(document: &Value) -> String {
     let position = document["position"].as_str().unwrap_or_default();
     let mut text = format!("state of {} views at {position} in {seconds:.2} s", views.len());
     for view in views {
-        let (entities, events) = (number(&view["entities"]), number(&view["events"]));
+        let (states, events) = (number(&view["states"]), number(&view["events"]));
         let changed = number(&view["changed"]);
         let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         text.push_str(&format!(
-            "\n  {} {}: {entities} entities from {events} events, {changed} held otherwise before",
+            "\n  {} {}: {states} states from {events} events, {changed} held otherwise before",
             word(&view["view"]),
             word(&view["version"]),
         ));

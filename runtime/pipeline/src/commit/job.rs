@@ -32,6 +32,27 @@ pub struct JobManifest {
     pub incoming: Vec<ActiveRef>,
     /// Versions that were active before, newest last, each once.
     pub retired: Vec<ViewRef>,
+    /// What the processes are asked to do beside: to rebuild state from the archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<RebuildRef>,
+}
+
+/// A rebuild of online state that all processes do, each in its partitions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RebuildRef {
+    /// Which; what became of it is kept under it.
+    pub id: String,
+    /// Of the entities with an event at this instant or later, µs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_us: Option<i64>,
+    /// And before this one, µs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_us: Option<i64>,
+    /// Views at the same time.
+    pub threads: usize,
+    /// The memory for state that is being built, in each process.
+    pub memory_bytes: u64,
 }
 
 /// An active view.
@@ -48,7 +69,15 @@ pub struct ActiveRef {
 
 impl Default for JobManifest {
     fn default() -> Self {
-        Self { format: FORMAT, seq: 0, parent: None, active: Vec::new(), incoming: Vec::new(), retired: Vec::new() }
+        Self {
+            format: FORMAT,
+            seq: 0,
+            parent: None,
+            active: Vec::new(),
+            incoming: Vec::new(),
+            retired: Vec::new(),
+            rebuild: None,
+        }
     }
 }
 
@@ -108,8 +137,23 @@ impl JobChain {
         self.commit_with(active, Vec::new())
     }
 
+    /// Adds a manifest that asks for a rebuild of state, or for none; refused if another process has added one.
+    pub fn ask_rebuild(&mut self, rebuild: Option<RebuildRef>) -> Result<&JobManifest> {
+        let (active, incoming) = (self.latest.active.clone(), self.latest.incoming.clone());
+        self.add(active, incoming, rebuild)
+    }
+
     /// [`JobChain::commit`] with views that are being deployed.
-    pub fn commit_with(&mut self, mut active: Vec<ActiveRef>, incoming: Vec<ActiveRef>) -> Result<&JobManifest> {
+    pub fn commit_with(&mut self, active: Vec<ActiveRef>, incoming: Vec<ActiveRef>) -> Result<&JobManifest> {
+        self.add(active, incoming, self.latest.rebuild.clone())
+    }
+
+    fn add(
+        &mut self,
+        mut active: Vec<ActiveRef>,
+        incoming: Vec<ActiveRef>,
+        rebuild: Option<RebuildRef>,
+    ) -> Result<&JobManifest> {
         active.sort_by(|a, b| a.view.name.cmp(&b.view.name));
         let mut retired = self.latest.retired.clone();
         retired.extend(self.latest.active.iter().map(|active| active.view.clone()));
@@ -126,6 +170,7 @@ impl JobChain {
             active,
             incoming,
             retired,
+            rebuild,
         };
         let path = job_path(next.seq);
         let bytes = serde_json::to_vec_pretty(&next)

@@ -25,7 +25,7 @@ pub mod waiting;
 pub use chain::{Chain, latest};
 pub use committer::{CommitPlan, Committer, ViewWrites};
 pub use compact::Tidy;
-pub use job::{ActiveRef, JobChain, JobManifest, put_component, read_component};
+pub use job::{ActiveRef, JobChain, JobManifest, RebuildRef, put_component, read_component};
 pub use load::{Loaded, Recovered, recover};
 pub use manifest::{FORMAT, FileRef, Manifest, Parent, ViewRef};
 

@@ -54,7 +54,7 @@ impl Runtime {
         self.remove(old.state_id())
     }
 
-    fn shared_job(&self) -> SharedJob {
+    pub(super) fn shared_job(&self) -> SharedJob {
         SharedJob { parts: self.parts.clone(), chain: self.job.clone() }
     }
 

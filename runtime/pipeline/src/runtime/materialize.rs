@@ -6,6 +6,8 @@
 //! the partition puts that in the place of what it holds, some thousand keys between two batches
 //! ([`crate::worker::lane`]). So only the owner of a partition writes, at the position it is at.
 
+pub(super) mod shared;
+
 use super::owners::Owners;
 use super::roster::Roster;
 use super::{ActiveView, RuntimeParts, stopped};
@@ -31,7 +33,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Keys put in their place between two batches of a partition.
 const KEYS_AT_A_TIME: usize = 2048;
@@ -57,7 +58,21 @@ pub struct Materialize {
     pub memory_bytes: u64,
 }
 
+/// What is said where one is under way.
+pub(super) fn busy() -> Error {
+    Error::invalid("state is being rebuilt already: wait for its end, or stop it")
+}
+
 impl Materialize {
+    pub(super) fn check(&self) -> Result<()> {
+        match (self.from_us, self.to_us) {
+            (Some(from_us), Some(to_us)) if from_us >= to_us => {
+                Err(Error::invalid("the span of time to rebuild state for ends before it begins"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn span(&self) -> Option<(i64, i64)> {
         match (self.from_us, self.to_us) {
             (None, None) => None,
@@ -84,11 +99,45 @@ pub struct Materialized {
     pub position: String,
     /// By name and version.
     pub views: Vec<MaterializedView>,
-    /// Partitions that another process took over meanwhile, or was to work on, as `source/partition`.
+    /// Partitions that another process took over meanwhile, as `source/partition`.
     pub missing: Vec<String>,
 }
 
 impl Materialized {
+    /// Adds what was done in other partitions.
+    fn add(&mut self, other: Self) -> Result<()> {
+        let mut position = Position::parse(&self.position)?;
+        for (source, partitions) in Position::parse(&other.position)?.sources {
+            position.sources.entry(source).or_default().extend(partitions);
+        }
+        self.position = position.to_string();
+        self.missing.extend(other.missing);
+        for other in other.views {
+            let same = |view: &&mut MaterializedView| view.view == other.view && view.version == other.version;
+            let Some(view) = self.views.iter_mut().find(same) else {
+                self.views.push(other);
+                continue;
+            };
+            view.states += other.states;
+            view.events += other.events;
+            view.changed += other.changed;
+            view.changed_in_memory += other.changed_in_memory;
+            view.changed_online += other.changed_online;
+            view.changed_reserved |= other.changed_reserved;
+            view.unconfirmed += other.unconfirmed;
+            let earlier = match (&view.first, &other.first) {
+                (Some(first), Some(of_other)) => of_other.key < first.key,
+                (None, _) => true,
+                (Some(_), None) => false,
+            };
+            if earlier {
+                view.first = other.first;
+            }
+        }
+        self.views.sort_by(|a, b| (&a.view, &a.version).cmp(&(&b.view, &b.version)));
+        Ok(())
+    }
+
     /// Whether everything is as it should be afterwards.
     pub fn is_right(&self) -> bool {
         self.missing.is_empty() && self.views.iter().all(|view| view.unconfirmed == 0)
@@ -104,11 +153,11 @@ pub struct MaterializedView {
     pub version: String,
     /// Its entity.
     pub entity: String,
-    /// How many entities were rebuilt.
-    pub entities: u64,
+    /// How many states were rebuilt: what one partition holds of one entity is one.
+    pub states: u64,
     /// How many events they were rebuilt from, one read several times counted once.
     pub events: u64,
-    /// How many entities were held otherwise before.
+    /// How many of them were held otherwise before.
     pub changed: u64,
     /// How many of them in the memory of the process (so in its commits too).
     pub changed_in_memory: u64,
@@ -142,14 +191,14 @@ pub struct FirstChanged {
     pub after: Option<Json>,
 }
 
-/// A view's figures while they are gathered. Entities come in several partitions, so they are counted by hash.
+/// A view's figures while they are gathered.
 #[derive(Default)]
 struct Tally {
-    entities: FxHashSet<u64>,
-    changed: FxHashSet<u64>,
-    in_memory: FxHashSet<u64>,
-    online: FxHashSet<u64>,
-    unconfirmed: FxHashSet<u64>,
+    states: u64,
+    changed: u64,
+    in_memory: u64,
+    online: u64,
+    unconfirmed: u64,
     reserved: bool,
     events: u64,
     first: Option<(EntityKey, FirstChanged)>,
@@ -289,6 +338,12 @@ impl Materializer {
             .collect()
     }
 
+    /// Commits everything accepted so far where a partition is; it is in the archive then.
+    fn commit(&self, source: &str, partition: u32) -> Result<()> {
+        let worker = self.owners.worker(source, partition).ok_or_else(stopped)?;
+        super::everywhere(&[worker], |done| Command::Commit { done })
+    }
+
     /// Rebuilds these views in these partitions of this process.
     pub(super) fn run(
         &self,
@@ -391,7 +446,7 @@ impl Materializer {
             {
                 let mut tally = lock(tally);
                 tally.events += applied;
-                tally.entities.extend(keys.iter().map(|key| xxh3_64(key.as_bytes())));
+                tally.states += keys.len() as u64;
             }
             let mut rebuilt = Some(Box::new(rebuilt));
             let mut chunks = keys.chunks(KEYS_AT_A_TIME).peekable();
@@ -524,20 +579,13 @@ impl Materializer {
     }
 
     fn count(&self, unit: &Unit, replaced: &Replaced, tally: &Mutex<Tally>) -> Result<()> {
-        let hash = |key: &EntityKey| xxh3_64(key.as_bytes());
         let candidate = {
             let mut tally = lock(tally);
             tally.reserved |= replaced.reserved_differed;
-            tally.unconfirmed.extend(replaced.unconfirmed.iter().map(hash));
-            for difference in &replaced.differing {
-                tally.changed.insert(hash(&difference.key));
-                if difference.in_memory {
-                    tally.in_memory.insert(hash(&difference.key));
-                }
-                if difference.online {
-                    tally.online.insert(hash(&difference.key));
-                }
-            }
+            tally.unconfirmed += replaced.unconfirmed.len() as u64;
+            tally.changed += replaced.differing.len() as u64;
+            tally.in_memory += replaced.differing.iter().filter(|difference| difference.in_memory).count() as u64;
+            tally.online += replaced.differing.iter().filter(|difference| difference.online).count() as u64;
             let first = tally.first.as_ref().map(|(key, _)| key.clone());
             replaced.differing.first().filter(|difference| first.is_none_or(|first| difference.key < first))
         };
@@ -692,13 +740,13 @@ fn told(view: &Transform, tally: &Tally) -> MaterializedView {
         view: view.def().name.clone(),
         version: view.version_label(),
         entity: view.def().entity.name.clone(),
-        entities: tally.entities.len() as u64,
+        states: tally.states,
         events: tally.events,
-        changed: tally.changed.len() as u64,
-        changed_in_memory: tally.in_memory.len() as u64,
-        changed_online: tally.online.len() as u64,
+        changed: tally.changed,
+        changed_in_memory: tally.in_memory,
+        changed_online: tally.online,
         changed_reserved: tally.reserved,
-        unconfirmed: tally.unconfirmed.len() as u64,
+        unconfirmed: tally.unconfirmed,
         first: tally.first.as_ref().map(|(_, first)| first.clone()),
     }
 }

@@ -514,3 +514,121 @@ proptest! {
         job.check();
     }
 }
+
+/// Waits until all there is is published and every view answers.
+fn settle(job: &Shared) {
+    let ready = || {
+        let view_is_ready = |process: &Process| {
+            let active = process.runtime.as_ref().unwrap().active_views();
+            active.len() == 2 && active.iter().all(|view| view.ready.is_ready())
+        };
+        job.processes.iter().all(view_is_ready)
+    };
+    let published = || {
+        let ends: Vec<u64> = job.log.lock().unwrap().iter().map(|log| log.len() as u64).collect();
+        let fences = job.world.online.lock().unwrap().fences.clone();
+        ends.iter().enumerate().all(|(number, &end)| {
+            fences.get(&("default".to_owned(), number as u32)).is_some_and(|fence| fence.1 == Some(end))
+        })
+    };
+    wait("readiness", || ready() && published());
+}
+
+/// Every third field of an entity is gone from the online store.
+fn damage(job: &Shared) -> usize {
+    let mut online = job.world.online.lock().unwrap();
+    let names: Vec<_> = online.fields.keys().filter(|name| !name.3.starts_with(b"\xff\xff\xff\xff")).cloned().collect();
+    let gone = names.iter().step_by(3).map(|name| online.fields.remove(name)).filter(Option::is_some).count();
+    assert!(gone > 3, "{gone}");
+    gone
+}
+
+fn everything() -> Materialize {
+    Materialize { from_us: None, to_us: None, threads: 2, memory_bytes: 1 << 30 }
+}
+
+/// Waits for the end of a rebuild that was asked of a process.
+fn rebuilt(asked: &MaterializeShared) -> Materialized {
+    wait("the rebuild", || asked.status().unwrap().phase != MaterializePhase::Running);
+    match asked.status().unwrap().phase {
+        MaterializePhase::Done(done) => done,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn each_process_rebuilds_the_state_of_its_partitions() {
+    let mut job = Shared::new(2, 3);
+    settle(&job);
+    let whole = job.world.fields();
+    damage(&job);
+    // A process that runs none of it asks, as does one that does.
+    let asked = MaterializeShared::new(Arc::new(job.world.store()));
+    asked.begin(everything()).unwrap();
+    assert!(asked.begin(everything()).is_err(), "one at a time");
+    let done = rebuilt(&asked);
+    assert!(done.is_right(), "{done:?}");
+    assert_eq!(done.position, "default:0=60,1=60,2=60");
+    assert!(done.views.iter().all(|view| view.changed_online > 0 && view.changed_in_memory == 0), "{done:?}");
+    assert!(job.world.fields() == whole);
+    let runtime = job.processes[1].runtime.as_ref().unwrap();
+    runtime.materialize(everything()).unwrap();
+    wait("the rebuild", || runtime.materializing().unwrap().phase != MaterializePhase::Running);
+    let MaterializePhase::Done(done) = runtime.materializing().unwrap().phase else { panic!("it failed") };
+    assert!(done.views.iter().all(|view| view.changed == 0 && view.states > 0), "{done:?}");
+    // Nothing of it is left in the store, nor asked for.
+    assert!(job.world.store().list("rebuild").unwrap().is_empty());
+    assert_eq!(job.shared_job().latest().unwrap().rebuild, None);
+    job.check();
+}
+
+#[test]
+fn partitions_that_move_and_processes_that_die_during_a_rebuild_are_rebuilt_by_their_heirs() {
+    for round in 0..6usize {
+        let mut job = Shared::new(2, 3);
+        settle(&job);
+        damage(&job);
+        let asked = MaterializeShared::new(Arc::new(job.world.store()));
+        asked.begin(everything()).unwrap();
+        match round % 3 {
+            0 => job.crash(0, 1),
+            1 => job.move_to(1, 0),
+            _ => job.steal(0, 1),
+        }
+        for partition in 0..3 {
+            job.append(partition, 20);
+        }
+        wait("the rebuild", || {
+            job.mend();
+            asked.status().unwrap().phase != MaterializePhase::Running
+        });
+        let done = rebuilt(&asked);
+        assert!(done.is_right(), "{round}: {done:?}");
+        job.check();
+    }
+}
+
+#[test]
+fn a_rebuild_that_is_given_up_is_not_asked_for_any_more() {
+    let mut job = Shared::new(1, 1);
+    settle(&job);
+    let asked = MaterializeShared::new(Arc::new(job.world.store()));
+    // Nobody can do it.
+    job.processes[0].store.set_away(true);
+    asked.begin(everything()).unwrap();
+    wait("the request", || job.shared_job().latest().unwrap().rebuild.is_some());
+    asked.stop();
+    wait("the end", || asked.status().unwrap().phase != MaterializePhase::Running);
+    assert!(matches!(asked.status().unwrap().phase, MaterializePhase::Failed { stopped: true, .. }));
+    assert_eq!(job.shared_job().latest().unwrap().rebuild, None);
+    // Another one takes the place of one whose asker has died.
+    let (first, second) = (MaterializeShared::new(Arc::new(job.world.store())), asked);
+    first.begin(everything()).unwrap();
+    wait("the request", || job.shared_job().latest().unwrap().rebuild.is_some());
+    second.begin(everything()).unwrap();
+    wait("the first to give up", || first.status().unwrap().phase != MaterializePhase::Running);
+    assert!(matches!(first.status().unwrap().phase, MaterializePhase::Failed { unavailable: true, .. }));
+    job.processes[0].store.set_away(false);
+    assert!(rebuilt(&second).is_right());
+    job.check();
+}
