@@ -140,6 +140,41 @@ fn no_memory_or_threads_change_a_snapshot() {
 }
 
 #[test]
+fn no_memory_or_threads_change_an_audit() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for view in ["user_activity", "item_activity"] {
+        std::fs::copy(process::component(view), here.join(format!("{view}.wasm"))).unwrap();
+    }
+    run(
+        here,
+        "generate --events 400000 --users 3000 --items 900 --days 9 --seed 7 --start 2024-01-01T00:00:00Z --out events.parquet",
+    );
+    let labels: String = (0..2000)
+        .map(|n| format!("u{:05},i{:05},2024-01-{:02}T07:30:00Z\n", n * 7 % 3100, n % 950, n % 9 + 1))
+        .collect();
+    std::fs::write(here.join("labels.csv"), format!("user_id,item_id,event_time\n{labels}")).unwrap();
+    let views =
+        "--transform user_activity.wasm --transform item_activity.wasm --events events.parquet --labels labels.csv";
+    run(here, &format!("join {views} --out right.csv"));
+    // What the views of the audit would not say.
+    run(here, &format!("join {views} --as-of at --max-age 2h --out wrong.csv"));
+    for set in ["right.csv", "wrong.csv"] {
+        let audit = format!("--json audit {set} {views} --now 2035-01-01T00:00:00Z");
+        let whole = plumb(here, &format!("{audit} --memory 8GiB --threads 2"));
+        assert_eq!(whole.status.code(), Some(i32::from(set == "wrong.csv")), "{whole:?}");
+        for threads in [1, 8] {
+            let words = format!("{audit} --memory 64MiB --threads {threads}");
+            assert!(plumb(here, &words).stdout == whole.stdout, "{words}");
+        }
+        // What does not fit did go to disk.
+        let output = plumb(here, &format!("{audit} --memory 64MiB --spill-dir nowhere"));
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("there is no folder `nowhere`"), "{output:?}");
+    }
+}
+
+#[test]
 fn too_little_memory_and_a_missing_folder_are_said() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();

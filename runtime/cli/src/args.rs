@@ -104,7 +104,7 @@ pub(crate) struct Memory {
     /// while. No value depends on it [default: half of what is free].
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<String>,
-    /// The folder for what does not fit in memory [default: that of the output].
+    /// The folder for what does not fit in memory [default: that of the output, of an audit that of the training set].
     #[arg(long, value_name = "DIR")]
     pub(crate) spill_dir: Option<PathBuf>,
 }
@@ -405,6 +405,9 @@ pub(crate) struct Audit {
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]
     pub(crate) inputs: Inputs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented on the type")]
+    pub(crate) memory: Memory,
 }
 
 /// Which columns of tables, and how to read them.

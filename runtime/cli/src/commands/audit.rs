@@ -1,16 +1,16 @@
 //! `plumb audit`: leakage in a training set.
 
-use super::offline::{Prepared, say_zoneless};
+use super::offline::{Prepared, say_zoneless, scratch_folder};
 use crate::args::{AsOf as AsOfWord, Audit, Knowledge as KnowledgeWord};
-use crate::context::{Output, duration, write_page};
+use crate::context::{Output, duration, memory_bytes, write_page};
 use crate::exit::{Done, usage};
 use anyhow::Result;
 use plumb_insight::html;
-use plumb_offline_parquet::{LabelFile, read_table};
+use plumb_offline_parquet::{LabelFile, LocalScratch, read_table};
 use plumb_pipeline::offline::audit::{
     AGE_CLASSES, AgeAudit, AuditRequest, FeatureAudit, LeakageReport, Truncate, audit, expected_columns,
 };
-use plumb_pipeline::offline::{AsOf, Knowledge, Selection};
+use plumb_pipeline::offline::{AsOf, Budget, Knowledge, Selection};
 use serde_json::{Map, Value, json};
 
 /// Recomputes the training set from history that ends strictly before each label, and compares.
@@ -26,7 +26,10 @@ pub(crate) fn run(arguments: &Audit, output: Output) -> Result<Done> {
         ),
     };
     let max_age_us = arguments.max_age.as_deref().map(|text| duration("--max-age", text)).transpose()?;
-    let prepared = Prepared::new(&arguments.inputs)?;
+    let bytes = memory_bytes(arguments.memory.memory.as_deref())?;
+    let scratch = LocalScratch::new(&scratch_folder(arguments.memory.spill_dir.as_deref(), &arguments.dataset));
+    let mut prepared = Prepared::new(&arguments.inputs)?;
+    prepared.keep_ids_within(bytes, &scratch);
     let selection = Selection::all(&prepared.transforms);
     let labels = LabelFile::read(&arguments.labels, &arguments.label_time, &prepared.key_fields(&selection))?;
     if labels.time_without_zone() {
@@ -58,6 +61,7 @@ pub(crate) fn run(arguments: &Audit, output: Output) -> Result<Done> {
         tolerance,
         truncate,
         threads: prepared.threads,
+        budget: Budget { bytes, scratch: &scratch, progress: None },
     };
     let report = audit(&mut readers.lend(), &prepared.transforms, request)?;
     readers.report();

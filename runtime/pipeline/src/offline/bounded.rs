@@ -130,8 +130,8 @@ impl Limits {
 }
 
 /// Joins as [`join()`](super::join()) does, within a budget. `readers` holds one reader per source that the views name.
-pub fn join_within(
-    readers: &mut BTreeMap<String, Box<dyn EventReader>>,
+pub fn join_within<'r>(
+    readers: &mut BTreeMap<String, Box<dyn EventReader + 'r>>,
     selection: &Selection,
     labels: &mut dyn LabelReader,
     options: &JoinOptions,
@@ -155,8 +155,8 @@ struct OfSource<'a> {
 }
 
 /// As [`join_within`], with limits of any size.
-pub(super) fn run(
-    readers: &mut BTreeMap<String, Box<dyn EventReader>>,
+pub(super) fn run<'r>(
+    readers: &mut BTreeMap<String, Box<dyn EventReader + 'r>>,
     selection: &Selection,
     labels: &mut dyn LabelReader,
     options: &JoinOptions,

@@ -1,7 +1,9 @@
 //! The drivers against each other and against the audit, which follows the definitions on its own.
 
 use super::audit::{AuditRequest, LeakageReport, Likeness, Table, Truncate, ViolationKind, audit};
-use super::testing::{Event, Memory, POISON_COUNT, everything, labels, look_ahead, readers, text_column, transforms};
+use super::testing::{
+    Event, FakeScratch, Memory, POISON_COUNT, everything, labels, look_ahead, readers, text_column, transforms,
+};
 use super::*;
 use crate::port::{ArchiveScan, EventReader};
 use plumb_core::column::Values;
@@ -45,6 +47,7 @@ fn check_audit(
     ttl_us: Option<i64>,
     options: JoinOptions,
 ) -> Result<LeakageReport> {
+    let scratch = FakeScratch::with_room(usize::MAX);
     let request = AuditRequest {
         labels,
         label_table,
@@ -56,8 +59,14 @@ fn check_audit(
         tolerance: 0.0,
         truncate: Truncate::All,
         threads: 2,
+        budget: Budget { bytes: 64 << 20, scratch: &scratch, progress: None },
     };
-    audit(&mut readers(events, 7), &transforms(ttl_us), request)
+    let report = audit(&mut readers(events, 7), &transforms(ttl_us), request);
+    // With everything on disk, too.
+    let request = AuditRequest { budget: Budget { bytes: 0, ..request.budget }, threads: 1, ..request };
+    let on_disk = audit(&mut readers(events, 3), &transforms(ttl_us), request);
+    assert_eq!(format!("{on_disk:?}"), format!("{report:?}"));
+    report
 }
 
 fn key(names: &'static [&'static str]) -> impl Strategy<Value = Option<&'static str>> {
@@ -424,6 +433,7 @@ fn an_extract_that_looks_ahead_is_found_by_cutting_history() {
     let selection = Selection::all(&[look_ahead()]);
     let set = join(&mut readers(&events, 9), &selection, &labels, &JoinOptions::default()).unwrap();
     let (label_table, dataset) = tables(&labels, &set, &selection);
+    let scratch = FakeScratch::with_room(usize::MAX);
     let request = AuditRequest {
         labels: &labels,
         label_table: &label_table,
@@ -435,6 +445,7 @@ fn an_extract_that_looks_ahead_is_found_by_cutting_history() {
         tolerance: 0.0,
         truncate: Truncate::All,
         threads: 1,
+        budget: Budget { bytes: 0, scratch: &scratch, progress: None },
     };
     let report = audit(&mut readers(&events, 9), &[look_ahead()], request).unwrap();
     // Batched as in the join, the recomputation is deceived alike.
@@ -480,6 +491,7 @@ fn rounding_is_told_from_leaks_and_a_tolerance_accepts_it() {
     let column = dataset.columns.iter_mut().find(|(name, _)| name == "users__f2").unwrap();
     assert_ne!(column.1.as_f64().unwrap()[0].to_bits(), sum.to_bits());
     column.1 = Column::of(Values::F64(vec![sum]));
+    let scratch = FakeScratch::with_room(usize::MAX);
     let mut request = AuditRequest {
         labels: &labels,
         label_table: &label_table,
@@ -491,6 +503,7 @@ fn rounding_is_told_from_leaks_and_a_tolerance_accepts_it() {
         tolerance: 0.0,
         truncate: Truncate::Rows(0),
         threads: 1,
+        budget: Budget { bytes: 64 << 20, scratch: &scratch, progress: None },
     };
     let strict = audit(&mut readers(&events, 9), &transforms(None), request).unwrap();
     assert_eq!(strict.violation_count(), 1);

@@ -1,6 +1,7 @@
 //! What wrong values look like: the same feature, recomputed at other instants than the label's.
 
-use super::naive::{Past, Sight};
+use super::history::History;
+use super::naive::Sight;
 use super::report::{FeatureAudit, Likeness};
 use super::{Asked, Recomputed, is_same, recompute};
 use crate::Result;
@@ -29,7 +30,7 @@ pub(super) struct Wrong {
 
 /// Says for each column with wrong values what they look like; `end_us` is just past the newest event.
 pub(super) fn diagnose(
-    past: &Past<'_>,
+    history: &History<'_>,
     asked: &Asked<'_>,
     expected: &Recomputed,
     end_us: i64,
@@ -67,8 +68,7 @@ pub(super) fn diagnose(
         return Ok(());
     }
     let request = &asked.request;
-    let max_age_us = request.max_age_us.or(past.transform().def().ttl_us);
-    for likeness in [
+    let likenesses = [
         Likeness::NotYetIngested,
         Likeness::LabelInstant,
         Likeness::EndOfHour,
@@ -76,24 +76,29 @@ pub(super) fn diagnose(
         Likeness::WholeHistory,
         Likeness::StartOfHour,
         Likeness::StartOfDay,
-    ] {
-        if likeness == Likeness::LabelInstant && request.as_of == AsOf::At {
-            continue;
-        }
-        if likeness == Likeness::NotYetIngested && request.knowledge == Knowledge::EventTime {
-            continue;
-        }
-        let sights: Vec<Sight> = rows
-            .iter()
-            .map(|&row| match likeness {
+    ];
+    let likenesses = likenesses.into_iter().filter(|&likeness| match likeness {
+        Likeness::LabelInstant => request.as_of == AsOf::Before,
+        Likeness::NotYetIngested => request.knowledge == Knowledge::Ingested,
+        _ => true,
+    });
+    let likenesses: Vec<Likeness> = likenesses.collect();
+    // All of them for a row together: its past is looked up once.
+    let (mut of_rows, mut sights) = (Vec::new(), Vec::new());
+    for &row in &rows {
+        for &likeness in &likenesses {
+            of_rows.push(row);
+            sights.push(match likeness {
                 Likeness::NotYetIngested => Sight { as_of_us: asked.as_of_us[row], known_before_us: i64::MAX },
                 _ => asked.sight(instant(likeness, asked.label_us[row], end_us)),
-            })
-            .collect();
-        let at = recompute(past, &rows, &sights, max_age_us, asked.thread_count())?;
+            });
+        }
+    }
+    let at = recompute(history, asked, &of_rows, &sights)?;
+    for (number, &likeness) in likenesses.iter().enumerate() {
         for wrong in wrong {
             add(wrong, likeness, &mut |index, row| {
-                let (column, at) = at.value(wrong.feature, index);
+                let (column, at) = at.value(wrong.feature, index * likenesses.len() + number);
                 is_same(&wrong.found, row, column, at, request.tolerance.max(ROUNDING))
             });
         }

@@ -8,6 +8,7 @@
 //! again, and must not change.
 
 mod diagnose;
+mod history;
 mod naive;
 mod report;
 mod truncate;
@@ -17,11 +18,13 @@ pub use truncate::Truncate;
 
 use super::check::same_bits_at;
 use super::select::Selection;
-use super::{AsOf, Knowledge, Labels, Status, thread_count};
+use super::{AsOf, Budget, Knowledge, Labels, Status, thread_count};
 use crate::decode::time::format_rfc3339;
+use crate::parallel::in_threads;
 use crate::port::EventReader;
 use crate::{Error, Result};
 use diagnose::{Wrong, diagnose};
+use history::{History, SLICES, key_at, slice_of};
 use naive::{Past, Sight};
 use plumb_core::column::{Bitmap, Column, DataType, Values};
 use plumb_transform::Transform;
@@ -70,6 +73,8 @@ pub struct AuditRequest<'a> {
     pub truncate: Truncate,
     /// How many threads; 0 = one per core.
     pub threads: usize,
+    /// How much memory the events may take, and where the rest of them goes. Nothing of the report depends on it.
+    pub budget: Budget<'a>,
 }
 
 /// Recomputes every column `view__feature` of the training set that the transforms know and compares it; flags every
@@ -108,26 +113,30 @@ pub fn audit(
                 &selection.views[indices[0]].transform.def().name
             }))
         })?;
-        let mut pasts = Vec::with_capacity(indices.len());
+        // Half of it for the events; those of a slice take several times as much once they are looked at.
+        let limit_bytes = usize::try_from(request.budget.bytes / 4).unwrap_or(usize::MAX) / indices.len();
+        let mut histories = Vec::with_capacity(indices.len());
         let mut cuts = Vec::new();
         for &index in &indices {
             let transform = &selection.views[index].transform;
             let columns = labels.key_columns(&transform.def().name, &transform.def().entity.key)?;
-            pasts.push(Past::new(transform, &columns, &asked.rows));
-            cuts.extend(Cut::new(transform, &columns, &asked)?);
+            histories.push(History::new(transform, &columns, &asked.rows, request.budget.scratch, limit_bytes));
+            cuts.push(Cut::new(transform, &columns, &asked)?);
         }
         let mut newest_us = i64::MIN;
         while let Some(batch) = reader.next_batch()? {
             newest_us = batch.times_us.iter().copied().fold(newest_us, i64::max);
-            pasts.iter_mut().for_each(|past| past.add(&batch));
-            cuts.iter_mut().for_each(|cut| cut.add(&batch));
+            histories.iter_mut().try_for_each(|history| history.add(&batch))?;
+            cuts.iter_mut().flatten().for_each(|cut| cut.add(&batch));
         }
-        for mut past in pasts {
-            past.sort();
-            compare_view(&past, &asked, newest_us.saturating_add(1), &mut report)?;
+        for history in &mut histories {
+            history.ranked.sort();
+            compare_view(history, &asked, newest_us.saturating_add(1), &mut report)?;
         }
-        for cut in cuts {
-            truncated.extend(cut.compare(source, &asked, &mut report)?);
+        for (cut, history) in cuts.into_iter().zip(&histories) {
+            if let Some(cut) = cut {
+                truncated.extend(cut.compare(source, history, &asked, &mut report)?);
+            }
         }
     }
     report.truncated_rows = truncated.len() as u64;
@@ -239,13 +248,12 @@ fn check_event_times(dataset: &Table, as_of_us: &[i64], report: &mut LeakageRepo
 }
 
 /// Recomputes one view for every row and compares; `end_us` is just past the newest event.
-fn compare_view(past: &Past<'_>, asked: &Asked<'_>, end_us: i64, report: &mut LeakageReport) -> Result<()> {
+fn compare_view(history: &History<'_>, asked: &Asked<'_>, end_us: i64, report: &mut LeakageReport) -> Result<()> {
     let request = &asked.request;
-    let def = past.transform().def();
-    let max_age_us = request.max_age_us.or(def.ttl_us);
+    let def = history.transform().def();
     let rows: Vec<usize> = (0..asked.rows.len()).collect();
     let sights: Vec<Sight> = asked.as_of_us.iter().map(|&as_of_us| asked.sight(as_of_us)).collect();
-    let expected = recompute(past, &rows, &sights, max_age_us, asked.thread_count())?;
+    let expected = recompute(history, asked, &rows, &sights)?;
     let mut wrong = Vec::new();
     for (index, feature) in def.features.iter().enumerate() {
         let name = format!("{}__{}", def.name, feature.name);
@@ -273,7 +281,7 @@ fn compare_view(past: &Past<'_>, asked: &Asked<'_>, end_us: i64, report: &mut Le
             wrong.push(Wrong { feature: index, audit: report.features.len() - 1, found, rows });
         }
     }
-    diagnose(past, asked, &expected, end_us, &wrong, &mut report.features)?;
+    diagnose(history, asked, &expected, end_us, &wrong, &mut report.features)?;
     let name = format!("{}__event_time", def.name);
     let found = request.dataset.column(&name).filter(|column| column.data_type() == DataType::Timestamp);
     let found_us = |row: usize| {
@@ -321,24 +329,31 @@ impl Recomputed {
     }
 }
 
-/// Computes a view as `sights[i]` sees it for the row `rows[i]`, in threads.
-fn recompute(
-    past: &Past<'_>,
-    rows: &[usize],
-    sights: &[Sight],
-    max_age_us: Option<i64>,
-    threads: usize,
-) -> Result<Recomputed> {
-    // Rows by time, so that neighbours share a distribution of ranks.
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by_key(|&index| sights[index]);
-    let shares: Vec<&[usize]> = order.chunks(order.len().div_ceil(threads).max(1)).collect();
-    let evaluate = |share: &[usize]| {
+/// About how many times as much memory events take once they are looked at as when they are kept.
+const UNPACKED: usize = 8;
+
+/// Computes a view as `sights[i]` sees it for the row `rows[i]`, a slice of keys at a time, in threads.
+fn recompute(history: &History<'_>, asked: &Asked<'_>, rows: &[usize], sights: &[Sight]) -> Result<Recomputed> {
+    let transform = history.transform();
+    let def = transform.def();
+    let max_age_us = asked.request.max_age_us.or(def.ttl_us);
+    let columns = asked.request.labels.key_columns(&def.name, &def.entity.key)?;
+    let mut of_slices: Vec<Vec<usize>> = vec![Vec::new(); SLICES];
+    for (index, &row) in rows.iter().enumerate() {
+        if let Some(key) = key_at(&columns, asked.rows[row]) {
+            of_slices[slice_of(key.as_bytes())].push(index);
+        }
+    }
+    let evaluate = |(slice, indices): (usize, Vec<usize>)| -> Result<_> {
+        let keys = indices.iter().map(|&index| key_at(&columns, asked.rows[rows[index]]));
+        let mut past = Past::new(transform, &history.ranked, keys.collect());
+        history.each(slice, &mut |batch| past.add(&batch))?;
+        past.sort();
         let mut scan = past.scan();
         let mut found_at = Vec::new();
-        let mut of_rows = Vec::with_capacity(share.len());
-        for &index in share {
-            let (row, sight) = (rows[index], sights[index]);
+        let mut of_rows = Vec::with_capacity(indices.len());
+        for (row, &index) in indices.iter().enumerate() {
+            let sight = sights[index];
             let newest_us = past.newest_us(row, sight);
             let outside = Status::is_outside_max_age(newest_us, sight.as_of_us, max_age_us);
             let place = (past.is_found(row, sight) && !outside).then(|| {
@@ -348,15 +363,13 @@ fn recompute(
             });
             of_rows.push((index, place, newest_us));
         }
-        (of_rows, past.transform().finalize(&found_at, &scan.into_columns()).features)
+        Ok((of_rows, transform.finalize(&found_at, &scan.into_columns()).features))
     };
-    let evaluated: Vec<_> = std::thread::scope(|scope| {
-        let workers: Vec<_> = shares.iter().map(|&share| scope.spawn(move || evaluate(share))).collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().map_err(|_| Error::internal("a worker of the audit panicked")))
-            .collect::<Result<_>>()
-    })?;
+    let tasks: Vec<_> = of_slices.into_iter().enumerate().filter(|(_, indices)| !indices.is_empty()).collect();
+    let largest = tasks.iter().map(|&(slice, _)| history.bytes(slice)).collect::<Result<Vec<_>>>()?.into_iter().max();
+    let room = usize::try_from(asked.request.budget.bytes / 2).unwrap_or(usize::MAX);
+    let workers = (room / (UNPACKED * largest.unwrap_or(0)).max(1)).clamp(1, asked.thread_count());
+    let evaluated = in_threads(workers, tasks, evaluate)?.into_iter().collect::<Result<Vec<_>>>()?;
     let mut places = vec![(0, None); rows.len()];
     let mut newest = vec![None; rows.len()];
     let mut features = Vec::with_capacity(evaluated.len());
@@ -366,7 +379,7 @@ fn recompute(
         }
         features.push(columns);
     }
-    let nothing = past.transform().def().features.iter().map(|feature| Column::nulls(&feature.data_type, 1));
+    let nothing = def.features.iter().map(|feature| Column::nulls(&feature.data_type, 1));
     Ok(Recomputed { places, newest_us: newest, features, nothing: nothing.collect() })
 }
 

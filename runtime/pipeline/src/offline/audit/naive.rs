@@ -1,5 +1,6 @@
 //! Aggregates by their definitions: every row scans its entity's past. Slow, and simple enough to be believed.
 
+use super::history::key_at;
 use hashbrown::HashMap;
 use num_bigint::{BigInt, Sign};
 use plumb_core::column::{Column, Values};
@@ -11,6 +12,7 @@ use rustc_hash::FxBuildHasher;
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// One value that an event put into a slot.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,18 +73,101 @@ pub(super) struct Past<'a> {
     /// Each row's entity key; `None` if it is null.
     row_keys: Vec<Option<EntityKey>>,
     entities: HashMap<EntityKey, Entity, FxBuildHasher>,
-    /// Whether entities that no row asks for matter.
-    everyone: bool,
     /// Whether ids matter: some aggregate takes the last of several values.
     ordered_by_id: bool,
-    /// Per slot that is ranked, all entities' (time, ingest time, key).
-    ranked: BTreeMap<usize, Vec<(i64, i64, EntityKey)>>,
+    ranked: &'a Ranked,
+}
+
+/// A contribution that ranks: its time, when it was ingested, and its key by number.
+type Standing = (i64, i64, u32);
+
+/// A slot, and the start and end of a window.
+type SlotWindow = (usize, Option<i64>, i64);
+
+/// How many entities have fewer contributions than some number: each number there is, and the entities before.
+type Fewer = (Vec<(u64, u64)>, u64);
+
+/// What all entities put into the slots that a view ranks.
+#[derive(Debug, Default)]
+pub(super) struct Ranked {
+    keys: HashMap<EntityKey, u32, FxBuildHasher>,
+    slots: BTreeMap<usize, Vec<Standing>>,
+    /// By slot and window, where it does not matter when events were ingested.
+    known: Mutex<HashMap<SlotWindow, Arc<Fewer>, FxBuildHasher>>,
+}
+
+impl Ranked {
+    /// Nothing yet, of the slots that a view ranks.
+    pub(super) fn new(transform: &Transform) -> Self {
+        let ranks = transform.def().aggregates.iter().filter(|a| a.operator == Operator::RelativeRank);
+        Self { slots: ranks.map(|aggregate| (aggregate.slot, Vec::new())).collect(), ..Self::default() }
+    }
+
+    /// Whether nothing is ranked.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Takes in a batch of accepted events.
+    pub(super) fn add(&mut self, transform: &Transform, batch: &EventBatch) {
+        if self.is_empty() {
+            return;
+        }
+        let columns: Vec<&Column> = transform.key_columns().iter().map(|&at| &batch.columns[at]).collect();
+        let contributions = transform.extract(batch).contributions;
+        for (&slot, standings) in &mut self.slots {
+            let (column, slot_type) = (&contributions.slots[slot], transform.def().slots[slot].slot_type);
+            for (index, &event) in contributions.rows.iter().enumerate() {
+                let event = event as usize;
+                let (Some(key), Some(_)) = (key_at(&columns, event), value_at(column, index, slot_type)) else {
+                    continue;
+                };
+                let next = self.keys.len() as u32;
+                let number = *self.keys.entry(key).or_insert(next);
+                standings.push((batch.times_us[event], batch.record_times_us[event], number));
+            }
+        }
+    }
+
+    /// Orders everything by time.
+    pub(super) fn sort(&mut self) {
+        self.slots.values_mut().for_each(|standings| standings.sort_by_key(|standing| standing.0));
+    }
+
+    /// How many entities have fewer contributions than others in a window, as far as it is seen.
+    fn fewer(&self, slot: usize, start_us: Option<i64>, sight: Sight) -> Arc<Fewer> {
+        let window = (slot, start_us, sight.as_of_us);
+        let matters = sight.known_before_us != i64::MAX;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fewer) = known.get(&window).filter(|_| !matters) {
+            return fewer.clone();
+        }
+        drop(known);
+        let all = &self.slots[&slot];
+        let from = start_us.map_or(0, |start_us| all.partition_point(|standing| standing.0 < start_us));
+        let to = all.partition_point(|standing| standing.0 < sight.as_of_us);
+        let mut counts: HashMap<u32, u64, FxBuildHasher> = HashMap::default();
+        let seen = all[from..to].iter().filter(|&&(time_us, known_us, _)| sight.sees(time_us, known_us));
+        seen.for_each(|&(.., key)| *counts.entry(key).or_default() += 1);
+        let mut entities: BTreeMap<u64, u64> = BTreeMap::new();
+        counts.values().for_each(|&count| *entities.entry(count).or_default() += 1);
+        let mut before = 0;
+        let fewer = entities.into_iter().map(|(count, entities)| {
+            before += entities;
+            (count, before - entities)
+        });
+        let fewer = Arc::new((fewer.collect::<Vec<_>>(), counts.len() as u64));
+        if !matters {
+            known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(window, fewer.clone());
+        }
+        fewer
+    }
 }
 
 impl<'a> Past<'a> {
-    /// Nothing yet; row `i` asks for the key in row `rows[i]` of `keys`.
-    pub(super) fn new(transform: &'a Transform, keys: &[&Column], rows: &[usize]) -> Self {
-        let row_keys: Vec<Option<EntityKey>> = rows.iter().map(|&row| key_at(keys, row)).collect();
+    /// Nothing yet; row `i` asks for the key `row_keys[i]`.
+    pub(super) fn new(transform: &'a Transform, ranked: &'a Ranked, row_keys: Vec<Option<EntityKey>>) -> Self {
         let slots = transform.def().slots.len();
         let mut entities: HashMap<EntityKey, Entity, FxBuildHasher> = HashMap::default();
         for key in row_keys.iter().flatten() {
@@ -90,14 +175,8 @@ impl<'a> Past<'a> {
                 .entry(key.clone())
                 .or_insert_with(|| Entity { seen_us: Vec::new(), slots: vec![Vec::new(); slots] });
         }
-        let ranks = transform.def().aggregates.iter().filter(|a| a.operator == Operator::RelativeRank);
-        let ranked: BTreeMap<usize, Vec<_>> = ranks.map(|aggregate| (aggregate.slot, Vec::new())).collect();
         let ordered_by_id = transform.def().aggregates.iter().any(|aggregate| aggregate.operator == Operator::Last);
-        Self { transform, row_keys, entities, everyone: !ranked.is_empty(), ordered_by_id, ranked }
-    }
-
-    pub(super) fn transform(&self) -> &'a Transform {
-        self.transform
+        Self { transform, row_keys, entities, ordered_by_id, ranked }
     }
 
     /// Takes in a batch of accepted events.
@@ -111,7 +190,7 @@ impl<'a> Past<'a> {
                 asked = true;
             }
         }
-        if !asked && !self.everyone {
+        if !asked {
             return;
         }
         let contributions = self.transform.extract(batch).contributions;
@@ -120,9 +199,6 @@ impl<'a> Past<'a> {
                 let event = event as usize;
                 let (Some(key), Some(value)) = (&keys[event], value_at(column, index, def.slot_type)) else { continue };
                 let (time_us, known_us) = (batch.times_us[event], batch.record_times_us[event]);
-                if let Some(ranked) = self.ranked.get_mut(&slot) {
-                    ranked.push((time_us, known_us, key.clone()));
-                }
                 if let Some(entity) = self.entities.get_mut(key) {
                     let id = self.ordered_by_id.then(|| batch.columns[0].str_bytes(event)).flatten().map(Into::into);
                     entity.slots[slot].push(Point { time_us, known_us, id, value });
@@ -137,7 +213,6 @@ impl<'a> Past<'a> {
             entity.seen_us.sort_unstable();
             entity.slots.iter_mut().for_each(|points| points.sort_by_key(|point| point.time_us));
         }
-        self.ranked.values_mut().for_each(|points| points.sort_by_key(|point| point.0));
     }
 
     fn entity(&self, row: usize) -> Option<&Entity> {
@@ -163,13 +238,8 @@ impl<'a> Past<'a> {
             .aggregates
             .iter()
             .map(|aggregate| Column::new(&aggregate.operator.output_type(def.slots[aggregate.slot].slot_type)));
-        Scan { past: self, columns: columns.collect(), standings: BTreeMap::new() }
+        Scan { past: self, columns: columns.collect() }
     }
-}
-
-fn key_at(columns: &[&Column], row: usize) -> Option<EntityKey> {
-    let parts: Option<Vec<&[u8]>> = columns.iter().map(|column| column.str_bytes(row)).collect();
-    parts.map(|parts| EntityKey::from_parts(&parts))
 }
 
 fn value_at(column: &Column, row: usize, slot_type: SlotType) -> Option<Value> {
@@ -191,9 +261,6 @@ fn value_at(column: &Column, row: usize, slot_type: SlotType) -> Option<Value> {
 pub(super) struct Scan<'a> {
     past: &'a Past<'a>,
     columns: Vec<Column>,
-    /// Per ranked aggregate the last distribution: its window's end, up to when events were ingested, and each entity's
-    /// count, ascending.
-    standings: BTreeMap<usize, (i64, i64, Vec<u64>)>,
 }
 
 impl Scan<'_> {
@@ -249,10 +316,8 @@ impl Scan<'_> {
                 Operator::ApproxDistinct { k } => column.push_i64(about_how_many(&texts(&inside), k)),
                 Operator::CollectSet { k } => push_texts(column, texts(&inside).into_iter().take(k)),
                 Operator::RelativeRank => {
-                    let standing = self.standings.entry(index).or_insert((i64::MIN, i64::MIN, Vec::new()));
-                    let window = (start_us, end_us, sight.known_before_us);
-                    let own = inside.len() as u64;
-                    column.push_f64(relative_rank(past, aggregate, window, own, standing));
+                    let sight = Sight { as_of_us: end_us, ..sight };
+                    column.push_f64(relative_rank(past.ranked, aggregate, start_us, sight, inside.len() as u64));
                 }
             }
         }
@@ -482,32 +547,18 @@ fn sessions(points: &[Point], gap_us: i64) -> Vec<(i64, i64)> {
     runs.map(|run| (run[0].time_us, run[run.len() - 1].time_us)).collect()
 }
 
-fn relative_rank(
-    past: &Past<'_>,
-    aggregate: &AggregateDef,
-    (start_us, end_us, known_before_us): (Option<i64>, i64, i64),
-    own: u64,
-    standing: &mut (i64, i64, Vec<u64>),
-) -> f64 {
+fn relative_rank(ranked: &Ranked, aggregate: &AggregateDef, start_us: Option<i64>, sight: Sight, own: u64) -> f64 {
     if own == 0 {
         return 0.0;
     }
-    if (standing.0, standing.1) != (end_us, known_before_us) || standing.2.is_empty() {
-        let all = &past.ranked[&aggregate.slot];
-        let from = start_us.map_or(0, |start_us| all.partition_point(|point| point.0 < start_us));
-        let to = all.partition_point(|point| point.0 < end_us);
-        let mut counts: BTreeMap<&EntityKey, u64> = BTreeMap::new();
-        let sight = Sight { as_of_us: end_us, known_before_us };
-        let seen = all[from..to].iter().filter(|&&(time_us, known_us, _)| sight.sees(time_us, known_us));
-        seen.for_each(|(.., key)| *counts.entry(key).or_default() += 1);
-        let mut counts: Vec<u64> = counts.into_values().collect();
-        counts.sort_unstable();
-        *standing = (end_us, known_before_us, counts);
-    }
-    let counts = &standing.2;
-    match counts.len() {
+    let fewer = ranked.fewer(aggregate.slot, start_us, sight);
+    let (counts, entities) = &*fewer;
+    match entities {
         1 => 1.0,
-        entities => counts.partition_point(|&count| count < own) as f64 / (entities - 1) as f64,
+        _ => {
+            counts.iter().find(|(count, _)| *count >= own).map_or(*entities, |&(_, before)| before) as f64
+                / (entities - 1) as f64
+        }
     }
 }
 

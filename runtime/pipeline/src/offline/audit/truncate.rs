@@ -2,10 +2,11 @@
 //! be the row of the training set. It needs no definition of a window: whatever uses an event from the label on,
 //! in the join, in `extract` or in `finalize`, shows as a row that changes.
 
+use super::history::History;
 use super::report::{LeakageReport, ViolationKind};
 use super::{Asked, coerced, is_same, shown};
 use crate::offline::select::Selection;
-use crate::offline::{JoinOptions, Knowledge, Labels, join};
+use crate::offline::{Budget, JoinOptions, Knowledge, LabelReader, Labels, TrainingSet, TrainingSink, join_within};
 use crate::port::EventReader;
 use crate::{Error, Result};
 use hashbrown::HashMap;
@@ -72,23 +73,31 @@ impl<'a> Cut<'a> {
         Ok(Some(Self { transform, rows, is_global, before_us, kept: None, by_key }))
     }
 
-    /// Takes in a batch of accepted events.
+    /// Takes in a batch of accepted events. Where events of all entities count they are in the view's history.
     pub(super) fn add(&mut self, batch: &EventBatch) {
+        if self.is_global {
+            return;
+        }
         let columns: Vec<&Column> = self.transform.key_columns().iter().map(|&at| &batch.columns[at]).collect();
         let kept = self.kept.get_or_insert_with(|| EventBatch::new(batch.schema.clone()));
         for row in (0..batch.len()).filter(|&row| batch.times_us[row] < self.before_us) {
             let parts: Option<Vec<&[u8]>> = columns.iter().map(|column| column.str_bytes(row)).collect();
             let rows = parts.and_then(|parts| self.by_key.get_mut(&EntityKey::from_parts(&parts)));
-            if rows.is_some() || self.is_global {
-                let at = kept.len();
+            if let Some(rows) = rows {
+                rows.push(kept.len());
                 kept.push_from(batch, row);
-                rows.into_iter().for_each(|rows| rows.push(at));
             }
         }
     }
 
     /// Joins the rows again, each from what was before its label, and compares; returns the rows.
-    pub(super) fn compare(self, source: &str, asked: &Asked<'_>, report: &mut LeakageReport) -> Result<Vec<usize>> {
+    pub(super) fn compare(
+        self,
+        source: &str,
+        history: &History<'_>,
+        asked: &Asked<'_>,
+        report: &mut LeakageReport,
+    ) -> Result<Vec<usize>> {
         let def = self.transform.def();
         let request = &asked.request;
         let mut columns = Vec::new();
@@ -104,7 +113,7 @@ impl<'a> Cut<'a> {
         let work = || -> Result<Vec<(usize, Vec<Column>)>> {
             let mut joined = Vec::new();
             while let Some((row, key)) = self.rows.get(next.fetch_add(1, Ordering::Relaxed)) {
-                joined.push((*row, self.join_again(*row, key.as_ref(), source, asked, &selection)?));
+                joined.push((*row, self.join_again(*row, key.as_ref(), source, history, asked, &selection)?));
             }
             Ok(joined)
         };
@@ -137,15 +146,12 @@ impl<'a> Cut<'a> {
         row: usize,
         key: Option<&EntityKey>,
         source: &str,
+        history: &History<'_>,
         asked: &Asked<'_>,
         selection: &Selection,
     ) -> Result<Vec<Column>> {
         let label = asked.rows[row];
         let (as_of_us, knowledge) = (asked.as_of_us[row], asked.request.knowledge);
-        let history = self.kept.as_ref().map(|kept| match (self.is_global, key.and_then(|key| self.by_key.get(key))) {
-            (true, _) => cut(kept, 0..kept.len(), as_of_us, knowledge),
-            (false, rows) => cut(kept, rows.into_iter().flatten().copied(), as_of_us, knowledge),
-        });
         let labels = Labels {
             times_us: vec![asked.label_us[row]],
             keys: asked.request.labels.keys.iter().map(|(name, of)| (name.clone(), of.take([label]))).collect(),
@@ -157,10 +163,22 @@ impl<'a> Cut<'a> {
             threads: 1,
             ..JoinOptions::default()
         };
-        let mut readers = BTreeMap::from([(source.to_owned(), Box::new(Once(history)) as Box<dyn EventReader>)]);
-        let mut views = join(&mut readers, selection, &labels, &options)?.views;
-        let view = views.pop().ok_or_else(|| Error::internal("the join of a view gave no view"))?;
-        Ok(view.features)
+        let reader: Box<dyn EventReader + '_> = if self.is_global {
+            Box::new(history.reader(move |batch| cut(&batch, 0..batch.len(), as_of_us, knowledge)))
+        } else {
+            let rows = || key.and_then(|key| self.by_key.get(key)).into_iter().flatten().copied();
+            Box::new(Once(self.kept.as_ref().map(|kept| cut(kept, rows(), as_of_us, knowledge))))
+        };
+        let mut readers = BTreeMap::from([(source.to_owned(), reader)]);
+        let budget = Budget {
+            bytes: asked.request.budget.bytes / asked.thread_count() as u64,
+            progress: None,
+            ..asked.request.budget
+        };
+        let (mut one, mut rows) = (One(Some(labels)), Rows(None));
+        join_within(&mut readers, selection, &mut one, &options, budget, &mut rows)?;
+        let view = rows.0.and_then(|mut set| set.views.pop());
+        Ok(view.ok_or_else(|| Error::internal("the join of a view gave no view"))?.features)
     }
 }
 
@@ -169,6 +187,25 @@ fn cut(kept: &EventBatch, rows: impl Iterator<Item = usize>, as_of_us: i64, know
     let knows_all = knowledge == Knowledge::EventTime;
     let is_seen = |&at: &usize| kept.times_us[at] < as_of_us && (knows_all || kept.record_times_us[at] < as_of_us);
     kept.take(rows.filter(is_seen))
+}
+
+/// One label.
+struct One(Option<Labels>);
+
+impl LabelReader for One {
+    fn next_labels(&mut self) -> Result<Option<Labels>> {
+        Ok(self.0.take())
+    }
+}
+
+/// The rows joined last.
+struct Rows(Option<TrainingSet>);
+
+impl TrainingSink for Rows {
+    fn write(&mut self, part: &TrainingSet) -> Result<()> {
+        self.0 = Some(part.clone());
+        Ok(())
+    }
 }
 
 /// A reader of one batch.
