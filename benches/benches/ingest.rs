@@ -150,6 +150,7 @@ fn ingest(path: &Path, loader: Arc<dyn Loader>, components: &[Vec<u8>]) -> Resul
         store,
         loader,
         clock: Arc::new(SystemClock::default()),
+        snapshots: None,
     };
     let worker = WorkerOptions { bounded: true, ..WorkerOptions::default() };
     let runtime = Runtime::start(parts, RuntimeOptions { worker, threads: 1, replace: false }, components)?;

@@ -44,7 +44,7 @@ fn settings(here: &Path, offline: &str) {
     let components = [here.join("spend.wasm"), here.join("daily.wasm")].map(|path| path.display().to_string());
     let text = format!(
         "data_dir = \"data\"\n[source]\nkind = \"log\"\npartitions = 3\n[transforms]\npaths = {components:?}\n\
-         [offline]\n{offline}\n"
+         [offline]\nsnapshots = \"none\"\n{offline}\n"
     );
     std::fs::write(here.join("plumb.toml"), text).unwrap();
 }

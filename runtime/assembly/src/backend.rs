@@ -176,12 +176,16 @@ impl Backend for ServiceBackend {
             ready: true,
             detail: source.trouble().map(|why| format!("nothing new is read: {why}")).unwrap_or_default(),
         });
+        let snapshots = self.runtime.board().snapshot_troubles();
+        let snapshots: Vec<String> = snapshots.into_iter().map(|(source, why)| format!("of {source}: {why}")).collect();
         let mut dependencies = vec![
             Dependency { name: "workers".into(), ready: failure.is_empty(), detail: failure },
             Dependency { name: "partitions".into(), ready: waiting.is_empty(), detail: waiting.join(", ") },
             Dependency { name: "views".into(), ready: warming.is_empty(), detail: warming.join(", ") },
         ];
         dependencies.extend(sources);
+        // Answers need none.
+        dependencies.push(Dependency { name: "snapshots".into(), ready: true, detail: snapshots.join(", ") });
         dependencies
     }
 

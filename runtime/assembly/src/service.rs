@@ -7,15 +7,22 @@ use crate::instance::Instances;
 use crate::settings::Settings;
 use crate::{Error, Result, sources, start, stores};
 use plumb_embedded::{DataDir, EmbeddedLog};
-use plumb_offline_parquet::ParquetArchive;
+use plumb_offline_parquet::{LocalScratch, ParquetArchive, StreamSnapshots};
 use plumb_pipeline::clock::SystemClock;
 use plumb_pipeline::commit::{committed_partitions, latest};
 use plumb_pipeline::port::{Archive, ObjectStore, OnlineStore, Source, StartFrom};
 use plumb_pipeline::runtime::{Runtime, RuntimeOptions, RuntimeParts};
+use plumb_pipeline::snapshots::{SILENT_AFTER, SnapshotSetup};
 use plumb_pipeline::worker::{SourceSetup, WorkerOptions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How often to look for due snapshots, at most and at least.
+const LOOK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// What a pass that makes snapshots may take of memory.
+const SNAPSHOT_MEMORY: u64 = 256 << 20;
 
 /// How to run this time; what files do not say.
 #[derive(Debug, Clone, Default)]
@@ -99,6 +106,15 @@ impl Service {
             archive: archive.clone(),
             loader: Arc::new(engine),
             clock: Arc::new(SystemClock::default()),
+            snapshots: settings.offline.snapshots.map(|every| SnapshotSetup {
+                every,
+                sinks: Arc::new(StreamSnapshots::new(store.clone())),
+                // Nothing can be due more often than is committed.
+                look_every: settings.run.commit_interval.clamp(LOOK.0, LOOK.1),
+                memory_bytes: SNAPSHOT_MEMORY,
+                scratch: Arc::new(LocalScratch::new(&settings.data_dir)),
+                silent_after: SILENT_AFTER,
+            }),
         };
         let worker = WorkerOptions {
             publish_interval: settings.run.publish_interval,

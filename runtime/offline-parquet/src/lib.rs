@@ -34,6 +34,6 @@ pub use manifest::{
 };
 pub use scan::{Scanned, TableBatch, scan_tables};
 pub use scratch::LocalScratch;
-pub use snapshot::SnapshotWriter;
+pub use snapshot::{SnapshotWriter, StreamSnapshots};
 pub use table::read_table;
 pub use training::{StagedSet, Target, TrainingWriter};

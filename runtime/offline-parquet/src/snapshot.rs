@@ -6,6 +6,10 @@
 //! had go to `_trash/`, in one swap; the manifest follows. So a date is never a mixture, and one whose files are not those
 //! of the manifest (a process died in between, somebody removed a file) is one of which nothing is known, and made again.
 //! A name has the hash of the file's content in it: two files of one name are the same.
+//!
+//! A running stream and a backfill may write into one folder, of dates of their own: what there is, files and manifest, is
+//! looked at anew whenever something is shown. Between that look and the new manifest lie milliseconds, in which the
+//! other's may be lost: dates are then made again by the next backfill, and nobody reads anything wrong.
 
 mod manifest;
 
@@ -20,7 +24,7 @@ use plumb_core::time::DAY_US;
 use plumb_pipeline::commit::collect::{KEEP, staged_features};
 use plumb_pipeline::commit::{TRASH, trashed};
 use plumb_pipeline::decode::time::parse_rfc3339;
-use plumb_pipeline::port::{ObjectStore, SnapshotDate, SnapshotRows, SnapshotSink, SnapshotView};
+use plumb_pipeline::port::{ObjectStore, SnapshotDate, SnapshotRows, SnapshotSink, SnapshotSinks, SnapshotView};
 use plumb_pipeline::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,14 +62,21 @@ pub struct SnapshotWriter {
     /// What is staged and not yet in the tree.
     staged: Vec<String>,
     shown: Instant,
+    /// What to do about a folder that holds other snapshots.
+    remedy: Remedy,
 }
+
+/// What to do about a folder that holds other snapshots than these.
+type Remedy = fn(&SnapshotManifest) -> String;
+
+/// By day: the paths that are in its folder, with their sizes.
+type Paths = BTreeMap<i64, BTreeMap<String, u64>>;
 
 /// The dates of a view.
 #[derive(Default)]
 struct ViewDates {
-    manifest: Option<SnapshotManifest>,
-    /// By day: the paths that are in its folder, with their sizes.
-    there: BTreeMap<i64, BTreeMap<String, u64>>,
+    /// What they are of, once it was asked which there are.
+    view: Option<SnapshotView>,
     open: Option<OpenDate>,
     /// By day: what was written of it.
     parts: BTreeMap<i64, Vec<Part>>,
@@ -106,6 +117,7 @@ impl SnapshotWriter {
             files: 0,
             staged: Vec::new(),
             shown: Instant::now(),
+            remedy: |wanted| format!("give another --out for those of {}", wanted.kind()),
         }
     }
 
@@ -140,17 +152,15 @@ impl SnapshotWriter {
         self.put_held()?;
         let (mut appear, mut vanish, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
         let mut changed = Vec::new();
-        for (folder, view) in &mut self.views {
-            let Some(manifest) = &mut view.manifest else { continue };
-            if view.ready.is_empty() {
-                continue;
-            }
+        for (folder, view) in self.views.iter_mut().filter(|(_, view)| !view.ready.is_empty()) {
+            let Some(of) = &view.view else { continue };
+            let (mut manifest, mut there) = look(self.store.as_ref(), folder, of, self.remedy)?;
             for (day, date) in std::mem::take(&mut view.ready) {
                 let name = date_of_day(day);
                 let parts = view.parts.remove(&day).unwrap_or_default();
                 let path = |part: &Part| (format!("{folder}/date={name}/{}", part.file.name), part.file.bytes);
                 let paths: BTreeMap<String, u64> = parts.iter().map(path).collect();
-                for (old, bytes) in view.there.remove(&day).unwrap_or_default() {
+                for (old, bytes) in there.remove(&day).unwrap_or_default() {
                     match paths.get(&old) {
                         None => vanish.push((old.clone(), trashed(&old))),
                         Some(of_that_name) if *of_that_name != bytes => damaged.push(old),
@@ -158,9 +168,6 @@ impl SnapshotWriter {
                     }
                 }
                 appear.extend(parts.iter().map(|part| (part.staged.clone(), path(part).0)));
-                if !paths.is_empty() {
-                    view.there.insert(day, paths);
-                }
                 match date {
                     Some(date) => {
                         let files = parts.into_iter().map(|part| part.file).collect();
@@ -189,7 +196,7 @@ impl SnapshotWriter {
         if dates.open.as_ref().is_some_and(|open| open.day == day) {
             self.close(&folder)?;
         }
-        let Some(dates) = self.views.get_mut(&folder).filter(|dates| dates.manifest.is_some()) else {
+        let Some(dates) = self.views.get_mut(&folder).filter(|dates| dates.view.is_some()) else {
             return Err(Error::internal(format!("nobody asked which dates of view `{}` there are", view.view)));
         };
         let written: u64 = dates.parts.get(&day).into_iter().flatten().map(|part| part.file.rows).sum();
@@ -201,6 +208,31 @@ impl SnapshotWriter {
         let ready: usize = self.views.values().map(|dates| dates.ready.len()).sum();
         if ready >= SHOWN_DATES || self.shown.elapsed() >= SHOWN_EVERY { self.show() } else { Ok(()) }
     }
+}
+
+/// What is there of a view: its manifest, and by day the paths that are in its folder, with their sizes.
+fn look(
+    store: &dyn ObjectStore,
+    folder: &str,
+    view: &SnapshotView,
+    remedy: Remedy,
+) -> Result<(SnapshotManifest, Paths)> {
+    let path = format!("{folder}/{MANIFEST}");
+    let manifest = match store.get(&path)? {
+        None => SnapshotManifest::new(view),
+        Some(bytes) => {
+            let local = store.local_path(&path);
+            let shown = local.map_or_else(|| path.clone(), |local| local.display().to_string());
+            SnapshotManifest::read(&bytes, &shown, view, remedy)?
+        }
+    };
+    let mut there = Paths::new();
+    for (path, bytes) in store.list(folder)? {
+        if let Some(day) = day_of_path(&path, folder) {
+            there.entry(day).or_default().insert(path, bytes);
+        }
+    }
+    Ok((manifest, there))
 }
 
 fn folder(view: &SnapshotView) -> String {
@@ -216,22 +248,10 @@ fn day_of_path(path: &str, folder: &str) -> Option<i64> {
 
 impl SnapshotSink for SnapshotWriter {
     fn dates(&mut self, view: &SnapshotView) -> Result<BTreeMap<i64, Option<SnapshotDate>>> {
+        // What cannot be written is said before anything is computed.
+        layout(view)?;
         let folder = folder(view);
-        let path = format!("{folder}/{MANIFEST}");
-        let manifest = match self.store.get(&path)? {
-            None => SnapshotManifest::new(view),
-            Some(bytes) => {
-                let local = self.store.local_path(&path);
-                let shown = local.map_or_else(|| path.clone(), |local| local.display().to_string());
-                SnapshotManifest::read(&bytes, &shown, view)?
-            }
-        };
-        let mut there: BTreeMap<i64, BTreeMap<String, u64>> = BTreeMap::new();
-        for (path, bytes) in self.store.list(&folder)? {
-            if let Some(day) = day_of_path(&path, &folder) {
-                there.entry(day).or_default().insert(path, bytes);
-            }
-        }
+        let (manifest, there) = look(self.store.as_ref(), &folder, view, self.remedy)?;
         let mut dates: BTreeMap<i64, Option<SnapshotDate>> = there.keys().map(|&day| (day * DAY_US, None)).collect();
         for (name, entry) in &manifest.dates {
             let Some((day_us, date)) = entry.date(name) else { continue };
@@ -241,7 +261,7 @@ impl SnapshotSink for SnapshotWriter {
             let is_whole = there.get(&day_of(day_us)).map_or(wanted.is_empty(), |found| *found == wanted);
             dates.insert(day_us, is_whole.then_some(date));
         }
-        self.views.insert(folder, ViewDates { manifest: Some(manifest), there, ..ViewDates::default() });
+        self.views.insert(folder, ViewDates { view: Some(view.clone()), ..ViewDates::default() });
         Ok(dates)
     }
 
@@ -288,6 +308,39 @@ impl SnapshotSink for SnapshotWriter {
             tracing::warn!(%error, "cannot remove what earlier backfills have left");
         }
         Ok(())
+    }
+}
+
+/// The snapshots of a running job, in its offline store.
+pub struct StreamSnapshots {
+    store: Arc<dyn ObjectStore>,
+}
+
+impl std::fmt::Debug for StreamSnapshots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamSnapshots").finish_non_exhaustive()
+    }
+}
+
+impl StreamSnapshots {
+    /// Those of a store.
+    pub fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store }
+    }
+}
+
+impl SnapshotSinks for StreamSnapshots {
+    fn open(&self) -> Box<dyn SnapshotSink> {
+        let remedy = |wanted: &SnapshotManifest| {
+            format!(
+                "offline.snapshots asks for --every {} --entities {}: move the folder away, or set offline.snapshots to \
+                 what is there or to \"none\"",
+                wanted.every, wanted.entities
+            )
+        };
+        let mut writer = SnapshotWriter::new(self.store.clone());
+        writer.remedy = remedy;
+        Box::new(writer)
     }
 }
 

@@ -20,6 +20,7 @@ pub mod query;
 pub mod route;
 pub mod runtime;
 pub mod secret;
+pub mod snapshots;
 pub mod worker;
 
 pub use error::{Error, Result};

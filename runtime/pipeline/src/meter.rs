@@ -3,7 +3,7 @@
 //! Nothing here decides anything, and nobody waits for it: a worker adds, a scrape reads what it finds.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -75,6 +75,14 @@ pub struct SourceMeters {
     pub publishes: Histogram,
     /// Publishes that failed because the store was away.
     pub publish_failures: AtomicU64,
+    /// The passes that made snapshots.
+    pub snapshots: Histogram,
+    /// Rows of snapshots written.
+    pub snapshot_rows: AtomicU64,
+    /// Looks for snapshots that failed.
+    pub snapshot_failures: AtomicU64,
+    /// Up to which instant snapshots are made, µs; 0 = none that is known of.
+    pub snapshots_through_us: AtomicI64,
     /// How far the partitions that are being rebuilt are, in millionths.
     rebuilding: Mutex<BTreeMap<u32, u32>>,
 }

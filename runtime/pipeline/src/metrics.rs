@@ -122,6 +122,16 @@ metrics! {
     UNCOMMITTED_BYTES = Gauge "plumb_uncommitted_bytes" ["source", "partition"]
         "Bytes of memory that wait for the next commit";
 
+    "Snapshots":
+    SNAPSHOT_SECONDS = Histogram "plumb_snapshot_duration_seconds" ["source"]
+        "Seconds that a pass took that made snapshots, beside the stream";
+    SNAPSHOT_ROWS = Counter "plumb_snapshot_rows" ["source"]
+        "Rows of snapshots written";
+    SNAPSHOT_FAILURES = Counter "plumb_snapshot_failures" ["source"]
+        "Tries to make snapshots that failed; the next one follows by itself";
+    SNAPSHOT_TIMESTAMP_SECONDS = Gauge "plumb_snapshot_timestamp_seconds" ["source"]
+        "The newest instant whose snapshots are made, in seconds since the Unix epoch; 0 in a process that makes none";
+
     "Online store":
     PUBLISH_SECONDS = Histogram "plumb_publish_duration_seconds" ["source"]
         "Seconds that a publish to the online store took";

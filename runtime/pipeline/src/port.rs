@@ -361,6 +361,8 @@ pub trait Archive: Send + Sync {
     /// of the next step, all of that name, each in offset order. Checked as a merge is.
     fn spread(&self, name: &str, files: &[RowFile], step: crate::commit::waiting::Step) -> Result<Vec<RowFile>>;
     /// Reads committed events of a source.
+    fn read(&self, schema: &Arc<SourceSchema>, scan: ArchiveScan) -> Result<Box<dyn EventReader>>;
+    /// The same, each batch with its partition given to `visit`.
     fn scan(
         &self,
         schema: &Arc<SourceSchema>,
@@ -564,4 +566,10 @@ pub trait SnapshotSink: Send {
     fn remove(&mut self, view: &SnapshotView, day_us: i64) -> Result<()>;
     /// Makes everything completed durable and visible; what was written and not completed is dropped.
     fn finish(&mut self) -> Result<()>;
+}
+
+/// Opens the place where a running job's snapshots are.
+pub trait SnapshotSinks: Send + Sync {
+    /// A sink that knows nothing yet of what is there.
+    fn open(&self) -> Box<dyn SnapshotSink>;
 }

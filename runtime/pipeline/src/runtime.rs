@@ -22,6 +22,7 @@ pub use views::{ActiveView, Deployed, Deployment, Loader, Readiness};
 use crate::clock::Clock;
 use crate::commit::{ActiveRef, JobChain, JobManifest, put_component, read_component};
 use crate::port::{Archive, Membership, ObjectStore, OnlineStore, Source};
+use crate::snapshots::{SnapshotSetup, Snapshots};
 use crate::worker::{
     Board, Command, Edges, PartitionStatus, Phase, SourceSetup, Ties, Worker, WorkerOptions, WorkerSetup, view_ref,
 };
@@ -69,6 +70,8 @@ pub struct RuntimeParts {
     pub loader: Arc<dyn Loader>,
     /// Intervals and labels.
     pub clock: Arc<dyn Clock>,
+    /// Snapshots to make of what is committed, if any.
+    pub snapshots: Option<SnapshotSetup>,
 }
 
 impl std::fmt::Debug for RuntimeParts {
@@ -171,6 +174,9 @@ impl Runtime {
             true => views::reconcile(&parts, &mut shared_job.lock(), components, &partitions, options.replace)?,
             false => views::reconcile_shared(&shared_job, components, &partitions, options.replace)?,
         };
+        if let Some(snapshots) = &parts.snapshots {
+            snapshots.check(&views)?;
+        }
         // A view is ready when each partition's state of it is in the online store: as this process has put it there, or,
         // of a source that is shared, as the store itself says.
         let waiting = |view: &Transform| match shared.contains_key(&view.def().source) {
@@ -236,7 +242,28 @@ impl Runtime {
             parts,
         };
         runtime.begin(memberships, &partitions, watch)?;
+        runtime.begin_snapshots(options.worker.bounded)?;
         Ok(runtime)
+    }
+
+    /// Starts the thread that makes snapshots.
+    fn begin_snapshots(&mut self, bounded: bool) -> Result<()> {
+        let Some(setup) = self.parts.snapshots.clone() else { return Ok(()) };
+        self.board.set_finishing(bounded);
+        let snapshots = Snapshots {
+            setup,
+            sources: self.parts.sources.clone(),
+            store: self.parts.store.clone(),
+            archive: self.parts.archive.clone(),
+            active: self.active.clone(),
+            board: self.board.clone(),
+            clock: self.parts.clock.clone(),
+            bounded,
+            stop: self.stop.clone(),
+        };
+        let thread = std::thread::Builder::new().name("plumb-snapshots".into()).spawn(move || snapshots.run());
+        self.helpers.push(thread.map_err(|error| Error::unavailable("start a thread", error))?);
+        Ok(())
     }
 
     /// Opens the partitions that are this process's alone, and follows the sources that say which are.
@@ -351,14 +378,15 @@ impl Runtime {
         self.board.wait(|phase| matches!(phase, Phase::Live | Phase::Rebuilding | Phase::Ended))
     }
 
-    /// Whether every partition has been read to its end, published and committed.
+    /// Whether every partition has been read to its end, published and committed, and the snapshots of it are made.
     pub fn has_ended(&self) -> bool {
         self.board.has_ended()
     }
 
-    /// Waits until every partition has been read to its end, published and committed: for bounded input.
+    /// Waits until every partition has been read to its end, published and committed, and the snapshots of it are made:
+    /// for bounded input.
     pub fn wait_ended(&self) -> Result<()> {
-        self.board.wait(|phase| phase == Phase::Ended)
+        self.board.wait_ended()
     }
 
     /// Waits until answers from the online store hold every record of a source below `position` (next offsets by

@@ -230,7 +230,14 @@ impl Encoder<'_, '_> {
         self.counters(names::COMMIT_FAILURES, counts(|meters| meters.commit_failures.load(Relaxed)))?;
         self.counters(names::COMMIT_BYTES, counts(|meters| meters.commit_bytes.load(Relaxed)))?;
         self.counters(names::PUBLISH_FAILURES, counts(|meters| meters.publish_failures.load(Relaxed)))?;
-        let histograms: [(Metric, HistogramOf); 3] = [
+        self.counters(names::SNAPSHOT_ROWS, counts(|meters| meters.snapshot_rows.load(Relaxed)))?;
+        self.counters(names::SNAPSHOT_FAILURES, counts(|meters| meters.snapshot_failures.load(Relaxed)))?;
+        let through = figures.meters.iter().map(|(source, meters)| {
+            ([("source", source.as_str())], meters.snapshots_through_us.load(Relaxed) as f64 / 1e6)
+        });
+        self.gauges(names::SNAPSHOT_TIMESTAMP_SECONDS, through)?;
+        let histograms: [(Metric, HistogramOf); 4] = [
+            (names::SNAPSHOT_SECONDS, |meters| &meters.snapshots),
             (names::FRESHNESS_SECONDS, |meters| &meters.freshness),
             (names::COMMIT_SECONDS, |meters| &meters.commits),
             (names::PUBLISH_SECONDS, |meters| &meters.publishes),

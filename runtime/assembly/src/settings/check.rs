@@ -34,10 +34,6 @@ pub(super) fn settings(mut raw: RawTable) -> Result<Settings> {
     Ok(settings)
 }
 
-pub(super) fn later(thing: &str, now: &str) -> String {
-    format!("{thing} comes with a later release; this one has {now}")
-}
-
 fn sources(raw: &mut RawTable) -> Result<BTreeMap<String, SourceSettings>> {
     let has_short = raw.has("source");
     let has_named = raw.has("sources");

@@ -24,6 +24,7 @@ use plumb_online_redis::RedisSettings;
 use plumb_pipeline::Secret;
 use plumb_pipeline::commit::collect::KEEP;
 use plumb_pipeline::decode::TimeUnit;
+use plumb_pipeline::offline::Every;
 use plumb_source_kafka::KafkaSettings;
 use plumb_store_object::S3Settings;
 use std::collections::BTreeMap;
@@ -141,13 +142,17 @@ pub struct OfflineSettings {
     pub url: String,
     /// The bucket of an `s3:` url; `None` = local files.
     pub s3: Option<S3Settings>,
-    /// `none`.
-    pub snapshots: String,
+    /// The instants at which the running stream writes snapshots; `None` = none.
+    pub snapshots: Option<Every>,
     /// Whether small row files are merged.
     pub compaction: Compaction,
     /// How long files are kept that nothing refers to any more.
     pub keep_replaced: Duration,
 }
+
+/// The choices of `offline.snapshots` by name.
+pub const SNAPSHOTS: [(&str, Option<Every>); 4] =
+    [("daily", Some(Every::Day)), ("hourly", Some(Every::Hour)), ("event", Some(Every::Event)), ("none", None)];
 
 /// Whether small row files are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,7 +262,7 @@ impl Default for Settings {
             offline: OfflineSettings {
                 url: "file:data/offline".into(),
                 s3: None,
-                snapshots: "none".into(),
+                snapshots: Some(Every::Day),
                 compaction: Compaction::Auto,
                 keep_replaced: KEEP,
             },

@@ -2,7 +2,9 @@
 
 use super::raw::mask_url;
 use super::unit::format_size;
-use super::{Compaction, DEFAULT_SOURCE, LogFormat, OfflineSettings, OnlineSettings, Settings, SourceSettings};
+use super::{
+    Compaction, DEFAULT_SOURCE, LogFormat, OfflineSettings, OnlineSettings, SNAPSHOTS, Settings, SourceSettings,
+};
 use plumb_core::time::format_duration;
 use plumb_online_redis::RedisSettings;
 use plumb_pipeline::Secret;
@@ -107,10 +109,11 @@ fn online(online: &OnlineSettings) -> Value {
 fn offline(offline: &OfflineSettings) -> Value {
     let none = S3Settings::default();
     let s3 = offline.s3.as_ref().unwrap_or(&none);
+    let snapshots = SNAPSHOTS.iter().find(|(_, choice)| *choice == offline.snapshots);
     let compaction = Compaction::ALL.iter().find(|(_, choice)| *choice == offline.compaction);
     section([
         ("url", text(&offline.url)),
-        ("snapshots", text(&offline.snapshots)),
+        ("snapshots", text(snapshots.map_or("none", |(name, _)| name))),
         ("compaction", text(compaction.map_or("auto", |(name, _)| name))),
         ("keep_replaced", duration(offline.keep_replaced)),
         ("endpoint", optional(s3.endpoint.as_deref())),

@@ -1,8 +1,8 @@
 //! Where answers and history are kept: `[online]` and `[offline]`.
 
-use super::check::{duration_within, http_url, later};
+use super::check::{duration_within, http_url};
 use super::raw::RawTable;
-use super::{Compaction, OfflineSettings, OnlineSettings};
+use super::{Compaction, OfflineSettings, OnlineSettings, SNAPSHOTS};
 use crate::{Error, Result};
 use plumb_online_redis::RedisSettings;
 use plumb_pipeline::Secret;
@@ -91,13 +91,7 @@ pub(super) fn offline(mut raw: RawTable, data_dir: &str, defaults: OfflineSettin
         None if url.starts_with("s3://") => Ok((url.to_owned(), Some(S3Settings::parse(url)?))),
         None => Err("write \"file:DIR\" or \"s3://bucket/prefix\"".to_owned()),
     })?;
-    let snapshots = raw.text("snapshots", defaults.snapshots, |snapshots| match snapshots {
-        "none" => Ok(snapshots.to_owned()),
-        "event" | "hourly" | "daily" => {
-            Err(later("a snapshot from the running stream", "\"none\", and `plumb backfill` writes them"))
-        }
-        _ => Err("write \"none\"".to_owned()),
-    })?;
+    let snapshots = raw.word("snapshots", defaults.snapshots, &SNAPSHOTS)?;
     let compaction = raw.word("compaction", defaults.compaction, &Compaction::ALL)?;
     let keep_replaced = raw.text("keep_replaced", defaults.keep_replaced, duration_within(KEEP_REPLACED))?;
     let endpoint = raw.text("endpoint", None, |url| match url {

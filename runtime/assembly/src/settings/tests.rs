@@ -174,10 +174,9 @@ fn mistakes_are_named() {
         ("[online]\nurl = \"memcached\"", "online.url = \"memcached\": write \"embedded\""),
         ("[offline]\nurl = \"file:\"", "names no folder"),
         (
-            "[offline]\nsnapshots = \"daily\"",
-            "offline.snapshots = \"daily\": a snapshot from the running stream comes with a later release; this one has \"none\"",
+            "[offline]\nsnapshots = \"weekly\"",
+            "offline.snapshots = \"weekly\": write \"daily\", \"hourly\", \"event\" or \"none\"",
         ),
-        ("[offline]\nsnapshots = \"weekly\"", "offline.snapshots = \"weekly\": write \"none\""),
         ("[serve]\nlisten = \"8080\"", "serve.listen = \"8080\": write host:port"),
         (
             "[serve]\nlisten = \"0.0.0.0:8080\"",

@@ -13,10 +13,13 @@ use plumb_assembly::stores;
 use plumb_core::event::EventBatch;
 use plumb_offline_parquet::{ArchiveReader, LocalScratch, ParquetArchive, SnapshotWriter};
 use plumb_pipeline::Error;
+use plumb_pipeline::decode::time::format_rfc3339;
 use plumb_pipeline::offline::{BackfillOptions, Budget, Entities, Every, backfill, needed_columns};
 use plumb_pipeline::port::{ArchiveScan, EventReader, ObjectStore};
 use plumb_pipeline::query::Position;
+use plumb_pipeline::snapshots::made_through_us;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,7 +42,7 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
         let paths = event_paths(&arguments.events)?;
         (Prepared::of(settings, now(reading)?, components, paths, reading.threads)?, None)
     };
-    let options = BackfillOptions {
+    let mut options = BackfillOptions {
         from_us: arguments.from.as_deref().map(|text| instant("--from", text)).transpose()?,
         to_us: arguments.to.as_deref().map(|text| instant("--to", text)).transpose()?,
         every: match arguments.every {
@@ -72,6 +75,9 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
     prepared.keep_ids_within(bytes, &scratch);
     let transforms: Vec<_> = prepared.transforms.iter().collect();
     let budget = Budget { bytes, scratch: &scratch, progress: Some(&answering) };
+    if job_store.is_some() && arguments.out.is_none() {
+        stop_where_the_job_goes_on(&prepared, &store, &mut options)?;
+    }
     let mut sink = SnapshotWriter::new(store);
     let mut readers = Readers::default();
     let mut position = Position::default();
@@ -117,6 +123,43 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
         format!("backfilled {} events{up_to}: {}, {seconds:.2} s -> {out}", summary.events, rows.join(", "))
     });
     Ok(if failed { Done::Failed } else { Done::Ok })
+}
+
+/// Leaves to the running job what it makes itself: the snapshots after those that it has made.
+fn stop_where_the_job_goes_on(
+    prepared: &Prepared,
+    store: &Arc<dyn ObjectStore>,
+    options: &mut BackfillOptions,
+) -> Result<()> {
+    let every = options.every;
+    if prepared.settings.offline.snapshots != Some(every) || options.entities != Entities::Active {
+        return Ok(());
+    }
+    let mut through_us: Option<i64> = None;
+    let sources: BTreeSet<&str> = prepared.transforms.iter().map(|view| view.def().source.as_str()).collect();
+    for source in sources {
+        if let Some(of_source_us) = made_through_us(store.clone(), source, every)? {
+            through_us = Some(through_us.map_or(of_source_us, |through_us| through_us.min(of_source_us)));
+        }
+    }
+    let Some(through_us) = through_us else { return Ok(()) };
+    let why = "the job makes later snapshots in this folder itself (offline.snapshots)";
+    if through_us == i64::MIN {
+        return Err(usage(format!("{why}, and is about to make the first: try again, or give --out DIR")));
+    }
+    let through = format_rfc3339(through_us);
+    match options.to_us {
+        Some(to_us) if every.last_before_us(to_us) > through_us => {
+            let to = format_rfc3339(to_us);
+            Err(usage(format!("--to {to} lies beyond {through}, and {why}: leave it out, or give --out DIR")))
+        }
+        Some(_) => Ok(()),
+        None => {
+            eprintln!("plumb: up to {through}: {why}");
+            options.to_us = Some(through_us.saturating_add(1));
+            Ok(())
+        }
+    }
 }
 
 /// Opens what a job has committed of a source, and notes up to where that is.

@@ -14,7 +14,7 @@ pub use scan::ArchiveReader;
 
 use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_pipeline::commit::waiting::Step;
-use plumb_pipeline::port::{Archive, ArchiveScan, DeadLetter, ObjectStore, RowFile};
+use plumb_pipeline::port::{Archive, ArchiveScan, DeadLetter, EventReader, ObjectStore, RowFile};
 use plumb_pipeline::{Error, Result};
 use std::sync::Arc;
 
@@ -72,13 +72,17 @@ impl Archive for ParquetArchive {
         merge::spread(&self.store, name, files, step)
     }
 
+    fn read(&self, schema: &Arc<SourceSchema>, scan: ArchiveScan) -> Result<Box<dyn EventReader>> {
+        Ok(Box::new(ParquetArchive::read(self, schema, scan)))
+    }
+
     fn scan(
         &self,
         schema: &Arc<SourceSchema>,
         scan: &ArchiveScan,
         visit: &mut dyn FnMut(u32, EventBatch) -> Result<()>,
     ) -> Result<()> {
-        let mut reader = self.read(schema, scan.clone());
+        let mut reader = ParquetArchive::read(self, schema, scan.clone());
         while let Some((partition, events)) = reader.next_of_partition()? {
             visit(partition, events)?;
         }

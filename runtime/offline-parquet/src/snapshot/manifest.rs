@@ -26,8 +26,8 @@ pub(super) struct SnapshotManifest {
     sha256: String,
     source: String,
     /// The options, as on the command line.
-    every: String,
-    entities: String,
+    pub(super) every: String,
+    pub(super) entities: String,
     /// The max age that the values follow.
     max_age: Option<String>,
     /// By `YYYY-MM-DD`.
@@ -79,8 +79,9 @@ impl SnapshotManifest {
         }
     }
 
-    /// Reads the manifest of a view; `shown` is where it is. An error if the dates in it were made with other options.
-    pub(super) fn read(bytes: &[u8], shown: &str, view: &SnapshotView) -> Result<Self> {
+    /// Reads the manifest of a view; `shown` is where it is. An error if the dates in it were made with other options,
+    /// with the `remedy` for that.
+    pub(super) fn read(bytes: &[u8], shown: &str, view: &SnapshotView, remedy: fn(&Self) -> String) -> Result<Self> {
         let bad = |why: String| Error::invalid(format!("`{shown}` {why}"));
         let value: serde_json::Value = serde_json::from_slice(bytes)
             .map_err(|error| bad(format!("is not a manifest of snapshots: it is not JSON: {error}")))?;
@@ -95,17 +96,13 @@ impl SnapshotManifest {
             .map_err(|error| bad(format!("is a damaged manifest ({error}); without it all dates are made again")))?;
         let wanted = Self::new(view);
         if found.kind() != wanted.kind() {
-            return Err(bad(format!(
-                "is of snapshots of {}; give another --out for those of {}",
-                found.kind(),
-                wanted.kind()
-            )));
+            return Err(bad(format!("is of snapshots of {}; {}", found.kind(), remedy(&wanted))));
         }
         Ok(Self { dates: found.dates, ..wanted })
     }
 
     /// What all dates of a folder have in common.
-    fn kind(&self) -> String {
+    pub(super) fn kind(&self) -> String {
         let max_age = self.max_age.as_deref().unwrap_or("none");
         format!(
             "`{}` (component {}, source `{}`) with --every {} --entities {} and max age {max_age}",

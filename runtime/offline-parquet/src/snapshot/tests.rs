@@ -192,7 +192,10 @@ const GOLDEN: &str = include_str!("../../golden/snapshot_manifest_v1.json");
 
 #[test]
 fn the_first_version_is_read_and_written_the_same() {
-    let manifest = SnapshotManifest::read(GOLDEN.as_bytes(), "m", &view()).unwrap();
+    let manifest = SnapshotManifest::read(GOLDEN.as_bytes(), "m", &view(), |wanted| {
+        format!("give another --out for those of {}", wanted.kind())
+    })
+    .unwrap();
     let (day_us, read) = manifest.dates["1970-01-02"].date("1970-01-02").unwrap();
     assert_eq!((day_us, read), (DAY_US, date(1, 6)));
     assert_eq!(String::from_utf8(manifest.to_bytes()).unwrap(), GOLDEN);
@@ -211,11 +214,18 @@ fn what_is_no_manifest_of_these_snapshots_is_said() {
         ),
         (&GOLDEN.replace("\"max_age\": \"30d\"", "\"max_age\": null"), "and max age none; give another --out"),
     ] {
-        let error = SnapshotManifest::read(text.as_bytes(), "m", &view()).unwrap_err().to_string();
+        let error = SnapshotManifest::read(text.as_bytes(), "m", &view(), |wanted| {
+            format!("give another --out for those of {}", wanted.kind())
+        })
+        .unwrap_err()
+        .to_string();
         assert!(error.contains(why), "{error}");
     }
     // An entry that contradicts itself counts for nothing.
     let moved = GOLDEN.replace("\"1970-01-02\"", "\"1970-01-03\"");
-    let manifest = SnapshotManifest::read(moved.as_bytes(), "m", &view()).unwrap();
+    let manifest = SnapshotManifest::read(moved.as_bytes(), "m", &view(), |wanted| {
+        format!("give another --out for those of {}", wanted.kind())
+    })
+    .unwrap();
     assert_eq!(manifest.dates["1970-01-03"].date("1970-01-03"), None);
 }

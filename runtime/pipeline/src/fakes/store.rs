@@ -6,10 +6,10 @@ use crate::commit::waiting::{self, BLOCK_DAYS, Step, Thin};
 use crate::commit::{sha256_hex, trashed};
 use crate::decode::json::{JsonDecoder, Record, encode};
 use crate::decode::time::{TimeUnit, parse_rfc3339};
-use crate::port::{Archive, ArchiveScan, DeadLetter, ObjectStore, RowFile};
+use crate::port::{Archive, ArchiveScan, DeadLetter, EventReader, ObjectStore, RowFile};
 use plumb_core::event::{EventBatch, SourceSchema};
 use plumb_core::time::DAY_US;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -255,6 +255,15 @@ impl Archive for FakeArchive {
         Ok(merged)
     }
 
+    fn read(&self, schema: &Arc<SourceSchema>, scan: ArchiveScan) -> Result<Box<dyn EventReader>> {
+        let mut batches = VecDeque::new();
+        self.scan(schema, &scan, &mut |partition, batch| {
+            batches.push_back((partition, batch));
+            Ok(())
+        })?;
+        Ok(Box::new(FakeBatches(batches)))
+    }
+
     fn scan(
         &self,
         schema: &Arc<SourceSchema>,
@@ -281,5 +290,17 @@ impl Archive for FakeArchive {
             visit(*partition, events)?;
         }
         Ok(())
+    }
+}
+
+struct FakeBatches(VecDeque<(u32, EventBatch)>);
+
+impl EventReader for FakeBatches {
+    fn next_batch(&mut self) -> Result<Option<EventBatch>> {
+        Ok(self.next_of_partition()?.map(|(_, batch)| batch))
+    }
+
+    fn next_of_partition(&mut self) -> Result<Option<(u32, EventBatch)>> {
+        Ok(self.0.pop_front())
     }
 }

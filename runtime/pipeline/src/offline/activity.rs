@@ -3,6 +3,7 @@
 
 use super::backfill::Every;
 use super::bounded::Limits;
+use super::prints::Grain;
 use super::runs::{Merged, Runs};
 use crate::Result;
 use crate::port::ScratchFolder;
@@ -25,6 +26,11 @@ impl<'a> Activity<'a> {
     pub(super) fn new(every: Every, entities: usize, folder: &'a dyn ScratchFolder, limits: &Limits) -> Self {
         let of = (0..entities).map(|_| Runs::new(folder, limits.run_bytes / entities)).collect();
         Self { every, buffer_rows: limits.sort_bytes / size_of::<Active>(), of }
+    }
+
+    /// Whether instants lie within dates.
+    pub(super) fn grain(&self) -> Grain {
+        self.every.grain()
     }
 
     /// Takes note of events of an entity: their keys ([`NO_KEY`]: none that counts) and times. `buffer` is the worker's.

@@ -15,7 +15,7 @@ use super::compute::arrange;
 use super::dates::{Asking, DatePlan, DatePlans, Reach, end_of_days_us};
 use super::gather::{Gathered, Gatherer, Survey, Wanted};
 use super::keys::SharedKeys;
-use super::prints::DayPrints;
+use super::prints::{Grain, Prints};
 use super::select::{Selection, ViewSelection};
 use super::spill::Unloading;
 use super::{Faults, thread_count};
@@ -85,7 +85,7 @@ impl Every {
     }
 
     /// The grid of the instants, µs.
-    pub(super) fn grid_us(self) -> i64 {
+    pub(crate) fn grid_us(self) -> i64 {
         match self {
             Every::Event => 1,
             Every::Hour => HOUR_US,
@@ -98,8 +98,18 @@ impl Every {
         floor_to(time_us, self.grid_us()).saturating_add(self.grid_us())
     }
 
+    /// The last instant before one.
+    pub fn last_before_us(self, instant_us: i64) -> i64 {
+        floor_to(instant_us.saturating_sub(1), self.grid_us())
+    }
+
+    /// Whether instants lie within dates.
+    pub(super) fn grain(self) -> Grain {
+        if self == Every::Day { Grain::Days } else { Grain::Hours }
+    }
+
     /// As [`Every::parse`] reads it.
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Every::Event => "event",
             Every::Hour => "1h",
@@ -139,6 +149,28 @@ pub struct BackfillOptions {
 }
 
 impl BackfillOptions {
+    /// The snapshots of a view with these options.
+    pub(crate) fn view(&self, transform: &Transform) -> SnapshotView {
+        let def = transform.def();
+        SnapshotView {
+            entity: def.entity.name.clone(),
+            key_fields: def.entity.key.clone(),
+            view: def.name.clone(),
+            source: def.source.clone(),
+            version_folder: transform.version_folder(),
+            digest: transform.digest().to_string(),
+            features: def.features.iter().map(|feature| (feature.name.clone(), feature.data_type.clone())).collect(),
+            every: self.every.name().to_owned(),
+            entities: if self.has_all() { "all" } else { "active" }.to_owned(),
+            max_age_us: self.max_age_us.or(def.ttl_us),
+        }
+    }
+
+    /// The first date (00:00 UTC, µs) whose events can matter to a view at an instant.
+    pub(crate) fn reaches_us(&self, view: &Transform, instant_us: i64) -> i64 {
+        Reach::of(view, self).first_day_us(instant_us)
+    }
+
     /// Whether every found entity has a row at each instant.
     pub(super) fn has_all(&self) -> bool {
         self.entities == Entities::All && self.every != Every::Event
@@ -212,11 +244,46 @@ fn run(
     }
     for (source, transforms) in sources {
         let threads = thread_count(options.threads);
-        let mut job = SourceJob { options, source, threads, budget, room, summary: &mut summary };
+        let mut job = SourceJob { options, source, threads, budget, room, follows: false, summary: &mut summary };
         job.run(open, &transforms, sink)?;
     }
     sink.finish()?;
     Ok(summary)
+}
+
+/// Makes what a running stream is to write for views of one source: the instants of the options, on every date that
+/// `sink` has not of at least the same events. The events' record times say which instants see them: those after. What is
+/// there and is none of that stays.
+///
+/// Each date is completed in `sink`, which is told to finish at the end.
+pub(crate) fn follow(
+    reader: &mut dyn EventReader,
+    transforms: &[Transform],
+    options: &BackfillOptions,
+    budget: Budget<'_>,
+    sink: &mut dyn SnapshotSink,
+) -> Result<BackfillSummary> {
+    let mut summary = BackfillSummary::default();
+    if let Some(first) = transforms.first() {
+        let (source, threads) = (first.def().source.as_str(), thread_count(options.threads));
+        let room = Room::new(budget.bytes, transforms, threads);
+        let mut job = SourceJob { options, source, threads, budget, room, follows: true, summary: &mut summary };
+        let transforms: Vec<&Transform> = transforms.iter().collect();
+        let there = transforms.iter().map(|transform| sink.dates(&job.view(transform)));
+        let there = there.collect::<Result<Vec<There>>>()?;
+        let bounds = job.bounds_of_options(&transforms);
+        job.make(reader, &transforms, bounds, Planned::Over(there), sink)?;
+    }
+    sink.finish()?;
+    Ok(summary)
+}
+
+/// The dates to make.
+enum Planned {
+    /// All that are asked for and not there, per view.
+    Over(Vec<There>),
+    /// These, per view.
+    Dates(Vec<Vec<DatePlan>>),
 }
 
 /// The views of one source.
@@ -226,6 +293,8 @@ struct SourceJob<'a> {
     threads: usize,
     budget: Budget<'a>,
     room: Room,
+    /// Whether a running stream asks, whose events say by their record times which instants see them.
+    follows: bool,
     summary: &'a mut BackfillSummary,
 }
 
@@ -238,10 +307,10 @@ impl SourceJob<'_> {
         let there = there.collect::<Result<Vec<There>>>()?;
         if there.iter().all(BTreeMap::is_empty) {
             let bounds = self.bounds_of_options(transforms);
-            return self.make(open(self.source)?.as_mut(), transforms, bounds, None, sink);
+            return self.make(open(self.source)?.as_mut(), transforms, bounds, Planned::Over(there), sink);
         }
         let (views, _) = Wanted::of(transforms.iter().copied());
-        let survey = Survey::read(&views, i64::MIN..i64::MAX, open(self.source)?.as_mut(), self.threads)?;
+        let survey = Survey::read(&views, self.options.every.grain(), open(self.source)?.as_mut(), self.threads)?;
         let mut plans = Vec::with_capacity(transforms.len());
         for ((transform, prints), there) in transforms.iter().zip(&survey.views).zip(&there) {
             plans.push(self.asking(transform, prints, survey.newest_us).plan(there)?);
@@ -263,7 +332,7 @@ impl SourceJob<'_> {
             }
         }
         match bounds {
-            Some(bounds) => self.make(open(self.source)?.as_mut(), &made, bounds, Some(dirty), sink),
+            Some(bounds) => self.make(open(self.source)?.as_mut(), &made, bounds, Planned::Dates(dirty), sink),
             None => {
                 self.summary.events += survey.events;
                 Ok(())
@@ -272,25 +341,13 @@ impl SourceJob<'_> {
     }
 
     fn view(&self, transform: &Transform) -> SnapshotView {
-        let def = transform.def();
-        let is_event = self.options.every == Every::Event;
-        SnapshotView {
-            entity: def.entity.name.clone(),
-            key_fields: def.entity.key.clone(),
-            view: def.name.clone(),
-            source: def.source.clone(),
-            version_folder: transform.version_folder(),
-            digest: transform.digest().to_string(),
-            features: def.features.iter().map(|feature| (feature.name.clone(), feature.data_type.clone())).collect(),
-            every: self.options.every.name().to_owned(),
-            entities: if self.options.entities == Entities::All && !is_event { "all" } else { "active" }.to_owned(),
-            max_age_us: self.options.max_age_us.or(def.ttl_us),
-        }
+        self.options.view(transform)
     }
 
-    fn asking<'b>(&'b self, transform: &'b Transform, prints: &'b DayPrints, newest_us: Option<i64>) -> Asking<'b> {
+    fn asking<'b>(&'b self, transform: &'b Transform, prints: &'b Prints, newest_us: Option<i64>) -> Asking<'b> {
         let (options, reach) = (self.options, Reach::of(transform, self.options));
-        Asking { options, view: &transform.def().name, source: self.source, reach, prints, newest_us }
+        let (view, source, follows) = (&transform.def().name, self.source, self.follows);
+        Asking { options, view, source, reach, prints, newest_us, follows }
     }
 
     /// The times of events that can matter to any instant that the options ask for: whole dates.
@@ -300,7 +357,8 @@ impl SourceJob<'_> {
             reaches.map(|reach| reach.first_day_us(from_us)).min().unwrap_or(i64::MIN)
         };
         let before_us = self.options.to_us.map_or(i64::MAX, |to_us| end_of_days_us(to_us.saturating_sub(1)));
-        let from_us = self.options.from_us.map_or(i64::MIN, first_us);
+        // A date that was made in part is made as a whole.
+        let from_us = self.options.from_us.map_or(i64::MIN, |from_us| first_us(floor_to(from_us, DAY_US)));
         from_us.min(before_us)..before_us
     }
 
@@ -325,7 +383,7 @@ impl SourceJob<'_> {
         reader: &mut dyn EventReader,
         transforms: &[&Transform],
         bounds: Range<i64>,
-        planned: Option<Vec<Vec<DatePlan>>>,
+        planned: Planned,
         sink: &mut dyn SnapshotSink,
     ) -> Result<()> {
         let room = self.room;
@@ -339,26 +397,27 @@ impl SourceJob<'_> {
             before_us: bounds.end,
             slices: room.limits.slices,
             activity: Some(&activity),
-            keeps_known: false,
+            keeps_known: self.follows,
         };
-        let unloading = Unloading::new(self.budget.scratch, &gatherer.views, false, &room.limits);
+        let unloading = Unloading::new(self.budget.scratch, &gatherer.views, self.follows, &room.limits);
         let shares = gatherer.read_unloading(reader, self.threads, Some(&unloading))?;
         let Gatherer { views, keys, .. } = gatherer;
         let Gathered { views: histories, events, newest_us, .. } = Gathered::of(shares);
         self.summary.events += events;
         let indexes = keys.into_iter().map(SharedKeys::into_index).collect::<Result<Vec<_>>>()?;
         let orders: Vec<ByteOrder> = indexes.iter().map(ByteOrder::of).collect();
-        let mut planned = planned.map(Vec::into_iter);
+        let mut planned = planned;
         for (number, (wanted, mut history)) in views.iter().zip(histories).enumerate() {
             let asking = self.asking(wanted.transform, &history.prints, newest_us);
-            let dirty = match planned.as_mut().and_then(Iterator::next) {
+            let dirty = match &mut planned {
                 // What was read now counts: more may have come since the events were surveyed.
-                Some(mut dirty) => {
+                Planned::Dates(dates) => {
+                    let mut dirty = std::mem::take(&mut dates[number]);
                     asking.renew(&mut dirty);
                     dirty
                 }
-                None => {
-                    let plans = asking.plan(&There::new())?;
+                Planned::Over(there) => {
+                    let plans = asking.plan(&there[number])?;
                     self.account(wanted.transform, &plans, sink)?;
                     plans.dirty
                 }
@@ -387,6 +446,7 @@ impl SourceJob<'_> {
                 ranked: &unloading.ranked[number],
                 index: &indexes[wanted.keys],
                 threads: self.threads,
+                keeps_known: self.follows,
                 limits: room.limits,
                 budget: self.budget,
             };

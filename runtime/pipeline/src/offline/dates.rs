@@ -1,13 +1,13 @@
 //! Which dates of a view's snapshots are asked for, and what each of them depends on.
 
 use super::backfill::BackfillOptions;
-use super::prints::{DayPrint, DayPrints};
+use super::prints::Prints;
 use crate::decode::time::format_rfc3339;
 use crate::port::{SnapshotDate, SnapshotInputs};
 use crate::query::Position;
 use crate::{Error, Result};
 use plumb_core::plan::AccumulatorKind;
-use plumb_core::time::{DAY_US, floor_to};
+use plumb_core::time::{DAY_US, HOUR_US, floor_to};
 use plumb_core::view::WindowSpec;
 use plumb_transform::Transform;
 use std::collections::BTreeMap;
@@ -57,6 +57,17 @@ pub(super) fn end_of_days_us(instant_us: i64) -> i64 {
 pub(super) struct DatePlan {
     pub(super) day_us: i64,
     pub(super) inputs: SnapshotInputs,
+    /// Where later instants of the date see more of what is before the first one: up to which instant there is which
+    /// position. Else that of the inputs is of all.
+    pub(super) positions: Vec<(i64, String)>,
+}
+
+impl DatePlan {
+    /// The position that the rows at an instant are of, and the last instant that has it.
+    pub(super) fn position_at(&self, instant_us: i64) -> (&str, i64) {
+        let step = self.positions.iter().find(|(until_us, _)| instant_us <= *until_us);
+        step.map_or((&self.inputs.position, i64::MAX), |(until_us, position)| (position, *until_us))
+    }
 }
 
 /// What is to become of a view's dates.
@@ -77,9 +88,11 @@ pub(super) struct Asking<'a> {
     pub(super) view: &'a str,
     pub(super) source: &'a str,
     pub(super) reach: Reach,
-    pub(super) prints: &'a DayPrints,
+    pub(super) prints: &'a Prints,
     /// The newest event of the source, whatever entities it carries, µs.
     pub(super) newest_us: Option<i64>,
+    /// Whether a running stream asks: dates that hold at least what it would put there stay, and none goes.
+    pub(super) follows: bool,
 }
 
 impl Asking<'_> {
@@ -90,7 +103,7 @@ impl Asking<'_> {
         let end_us = self.end_us(made.max());
         let days = self.days(end_us);
         for (&day_us, made) in there {
-            if days.binary_search(&day_us).is_err() && self.asked(day_us).is_some() {
+            if !self.follows && days.binary_search(&day_us).is_err() && self.asked(day_us).is_some() {
                 self.check_fewer(day_us, made.as_ref(), 0)?;
                 plans.remove.push(day_us);
             }
@@ -98,12 +111,18 @@ impl Asking<'_> {
         for day_us in days {
             let made = there.get(&day_us).and_then(Option::as_ref);
             let Some((first_us, last_us)) = self.instants(day_us, made, end_us) else { continue };
+            let next_us = |time_us: i64| self.options.every.next_us(time_us);
+            if made.is_none() && !self.options.has_all() && !self.prints.any_next(first_us, last_us, next_us) {
+                continue;
+            }
             let inputs = self.inputs(first_us, last_us);
             match made {
                 Some(made) if made.inputs == inputs => plans.unchanged.push(made.clone()),
+                Some(made) if self.follows && holds(&made.inputs, &inputs) => plans.unchanged.push(made.clone()),
                 _ => {
                     self.check_fewer(day_us, made, inputs.events)?;
-                    plans.dirty.push(DatePlan { day_us, inputs });
+                    let positions = self.positions(first_us, last_us);
+                    plans.dirty.push(DatePlan { day_us, inputs, positions });
                 }
             }
         }
@@ -113,7 +132,7 @@ impl Asking<'_> {
     /// Accepted events do not vanish: with fewer of them, most likely not all were given.
     fn check_fewer(&self, day_us: i64, made: Option<&SnapshotDate>, events: u64) -> Result<()> {
         match made {
-            Some(made) if made.inputs.events > events && !self.options.allow_fewer_events => {
+            Some(made) if made.inputs.events > events && !self.options.allow_fewer_events && !self.follows => {
                 let (view, before) = (self.view, made.inputs.events);
                 let date = &format_rfc3339(day_us)[..10];
                 Err(Error::invalid(format!(
@@ -140,6 +159,7 @@ impl Asking<'_> {
             // An event makes rows on the date of the next instant: its own or the one after.
             let mut days: Vec<i64> = self
                 .prints
+                .days
                 .values()
                 .flat_map(|print| [day_of(next(print.times_us.0)), day_of(next(print.times_us.1))])
                 .collect();
@@ -147,7 +167,7 @@ impl Asking<'_> {
             days.dedup();
             return days;
         }
-        let oldest_us = self.prints.values().map(|print| print.times_us.0).min();
+        let oldest_us = self.prints.days.values().map(|print| print.times_us.0).min();
         let Some(oldest_us) = oldest_us else { return Vec::new() };
         let first_us = next(oldest_us).max(self.options.from_us.unwrap_or(i64::MIN));
         let (mut day_us, mut days) = (day_of(first_us), Vec::new());
@@ -199,12 +219,40 @@ impl Asking<'_> {
 
     /// What rows at these instants depend on.
     fn inputs(&self, first_us: i64, last_us: i64) -> SnapshotInputs {
-        let mut all = DayPrint::default();
-        let first_day_us = self.reach.first_day_us(first_us);
-        for (_, print) in self.prints.range(first_day_us..end_of_days_us(last_us).max(first_day_us)) {
-            all.merge(print);
-        }
+        let all = self.prints.between(self.reach.first_day_us(first_us), first_us, last_us);
         let position = Position::of(self.source, all.next).to_string();
         SnapshotInputs { first_us, last_us, events: all.events, events_hash: all.sum, position }
     }
+
+    /// The positions of the hours of a date, if they see what came between them.
+    fn positions(&self, first_us: i64, last_us: i64) -> Vec<(i64, String)> {
+        let first_day_us = self.reach.first_day_us(first_us);
+        if !self.prints.changes_between(first_day_us, first_us, last_us) {
+            return Vec::new();
+        }
+        let mut hour_us = floor_to(first_us.saturating_add(HOUR_US - 1), HOUR_US);
+        let mut positions = Vec::new();
+        while hour_us < last_us.saturating_add(HOUR_US) {
+            let seen = self.prints.between(first_day_us, hour_us, hour_us);
+            positions.push((hour_us, Position::of(self.source, seen.next).to_string()));
+            hour_us += HOUR_US;
+        }
+        positions
+    }
+}
+
+/// Whether a date was made of all events that it is wanted of, at least.
+fn holds(made: &SnapshotInputs, wanted: &SnapshotInputs) -> bool {
+    let (Ok(has), Ok(wants)) = (Position::parse(&made.position), Position::parse(&wanted.position)) else {
+        return false;
+    };
+    let reaches = |source: &str, partition: u32, offset: u64| {
+        has.sources.get(source).and_then(|of| of.get(&partition)).is_some_and(|&has| has >= offset)
+    };
+    made.first_us <= wanted.first_us
+        && made.last_us >= wanted.last_us
+        && wants
+            .sources
+            .iter()
+            .all(|(source, of)| of.iter().all(|(&partition, &next)| reaches(source, partition, next)))
 }

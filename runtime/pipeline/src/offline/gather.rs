@@ -3,7 +3,7 @@
 use super::Faults;
 use super::activity::{Active, Activity};
 use super::keys::SharedKeys;
-use super::prints::{self, DayPrints, Printer};
+use super::prints::{Grain, Printer, Prints};
 use super::spill::Unloading;
 use crate::port::EventReader;
 use crate::{Error, Result};
@@ -11,7 +11,6 @@ use plumb_core::column::Column;
 use plumb_core::event::EventBatch;
 use plumb_core::temporal::{Histories, History, NO_KEY, RankHistory};
 use plumb_transform::Transform;
-use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -87,7 +86,7 @@ struct ViewShare {
     history: History,
     ranks: Vec<RankHistory>,
     faults: Faults,
-    prints: DayPrints,
+    prints: Prints,
 }
 
 /// What all workers gathered for one view.
@@ -99,7 +98,7 @@ pub(super) struct ViewHistory {
     /// The events this view could not extract, among those whose key was asked for.
     pub(super) faults: Faults,
     /// What identifies its events, where that is kept.
-    pub(super) prints: DayPrints,
+    pub(super) prints: Prints,
 }
 
 /// What all workers gathered.
@@ -126,7 +125,7 @@ impl Gatherer<'_> {
                 history = history.keeping_known();
                 ranks = ranks.into_iter().map(RankHistory::keeping_known).collect();
             }
-            ViewShare { history, ranks, faults: Faults::default(), prints: DayPrints::new() }
+            ViewShare { history, ranks, faults: Faults::default(), prints: Prints::default() }
         };
         Share {
             views: self.views.iter().map(view).collect(),
@@ -203,12 +202,24 @@ impl Gatherer<'_> {
                 }
             }
             if let Some(activity) = self.activity {
-                activity.note(index, resolved, &batch.times_us, &mut share.active[index])?;
+                let seen: Vec<u32>;
+                let keys = if self.keeps_known {
+                    // The first instant after an event has a row because of it only if it sees it.
+                    let known = batch.times_us.iter().zip(&batch.record_times_us);
+                    let seen_key = |(&key, (time_us, known_us))| if known_us > time_us { NO_KEY } else { key };
+                    seen = resolved.iter().zip(known).map(seen_key).collect();
+                    &seen
+                } else {
+                    &*resolved
+                };
+                activity.note(index, keys, &batch.times_us, &mut share.active[index])?;
             }
         }
         for (wanted, to) in self.views.iter().zip(&mut share.views) {
-            if self.activity.is_some() {
-                Printer::new(wanted, self.from_us..self.before_us).add(partition, batch, &mut to.prints);
+            if let Some(activity) = self.activity {
+                let times_us = self.from_us..self.before_us;
+                let printer = Printer::new(wanted, times_us, activity.grain(), self.keeps_known);
+                printer.add(partition, batch, &mut to.prints);
             }
             self.add_view(wanted, &self.keys[wanted.keys], &share.scratch[wanted.keys], batch, to);
         }
@@ -287,7 +298,7 @@ impl Gathered {
                 parts: Histories::default(),
                 ranks: Vec::new(),
                 faults: Faults::default(),
-                prints: DayPrints::new(),
+                prints: Prints::default(),
             });
             histories.resize_with(share.views.len(), Vec::new);
             for ((to, histories), from) in all.views.iter_mut().zip(&mut histories).zip(share.views) {
@@ -295,7 +306,7 @@ impl Gathered {
                 to.ranks.resize_with(from.ranks.len(), Vec::new);
                 to.ranks.iter_mut().zip(from.ranks).for_each(|(to, from)| to.push(from));
                 to.faults.merge(from.faults);
-                prints::merge(&mut to.prints, from.prints);
+                to.prints.merge(from.prints);
             }
         }
         all.views.iter_mut().zip(histories).for_each(|(view, parts)| view.parts = Histories::new(parts));
@@ -307,7 +318,7 @@ impl Gathered {
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     /// Per view.
-    pub(super) views: Vec<DayPrints>,
+    pub(super) views: Vec<Prints>,
     /// The number of events read.
     pub(super) events: u64,
     /// The newest time of an event, whatever entities it carries.
@@ -317,12 +328,13 @@ pub(super) struct Survey {
 impl Survey {
     pub(super) fn read(
         views: &[Wanted<'_>],
-        times_us: Range<i64>,
+        grain: Grain,
         reader: &mut dyn EventReader,
         threads: usize,
     ) -> Result<Self> {
-        let printers: Vec<Printer> = views.iter().map(|wanted| Printer::new(wanted, times_us.clone())).collect();
-        let empty = || Self { views: vec![DayPrints::new(); views.len()], ..Self::default() };
+        let printer = |wanted| Printer::new(wanted, i64::MIN..i64::MAX, grain, false);
+        let printers: Vec<Printer> = views.iter().map(printer).collect();
+        let empty = || Self { views: vec![Prints::default(); views.len()], ..Self::default() };
         let shares = read_in_turns(reader, threads, empty, |share, partition, batch| {
             share.events += batch.len() as u64;
             share.newest_us = share.newest_us.max(batch.times_us.iter().copied().max());
@@ -335,7 +347,7 @@ impl Survey {
             all.events += share.events;
             all.newest_us = all.newest_us.max(share.newest_us);
             for (to, from) in all.views.iter_mut().zip(share.views) {
-                prints::merge(to, from);
+                to.merge(from);
             }
             all
         }))

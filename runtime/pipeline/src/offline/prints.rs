@@ -1,15 +1,16 @@
-//! What identifies the events that a view's values can depend on, a UTC date at a time, whatever files they are in.
+//! What identifies the events that a view's values can depend on, a UTC date or an hour at a time, whatever files they are
+//! in.
 
 use super::gather::Wanted;
 use super::needed_columns;
 use plumb_core::column::{Column, Values};
 use plumb_core::event::EventBatch;
-use plumb_core::time::{DAY_US, floor_to};
+use plumb_core::time::{DAY_US, HOUR_US, floor_to};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// The events of a date that carry a view's entity, as far as the view reads them.
+/// The events of a date, or an hour, that carry a view's entity, as far as the view reads them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DayPrint {
     /// How many.
@@ -29,6 +30,15 @@ impl Default for DayPrint {
 }
 
 impl DayPrint {
+    /// Adds an event, by its hash and the offset after it.
+    fn add(&mut self, partition: u32, time_us: i64, hash: u128, next: u64) {
+        self.events += 1;
+        self.sum = self.sum.wrapping_add(hash);
+        self.times_us = (self.times_us.0.min(time_us), self.times_us.1.max(time_us));
+        let known = self.next.entry(partition).or_default();
+        *known = (*known).max(next);
+    }
+
     pub(super) fn merge(&mut self, other: &DayPrint) {
         self.events += other.events;
         self.sum = self.sum.wrapping_add(other.sum);
@@ -40,14 +50,76 @@ impl DayPrint {
     }
 }
 
-/// By the dates' 00:00 UTC in µs; dates without events are absent.
-pub(super) type DayPrints = BTreeMap<i64, DayPrint>;
+/// Whether instants lie within dates, so that what identifies the events of a part of a date counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grain {
+    /// At midnight only.
+    Days,
+    /// Anywhere.
+    Hours,
+}
 
-/// Adds the prints of another worker.
-pub(super) fn merge(to: &mut DayPrints, from: DayPrints) {
-    for (day_us, print) in from {
-        to.entry(day_us).or_default().merge(&print);
+/// What identifies a view's events; dates and hours without any are absent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Prints {
+    /// By the dates' 00:00 UTC in µs.
+    pub(super) days: BTreeMap<i64, DayPrint>,
+    /// By the hours' beginnings in µs, where they are kept.
+    hours: BTreeMap<i64, DayPrint>,
+    /// Those of no date or hour, because instants after them do not see them: by the hour that they are of, and the last
+    /// instant that does not.
+    late: BTreeMap<(i64, i64), DayPrint>,
+}
+
+impl Prints {
+    /// Adds the prints of another worker.
+    pub(super) fn merge(&mut self, from: Self) {
+        let all = [(&mut self.days, from.days), (&mut self.hours, from.hours)];
+        for (to, from) in all {
+            from.into_iter().for_each(|(start_us, print)| to.entry(start_us).or_default().merge(&print));
+        }
+        from.late.into_iter().for_each(|(late, print)| self.late.entry(late).or_default().merge(&print));
     }
+
+    /// Those of the events from the date `first_day_us` on that the instant `last_us` can see, and that all instants from
+    /// `first_us` on do.
+    pub(super) fn between(&self, first_day_us: i64, first_us: i64, last_us: i64) -> DayPrint {
+        let end_us = end_of_hours_us(last_us);
+        let day_us = floor_to(end_us, DAY_US);
+        let mut all = DayPrint::default();
+        if first_day_us < day_us {
+            self.days.range(first_day_us..day_us).for_each(|(_, print)| all.merge(print));
+        }
+        if day_us < end_us {
+            self.hours.range(day_us.max(first_day_us)..end_us).for_each(|(_, print)| all.merge(print));
+        }
+        let late = self
+            .late
+            .iter()
+            .filter(|((hour_us, unseen_us), _)| (first_day_us..end_us).contains(hour_us) && *unseen_us < first_us);
+        late.for_each(|(_, print)| all.merge(print));
+        all
+    }
+
+    /// Whether any event has one of these instants as its `next_us`, which rises with its time.
+    pub(super) fn any_next(&self, first_us: i64, last_us: i64, next_us: impl Fn(i64) -> i64) -> bool {
+        let prints = if self.hours.is_empty() { &self.days } else { &self.hours };
+        let from_us = floor_to(first_us.saturating_sub(DAY_US), DAY_US);
+        let mut near = prints.range(from_us..last_us.max(from_us)).map(|(_, print)| print.times_us);
+        near.any(|(oldest_us, newest_us)| next_us(oldest_us) <= last_us && next_us(newest_us) >= first_us)
+    }
+
+    /// Whether of the events from the date `first_day_us` on some are seen by later instants from `first_us` to `last_us`
+    /// only, though they are before earlier ones too.
+    pub(super) fn changes_between(&self, first_day_us: i64, first_us: i64, last_us: i64) -> bool {
+        let late = self.late.range((first_day_us, i64::MIN)..(last_us.max(first_day_us), i64::MIN));
+        late.into_iter().any(|((_, unseen_us), _)| (first_us..last_us).contains(unseen_us))
+    }
+}
+
+/// The end (exclusive) of the last hour whose events can matter at an instant.
+fn end_of_hours_us(instant_us: i64) -> i64 {
+    floor_to(instant_us.saturating_sub(1), HOUR_US).saturating_add(HOUR_US)
 }
 
 /// The columns of a batch that decide a view's values.
@@ -57,47 +129,61 @@ pub(super) struct Printer {
     key: Vec<usize>,
     /// Events at other times than these (µs) are passed over.
     times_us: Range<i64>,
+    grain: Grain,
+    /// Whether the record times say which instants do not see an event.
+    keeps_known: bool,
 }
 
 impl Printer {
-    pub(super) fn new(wanted: &Wanted<'_>, times_us: Range<i64>) -> Self {
-        Self { columns: needed_columns([wanted.transform]), key: wanted.transform.key_columns().to_vec(), times_us }
+    pub(super) fn new(wanted: &Wanted<'_>, times_us: Range<i64>, grain: Grain, keeps_known: bool) -> Self {
+        let columns = needed_columns([wanted.transform]);
+        Self { columns, key: wanted.transform.key_columns().to_vec(), times_us, grain, keeps_known }
     }
 
     /// Adds a batch of one partition's events.
-    pub(super) fn add(&self, partition: u32, batch: &EventBatch, prints: &mut DayPrints) {
-        let (mut bytes, mut day_us, mut print) = (Vec::new(), i64::MIN, DayPrint::default());
+    pub(super) fn add(&self, partition: u32, batch: &EventBatch, prints: &mut Prints) {
+        let (mut bytes, mut start_us, mut print) = (Vec::new(), i64::MIN, DayPrint::default());
+        let width_us = if self.grain == Grain::Days { DAY_US } else { HOUR_US };
         for (row, &time_us) in batch.times_us.iter().enumerate() {
             // Events without the entity are none of the view's.
             let is_keyed = self.key.iter().all(|&column| batch.columns[column].is_valid(row));
             if !is_keyed || !self.times_us.contains(&time_us) {
                 continue;
             }
-            if time_us < day_us || time_us >= day_us.saturating_add(DAY_US) || print.events == 0 {
-                flush(day_us, &mut print, prints);
-                day_us = floor_to(time_us, DAY_US);
-            }
             bytes.clear();
             bytes.extend_from_slice(&time_us.to_le_bytes());
             for &column in &self.columns {
                 put(&batch.columns[column], row, &mut bytes);
             }
-            print.events += 1;
-            print.sum = print.sum.wrapping_add(xxh3_128(&bytes));
-            print.times_us = (print.times_us.0.min(time_us), print.times_us.1.max(time_us));
-            let next = print.next.entry(partition).or_default();
-            *next = (*next).max(batch.offsets[row].saturating_add(1));
+            let (hash, next) = (xxh3_128(&bytes), batch.offsets[row].saturating_add(1));
+            let unseen_us = if self.keeps_known { batch.record_times_us[row] } else { i64::MIN };
+            if unseen_us > time_us {
+                if unseen_us < self.times_us.end {
+                    let late = (floor_to(time_us, HOUR_US), unseen_us);
+                    prints.late.entry(late).or_default().add(partition, time_us, hash, next);
+                }
+                continue;
+            }
+            if time_us < start_us || time_us >= start_us.saturating_add(width_us) || print.events == 0 {
+                self.flush(start_us, &mut print, prints);
+                start_us = floor_to(time_us, width_us);
+            }
+            print.add(partition, time_us, hash, next);
         }
-        flush(day_us, &mut print, prints);
+        self.flush(start_us, &mut print, prints);
+    }
+
+    fn flush(&self, start_us: i64, print: &mut DayPrint, prints: &mut Prints) {
+        if print.events == 0 {
+            return;
+        }
+        let print = std::mem::take(print);
+        prints.days.entry(floor_to(start_us, DAY_US)).or_default().merge(&print);
+        if self.grain == Grain::Hours {
+            prints.hours.entry(start_us).or_default().merge(&print);
+        }
     }
 }
-
-fn flush(day_us: i64, print: &mut DayPrint, prints: &mut DayPrints) {
-    if print.events > 0 {
-        prints.entry(day_us).or_default().merge(&std::mem::take(print));
-    }
-}
-
 /// Writes a value so that different rows of the same columns are different bytes. Kept in manifests: another form would
 /// make every date look changed.
 fn put(column: &Column, row: usize, bytes: &mut Vec<u8>) {

@@ -384,6 +384,10 @@ impl Archive for Memory {
         unreachable!("the tests write nothing")
     }
 
+    fn read(&self, _: &Arc<SourceSchema>, _: ArchiveScan) -> Result<Box<dyn EventReader>> {
+        unreachable!("the tests scan")
+    }
+
     fn scan(
         &self,
         schema: &Arc<SourceSchema>,

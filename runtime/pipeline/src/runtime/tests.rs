@@ -24,6 +24,7 @@ fn parts(world: &World, log: &Log, fuse: &Arc<Fuse>, bounded: bool) -> RuntimePa
         archive: edges.archive,
         loader: Arc::new(FakeLoader),
         clock: Arc::new(StepClock::default()),
+        snapshots: None,
     }
 }
 

@@ -137,9 +137,19 @@ struct Notes {
     named: BTreeMap<String, Duration>,
     /// Sources that have not said yet which partitions this process works on.
     joining: BTreeSet<String>,
+    /// A bounded input has ended only when no more is made of it.
+    finishing: bool,
+    /// By source why no snapshots can be made at the moment.
+    snapshot_trouble: BTreeMap<String, String>,
     /// Why a worker stopped, in words, and as an error until somebody takes it.
     failure: Option<String>,
     error: Option<Error>,
+}
+
+impl Notes {
+    fn has_ended(&self) -> bool {
+        self.joining.is_empty() && self.partitions.values().all(|status| status.phase == Phase::Ended)
+    }
 }
 
 /// A partition's part of the bytes that wait for a commit.
@@ -239,10 +249,45 @@ impl Board {
         self.lock().partitions.values().cloned().collect()
     }
 
-    /// Whether every partition was read to its end, published and committed.
+    /// Whether every partition was read to its end, published and committed, and everything is made of that.
     pub fn has_ended(&self) -> bool {
         let notes = self.lock();
-        notes.joining.is_empty() && notes.partitions.values().all(|status| status.phase == Phase::Ended)
+        notes.has_ended() && !notes.finishing
+    }
+
+    /// Whether every partition was read to its end, published and committed.
+    pub(crate) fn partitions_ended(&self) -> bool {
+        self.lock().has_ended()
+    }
+
+    /// Something is to be made yet of a bounded input, or no more.
+    pub(crate) fn set_finishing(&self, finishing: bool) {
+        self.lock().finishing = finishing;
+        self.changed.notify_all();
+    }
+
+    /// Why no snapshots can be made of a source at the moment; `None` where all is well.
+    pub(crate) fn snapshot_trouble(&self, source: &str, trouble: Option<String>) {
+        let mut notes = self.lock();
+        match trouble {
+            Some(why) => drop(notes.snapshot_trouble.insert(source.to_owned(), why)),
+            None => drop(notes.snapshot_trouble.remove(source)),
+        }
+    }
+
+    /// The sources of which no snapshots can be made at the moment, and why.
+    pub fn snapshot_troubles(&self) -> BTreeMap<String, String> {
+        self.lock().snapshot_trouble.clone()
+    }
+
+    /// Waits until [`Board::has_ended`], or a worker has stopped with an error.
+    pub fn wait_ended(&self) -> Result<()> {
+        let mut notes = self.lock();
+        while notes.failure.is_none() && (!notes.has_ended() || notes.finishing) {
+            notes = self.changed.wait(notes).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(notes);
+        self.take_failure()
     }
 
     /// Why a worker stopped, if one did.

@@ -26,6 +26,8 @@ pub(super) struct OfView<'a> {
     pub(super) ranked: &'a [Ranked<'a>],
     pub(super) index: &'a KeyIndex,
     pub(super) threads: usize,
+    /// Whether events say from when on they are seen.
+    pub(super) keeps_known: bool,
     pub(super) limits: Limits,
     pub(super) budget: Budget<'a>,
 }
@@ -115,7 +117,7 @@ impl<'a> Stretch<'a> {
 
     /// Answers all labels there are, and hands the rows on.
     fn write(&mut self, dates: &mut Dates<'_>) -> Result<()> {
-        let OfView { max_age_us, history, slices, threads, limits, budget, .. } = self.of;
+        let OfView { max_age_us, history, slices, threads, keeps_known, limits, budget, .. } = self.of;
         let selected = self.selected;
         let answers = Spill::new(budget.scratch, self.starts.len(), limits.answer_bytes);
         let view = View {
@@ -127,7 +129,7 @@ impl<'a> Stretch<'a> {
                 max_age_us,
             },
             history,
-            keeps_known: false,
+            keeps_known,
             slices,
             questions: &self.questions,
             ranks: &self.ranks,
@@ -199,22 +201,29 @@ impl<'a> Dates<'a> {
             given.rows += day.len() as u64;
             let faulty = computed.status[start..end].iter().filter(|&&status| status == Status::Error);
             given.faulty += faulty.count() as u64;
-            let mut columns: Vec<Column> = self.view.key_fields.iter().map(|_| Column::new(&DataType::Utf8)).collect();
-            for &(_, key) in day {
-                let key = EntityKey::from_bytes(self.index.get(key));
-                let parts = key.parts(columns.len());
-                let parts = parts.ok_or_else(|| Error::internal("an entity key lost its fields"))?;
-                columns.iter_mut().zip(parts).for_each(|(column, part)| column.push_bytes(part));
+            while start < end {
+                let (position, until_us) = plan.position_at(labels[start].0);
+                let of_position =
+                    start..start + labels[start..end].partition_point(|&(as_of_us, _)| as_of_us <= until_us);
+                let labels = &labels[of_position.clone()];
+                let mut columns: Vec<Column> =
+                    self.view.key_fields.iter().map(|_| Column::new(&DataType::Utf8)).collect();
+                for &(_, key) in labels {
+                    let key = EntityKey::from_bytes(self.index.get(key));
+                    let parts = key.parts(columns.len());
+                    let parts = parts.ok_or_else(|| Error::internal("an entity key lost its fields"))?;
+                    columns.iter_mut().zip(parts).for_each(|(column, part)| column.push_bytes(part));
+                }
+                let rows = SnapshotRows {
+                    day_us,
+                    position: position.to_owned(),
+                    times_us: labels.iter().map(|&(as_of_us, _)| as_of_us).collect(),
+                    keys: columns,
+                    features: computed.features.iter().map(|column| column.take(of_position.clone())).collect(),
+                };
+                self.sink.write(self.view, &rows)?;
+                start = of_position.end;
             }
-            let rows = SnapshotRows {
-                day_us,
-                position: plan.inputs.position.clone(),
-                times_us: day.iter().map(|&(as_of_us, _)| as_of_us).collect(),
-                keys: columns,
-                features: computed.features.iter().map(|column| column.take(start..end)).collect(),
-            };
-            self.sink.write(self.view, &rows)?;
-            start = end;
         }
         self.rows += labels.len() as u64;
         Ok(())

@@ -1,0 +1,287 @@
+//! Snapshots from the running stream, by the real process: against the oracle, against `plumb backfill` into another
+//! folder, and after kills.
+
+use plumb_testing::archive::{self, Archived};
+use plumb_testing::oracle::{self, OracleEvent};
+use plumb_testing::process;
+use plumb_testing::table::{as_promised, cell, column, instants, table, texts};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// A folder with the components `spend.wasm` and `daily.wasm` and settings that make snapshots of such a kind.
+fn folder(snapshots: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for (view, name) in [("user_spend", "spend.wasm"), ("user_daily", "daily.wasm")] {
+        std::fs::copy(process::component(view), here.join(name)).unwrap();
+    }
+    settings(here, snapshots);
+    folder
+}
+
+fn settings(here: &Path, snapshots: &str) {
+    let components = [here.join("spend.wasm"), here.join("daily.wasm")].map(|path| path.display().to_string());
+    let text = format!(
+        "data_dir = \"data\"\n[source]\nkind = \"log\"\npartitions = 3\n[transforms]\npaths = {components:?}\n\
+         [offline]\nsnapshots = \"{snapshots}\"\n"
+    );
+    std::fs::write(here.join("plumb.toml"), text).unwrap();
+}
+
+/// Generated events as lines, by time.
+fn lines_in_order(here: &Path, events: u32, days: u32) -> Vec<String> {
+    let words = format!("generate --events {events} --users 12 --items 5 --days {days} --seed 7 --out ev.jsonl");
+    process::run_ok(here, words.split(' '));
+    let all = std::fs::read_to_string(here.join("ev.jsonl")).unwrap();
+    let mut lines: Vec<String> = all.lines().map(str::to_owned).collect();
+    lines.sort_by_key(|line| time_of(line));
+    lines
+}
+
+fn time_of(line: &str) -> String {
+    let event: Value = serde_json::from_str(line).unwrap();
+    event["event_time"].as_str().unwrap().to_owned()
+}
+
+fn publish(here: &Path, lines: &[String]) {
+    std::fs::write(here.join("part.jsonl"), lines.join("\n")).unwrap();
+    process::run_ok(here, ["produce", "part.jsonl"]);
+}
+
+/// Lets the job accept events, to their end.
+fn accept(here: &Path, lines: &[String]) {
+    publish(here, lines);
+    process::run_ok(here, ["run", "--until-end", "--no-serve"]);
+}
+
+fn backfill(here: &Path, every: &str, more: &str) -> Value {
+    let words = format!("--json backfill --transform spend.wasm --transform daily.wasm --every {every} {more}");
+    serde_json::from_str(&process::run_ok(here, words.split_whitespace())).unwrap()
+}
+
+fn count(report: &Value, what: &str) -> u64 {
+    report["dates"].as_object().unwrap().values().map(|view| view[what].as_u64().unwrap()).sum()
+}
+
+/// Every file of the snapshots, by its path.
+fn tree(out: &Path) -> BTreeMap<String, Vec<u8>> {
+    fn walk(folder: &Path, prefix: &str, found: &mut BTreeMap<String, Vec<u8>>) {
+        let Ok(inside) = std::fs::read_dir(folder) else { return };
+        for entry in inside {
+            let entry = entry.unwrap();
+            let name = format!("{prefix}/{}", entry.file_name().to_str().unwrap());
+            if entry.path().is_dir() {
+                walk(&entry.path(), &name, found);
+            } else {
+                found.insert(name, std::fs::read(entry.path()).unwrap());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(&out.join("features"), "", &mut found);
+    found
+}
+
+/// The files of each date, without the manifests.
+fn dates(tree: &BTreeMap<String, Vec<u8>>) -> BTreeMap<&str, BTreeMap<&str, &[u8]>> {
+    let mut dates: BTreeMap<&str, BTreeMap<&str, &[u8]>> = BTreeMap::new();
+    for (path, bytes) in tree.iter().filter(|(path, _)| !path.ends_with(".json")) {
+        let (date, name) = path.rsplit_once('/').unwrap();
+        dates.entry(date).or_default().insert(name, bytes);
+    }
+    dates
+}
+
+/// Checks every row against the oracle over the archive at the row's position; how many there were.
+fn check_rows(offline: &Path) -> usize {
+    let archived: Vec<Archived> = archive::read(&offline.join("events/default"));
+    let mut checked = 0;
+    for file in archive::parquet_files(&offline.join("features")) {
+        let path = file.display().to_string();
+        let view = path.split("view=").nth(1).unwrap().split('/').next().unwrap();
+        let (of_view, rows) = (oracle::view(view).unwrap(), table(&file));
+        let (users, positions) = (texts(&rows, "user_id"), texts(&rows, "_position"));
+        for (row, instant_us) in instants(&rows, "event_time").into_iter().enumerate() {
+            let position = positions[row].as_ref().unwrap().strip_prefix("default:").unwrap().to_owned();
+            let below: BTreeMap<i32, i64> = position
+                .split(',')
+                .map(|part| part.split_once('=').unwrap())
+                .map(|(partition, offset)| (partition.parse().unwrap(), offset.parse().unwrap()))
+                .collect();
+            let is_seen = |one: &&Archived| below.get(&one.partition).is_some_and(|&end| one.offset < end);
+            let seen: Vec<OracleEvent> = archived.iter().filter(is_seen).map(|one| one.event.clone()).collect();
+            let user = users[row].as_ref().unwrap();
+            let expected = of_view(&seen, user, instant_us).unwrap_or_else(|| panic!("{path}: {user} has no event"));
+            for (feature, value) in expected {
+                let found = cell(column(&rows, feature), row);
+                assert!(as_promised(feature, &found, &value), "{path} row {row}: {feature} {found:?}, not {value:?}");
+            }
+            checked += 1;
+        }
+    }
+    checked
+}
+
+#[test]
+fn a_stream_writes_what_a_backfill_makes_and_late_events_wait_for_one() {
+    let folder = folder("daily");
+    let here = folder.path();
+    let offline = here.join("data/offline");
+    let mut all = lines_in_order(here, 2400, 16);
+    let is_late = |line: &String| line.contains("\"purchase\"") && time_of(line).contains("2024-01-10T");
+    let late: Vec<String> = all.iter().filter(|line| is_late(line)).cloned().collect();
+    all.retain(|line| !is_late(line));
+    assert!(!late.is_empty());
+    // Three runs, each to the end of what there is: nothing comes late.
+    for part in all.chunks(all.len().div_ceil(3)) {
+        accept(here, part);
+    }
+    let streamed = tree(&offline);
+    assert!(dates(&streamed).len() > 20, "{:?}", streamed.keys());
+    assert!(check_rows(&offline) > 200);
+    // The last date, which is not over, has none.
+    assert!(!streamed.keys().any(|path| path.contains("date=2024-01-17")));
+    backfill(here, "1d", "--to 2024-01-17T00:00:00Z --out whole");
+    assert!(tree(&here.join("whole")) == streamed, "another tree than that of a backfill");
+    let report = backfill(here, "1d", "");
+    assert_eq!((count(&report, "made"), count(&report, "unchanged")), (0, dates(&streamed).len() as u64));
+
+    // Late events change nothing by themselves, and by a backfill what they can be seen in.
+    accept(here, &late);
+    assert!(tree(&offline) == streamed, "the stream has changed what was complete");
+    let report = backfill(here, "1d", "");
+    backfill(here, "1d", "--to 2024-01-17T00:00:00Z --out late");
+    let after = tree(&offline);
+    assert!(tree(&here.join("late")) == after, "another tree than that of a backfill into another folder");
+    let (before, after) = (dates(&streamed), dates(&after));
+    let changed = after.iter().filter(|(date, files)| before.get(*date) != Some(files)).count() as u64;
+    assert_eq!(count(&report, "made"), changed);
+    // Both views count some things ever.
+    assert_eq!(changed, 12);
+    check_rows(&offline);
+    // And the stream goes on after it.
+    let more: Vec<String> = all[all.len() - 40..]
+        .iter()
+        .map(|line| line.replace("2024-01-16", "2024-01-18").replace("g7-", "h7-"))
+        .collect();
+    accept(here, &more);
+    assert!(tree(&offline).keys().any(|path| path.contains("date=2024-01-17")));
+    check_rows(&offline);
+}
+
+#[test]
+fn hourly_and_event_snapshots_hold_what_they_say() {
+    for (snapshots, every) in [("hourly", "1h"), ("event", "event")] {
+        let folder = folder(snapshots);
+        let here = folder.path();
+        let offline = here.join("data/offline");
+        let all = lines_in_order(here, 500, 5);
+        for part in all.chunks(260) {
+            accept(here, part);
+        }
+        assert!(check_rows(&offline) > 150);
+        let streamed = tree(&offline);
+        // Dates that are over are those of a backfill; the last one has as many hours as there were.
+        backfill(here, every, "--out whole");
+        let whole = tree(&here.join("whole"));
+        let (streamed, whole) = (dates(&streamed), dates(&whole));
+        let over = |date: &str| date.rsplit_once("date=").unwrap().1 < "2024-01-05";
+        assert!(streamed.keys().filter(|date| over(date)).count() >= 6);
+        for (date, files) in whole.iter().filter(|(date, _)| over(date)) {
+            assert!(streamed.get(date) == Some(files), "{snapshots}: {date}");
+        }
+        let report = backfill(here, every, "");
+        assert!(count(&report, "made") <= 2 && count(&report, "unchanged") >= 6, "{report}");
+    }
+}
+
+/// Runs to the end with a SIGKILL at the n-th `call` of a thread; whether it was killed.
+fn killed(here: &Path, call: &str, n: usize) -> bool {
+    let status = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
+        .args(["-e", &format!("inject={call}:signal=KILL:when={n}")])
+        .arg(process::plumb())
+        .args(["run", "--until-end", "--no-serve"])
+        .current_dir(here)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("strace is there (scripts/setup-tests.sh installs it)");
+    assert!(status.success() || status.signal() == Some(9), "{call} number {n}: neither ended nor killed: {status}");
+    !status.success()
+}
+
+#[test]
+fn a_killed_stream_leaves_whole_dates_and_goes_on() {
+    let folder = folder("daily");
+    let here = folder.path();
+    let all = lines_in_order(here, 1200, 60);
+    publish(here, &all);
+    let copy = |from: &str, to: &str| {
+        if here.join(to).exists() {
+            std::fs::remove_dir_all(here.join(to)).unwrap();
+        }
+        assert!(Command::new("cp").arg("-a").arg(here.join(from)).arg(here.join(to)).status().unwrap().success());
+    };
+    copy("data", "fresh");
+    process::run_ok(here, ["run", "--until-end", "--no-serve"]);
+    let whole = tree(&here.join("data/offline"));
+    let whole_dates = dates(&whole);
+    assert!(whole_dates.len() > 100);
+    let calls: Vec<(&str, Vec<usize>)> = if std::env::var_os("PLUMB_TEST_FULL").is_some() {
+        let calls = ["rename", "linkat", "fsync", "write", "unlink", "mkdir", "openat"];
+        calls.map(|call| (call, (1..700).step_by(29).collect())).to_vec()
+    } else {
+        // Of so many calls of a kind only the thread of the snapshots makes as many.
+        vec![("rename", vec![20, 70, 110]), ("linkat", vec![10, 60, 112]), ("unlink", vec![30, 150, 215])]
+    };
+    let (mut kills, mut part) = (0, 0);
+    for (call, n) in calls.iter().flat_map(|(call, all)| all.iter().map(move |n| (*call, *n))) {
+        copy("fresh", "data");
+        kills += u32::from(killed(here, call, n));
+        let found = tree(&here.join("data/offline"));
+        let found_dates = dates(&found);
+        for (date, files) in &found_dates {
+            assert!(whole_dates.get(date) == Some(files), "{call} {n}: {date} holds {:?}", files.keys());
+        }
+        part += u32::from(!found_dates.is_empty() && found_dates.len() < whole_dates.len());
+        process::run_ok(here, ["run", "--until-end", "--no-serve"]);
+        assert!(tree(&here.join("data/offline")) == whole, "{call} {n}: another tree than that of one run");
+    }
+    eprintln!("{kills} kills, {part} between two dates");
+    assert!(kills > 0 && part > 0);
+}
+
+#[test]
+fn a_folder_of_other_snapshots_is_refused_at_the_start() {
+    let folder = folder("none");
+    let here = folder.path();
+    accept(here, &lines_in_order(here, 300, 4));
+    assert!(tree(&here.join("data/offline")).is_empty());
+    backfill(here, "1h", "");
+    let before = tree(&here.join("data/offline"));
+    settings(here, "daily");
+    let output = process::run(here, ["run", "--until-end", "--no-serve"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    for part in [
+        "_manifest.json` is of snapshots of `user_daily`",
+        "with --every 1h --entities active and max age none; offline.snapshots asks for --every 1d --entities active: move \
+         the folder away, or set offline.snapshots to what is there or to \"none\"",
+    ] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    assert!(tree(&here.join("data/offline")) == before);
+    // What is there of the same kind is taken over: the backfill has made the hours of the date that is not over, too.
+    settings(here, "hourly");
+    process::run_ok(here, ["run", "--until-end", "--no-serve"]);
+    assert!(dates(&tree(&here.join("data/offline"))) == dates(&before));
+    let beyond = "backfill --transform spend.wasm --every 1h --to 2030-01-01T00:00:00Z";
+    let output = process::run(here, beyond.split(' '));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("--to 2030-01-01T00:00:00.000000Z lies beyond"), "{stderr}");
+}
