@@ -3,8 +3,9 @@
 
 use super::*;
 use crate::accept::Accounting;
+use crate::clock::Clock;
 use crate::commit::{CommitPlan, Committer};
-use crate::fakes::{FakeSource, Fuse, StepClock, World};
+use crate::fakes::{FakeSource, Fuse, World};
 use crate::offline::backfill::backfill;
 use crate::port::Scratch;
 use crate::query::Position;
@@ -180,13 +181,31 @@ struct Job {
     views: Vec<Transform>,
     ended: bool,
     memory: Memory,
+    /// What the process's clock shows.
+    elapsed: Duration,
+    /// How many records each partition has read beyond what is committed.
+    ahead: u64,
+}
+
+/// A clock that stands.
+struct FakeClock(Duration);
+
+impl Clock for FakeClock {
+    fn now_us(&self) -> i64 {
+        BEGIN_US
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0
+    }
 }
 
 impl Job {
     fn new(logs: Logs, every: Every) -> Self {
         let committed = vec![0; logs.len()];
         let (world, kept, memory) = (World::default(), Kept::default(), Memory::default());
-        Self { world, kept, logs, committed, every, views: views(), ended: false, memory }
+        let elapsed = Duration::ZERO;
+        Self { world, kept, logs, committed, every, views: views(), ended: false, memory, elapsed, ahead: 0 }
     }
 
     /// Commits up to `count` more events of a partition.
@@ -227,7 +246,7 @@ impl Job {
         for (number, &committed) in self.committed.iter().enumerate() {
             board.update("default", number as u32, |status| {
                 status.phase = if self.ended { Phase::Ended } else { Phase::Live };
-                (status.position, status.committed) = (committed as u64, committed as u64);
+                (status.position, status.committed) = (committed as u64 + self.ahead, committed as u64);
             });
         }
         let active =
@@ -246,7 +265,7 @@ impl Job {
             archive: edges.archive,
             active: Arc::new(ArcSwap::from_pointee(self.views.iter().map(active).collect())),
             board,
-            clock: Arc::new(StepClock::default()),
+            clock: Arc::new(FakeClock(self.elapsed)),
             bounded: self.ended,
             stop: Arc::default(),
         };
@@ -485,6 +504,32 @@ fn ten_days() -> Logs {
         quantity: n,
     };
     (0..2).map(|partition| (0..80).map(|n| event(partition, n)).collect()).collect()
+}
+
+#[test]
+fn a_partition_without_news_is_waited_for_ten_minutes() {
+    let at = |hours: i64| Event { time_us: BEGIN_US + hours * HOUR_US, user: 0, quantity: 1 };
+    let mut job = Job::new(vec![vec![at(1), at(30), at(49), at(100)], vec![at(2), at(60)]], Every::Day);
+    let newest = |job: &mut Job, seconds: u64| {
+        job.elapsed = Duration::from_secs(seconds);
+        job.finish();
+        job.rows().iter().map(|row| (row.1 - BEGIN_US) / DAY_US).max()
+    };
+    job.commit(0, 3);
+    job.commit(1, 1);
+    assert_eq!(newest(&mut job, 1), None);
+    assert_eq!(newest(&mut job, 600), None);
+    // It is not silent: what it has read is not committed.
+    job.ahead = 1;
+    assert_eq!(newest(&mut job, 601), None);
+    job.ahead = 0;
+    assert_eq!(newest(&mut job, 601), Some(2));
+    // Its news, after which it is waited for anew.
+    job.commit(0, 1);
+    job.commit(1, 1);
+    assert_eq!(newest(&mut job, 700), Some(2));
+    assert_eq!(newest(&mut job, 1299), Some(2));
+    assert_eq!(newest(&mut job, 1300), Some(3));
 }
 
 #[test]
