@@ -238,9 +238,8 @@ impl GlobalState {
     ) {
         if self.header_changed & mark.bit() != 0 {
             self.header_changed &= !mark.bit();
-            if let Some(header) = self.encode_header() {
-                emit(Field::Header, Some(header));
-            }
+            // Without hops there is none: the last may have been replaced by nothing.
+            emit(Field::Header, self.encode_header());
         }
         for start_us in std::mem::take(&mut self.removed[mark as usize]) {
             // One that was replaced by none may have come again.

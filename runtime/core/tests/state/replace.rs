@@ -157,3 +157,23 @@ fn a_replaced_tile_that_is_folded_before_anybody_was_told_is_removed() {
     tell(&mut whole, undisturbed.snapshot());
     assert!(published == whole);
 }
+
+#[test]
+fn a_distribution_of_which_nothing_is_left_leaves_nothing_behind() {
+    let plan = plan_of(&full_view(), MINUTE);
+    let real = Event::bare(HOUR, "a");
+    let invented = Event { mark: true, ..real.clone() };
+    let undisturbed = state_of(&plan, None, std::iter::once(&real));
+    let mut held = state_of(&plan, None, [&real, &invented].into_iter());
+    let (mut published, mut whole) = (Fields::new(), Fields::new());
+    tell(&mut published, held.drain_publish());
+    let committed = held.drain_commit();
+    let mut held = ViewState::restore(plan.clone(), committed.clone()).unwrap();
+    assert!(held.replace(&EntityKey::from_parts(&["a"]), &undisturbed).unwrap());
+    assert!(!held.replace_counts(&undisturbed, true).unwrap().0.is_empty());
+    tell(&mut published, held.drain_publish());
+    tell(&mut whole, undisturbed.snapshot());
+    assert!(published == whole);
+    let restored = ViewState::restore(plan, committed.into_iter().chain(held.drain_commit())).unwrap();
+    assert!(restored.snapshot() == undisturbed.snapshot());
+}
