@@ -5,12 +5,12 @@ use arrow_array::Array;
 use plumb_testing::process;
 use plumb_testing::service::s3::{ACCESS_KEY, REGION, S3, SECRET_KEY};
 use plumb_testing::service::skipped;
+use plumb_testing::snapshots::{Dates, count, dates, tree};
 use plumb_testing::table::{column, table, texts};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::process::ExitStatusExt;
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// A folder with the components `spend.wasm` and `daily.wasm`.
 fn folder() -> tempfile::TempDir {
@@ -70,60 +70,10 @@ fn backfill_job(here: &Path, out: Option<&str>, records: usize) -> Value {
     report
 }
 
-/// Every file of the snapshots, by its path.
-fn tree(out: &Path) -> BTreeMap<String, Vec<u8>> {
-    fn walk(folder: &Path, prefix: &str, found: &mut BTreeMap<String, Vec<u8>>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let entry = entry.unwrap();
-            let name = format!("{prefix}/{}", entry.file_name().to_str().unwrap());
-            if entry.path().is_dir() {
-                walk(&entry.path(), &name, found);
-            } else {
-                found.insert(name, std::fs::read(entry.path()).unwrap());
-            }
-        }
-    }
-    let mut found = BTreeMap::new();
-    if out.join("features").exists() {
-        walk(&out.join("features"), "", &mut found);
-    }
-    found
-}
-
-/// The files of each date, without the manifests.
-fn dates(tree: &BTreeMap<String, Vec<u8>>) -> BTreeMap<&str, BTreeMap<&str, &[u8]>> {
-    let mut dates: BTreeMap<&str, BTreeMap<&str, &[u8]>> = BTreeMap::new();
-    for (path, bytes) in tree.iter().filter(|(path, _)| !path.ends_with(".json")) {
-        let (date, name) = path.rsplit_once('/').unwrap();
-        dates.entry(date).or_default().insert(name, bytes);
-    }
-    dates
-}
-
 /// The dates that a view has, as `YYYY-MM-DD`.
-fn dates_of<'a>(dates: &BTreeMap<&'a str, BTreeMap<&str, &[u8]>>, view: &str) -> Vec<&'a str> {
+fn dates_of<'a>(dates: &Dates<'a>, view: &str) -> Vec<&'a str> {
     let of_view = dates.keys().filter(|path| path.contains(&format!("view={view}/")));
     of_view.map(|path| path.rsplit_once("date=").unwrap().1).collect()
-}
-
-fn count(report: &Value, what: &str) -> u64 {
-    report["dates"].as_object().unwrap().values().map(|view| view[what].as_u64().unwrap()).sum()
-}
-
-/// Backfills with a SIGKILL at the n-th `call` of a thread; whether it was killed.
-fn killed(here: &Path, call: &str, n: usize, events: &str, out: &str) -> bool {
-    let status = Command::new("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
-        .args(["-e", &format!("inject={call}:signal=KILL:when={n}")])
-        .arg(process::plumb())
-        .args(words(events, out))
-        .current_dir(here)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .expect("strace is there (scripts/setup-tests.sh installs it)");
-    assert!(status.success() || status.signal() == Some(9), "{call} number {n}: neither ended nor killed: {status}");
-    !status.success()
 }
 
 #[test]
@@ -168,7 +118,7 @@ fn killed_anywhere_it_goes_on_where_it_was() {
             if from_old {
                 assert!(Command::new("cp").arg("-a").arg(here.join("old")).arg(&out).status().unwrap().success());
             }
-            kills += u32::from(killed(here, call, n, "ev.jsonl", "out"));
+            kills += u32::from(process::killed_at(here, call, n, words("ev.jsonl", "out")));
             // What a reader finds after the kill: each date as it was, as it will be, or not yet there.
             let found = tree(&out);
             let found_dates = dates(&found);

@@ -10,9 +10,8 @@ use plumb_testing::oracle::{self, OracleEvent};
 use plumb_testing::{archive, process};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// Past every event the tests make.
 const AS_OF: &str = "2024-01-03T00:30:00Z";
@@ -155,18 +154,7 @@ fn killed_at_each_write_and_fsync_of_a_commit() {
 
 /// Runs to the end with a SIGKILL at the n-th `call` of a thread; whether it was killed.
 fn run_killed(folder: &Path, call: &str, n: usize) -> bool {
-    let status = Command::new("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
-        .args(["-e", &format!("inject={call}:signal=KILL:when={n}")])
-        .arg(process::plumb())
-        .args(["run", "--until-end", "--no-serve", "--config", "plumb.toml"])
-        .current_dir(folder)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .expect("strace is there (scripts/setup-tests.sh installs it)");
-    assert!(status.success() || status.signal() == Some(9), "{call} number {n}: neither ended nor killed: {status}");
-    !status.success()
+    process::killed_at(folder, call, n, ["run", "--until-end", "--no-serve", "--config", "plumb.toml"])
 }
 
 /// What a glob over the dates finds, by partition and offset, in order.

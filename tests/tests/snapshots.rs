@@ -1,15 +1,11 @@
 //! Snapshots from the running stream, by the real process: against the oracle, against `plumb backfill` into another
 //! folder, and after kills.
 
-use plumb_testing::archive::{self, Archived};
-use plumb_testing::oracle::{self, OracleEvent};
 use plumb_testing::process;
-use plumb_testing::table::{as_promised, cell, column, instants, table, texts};
+use plumb_testing::snapshots::{check_rows, count, dates, tree};
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// A folder with the components `spend.wasm` and `daily.wasm` and settings that make snapshots of such a kind.
 fn folder(snapshots: &str) -> tempfile::TempDir {
@@ -60,69 +56,6 @@ fn accept(here: &Path, lines: &[String]) {
 fn backfill(here: &Path, every: &str, more: &str) -> Value {
     let words = format!("--json backfill --transform spend.wasm --transform daily.wasm --every {every} {more}");
     serde_json::from_str(&process::run_ok(here, words.split_whitespace())).unwrap()
-}
-
-fn count(report: &Value, what: &str) -> u64 {
-    report["dates"].as_object().unwrap().values().map(|view| view[what].as_u64().unwrap()).sum()
-}
-
-/// Every file of the snapshots, by its path.
-fn tree(out: &Path) -> BTreeMap<String, Vec<u8>> {
-    fn walk(folder: &Path, prefix: &str, found: &mut BTreeMap<String, Vec<u8>>) {
-        let Ok(inside) = std::fs::read_dir(folder) else { return };
-        for entry in inside {
-            let entry = entry.unwrap();
-            let name = format!("{prefix}/{}", entry.file_name().to_str().unwrap());
-            if entry.path().is_dir() {
-                walk(&entry.path(), &name, found);
-            } else {
-                found.insert(name, std::fs::read(entry.path()).unwrap());
-            }
-        }
-    }
-    let mut found = BTreeMap::new();
-    walk(&out.join("features"), "", &mut found);
-    found
-}
-
-/// The files of each date, without the manifests.
-fn dates(tree: &BTreeMap<String, Vec<u8>>) -> BTreeMap<&str, BTreeMap<&str, &[u8]>> {
-    let mut dates: BTreeMap<&str, BTreeMap<&str, &[u8]>> = BTreeMap::new();
-    for (path, bytes) in tree.iter().filter(|(path, _)| !path.ends_with(".json")) {
-        let (date, name) = path.rsplit_once('/').unwrap();
-        dates.entry(date).or_default().insert(name, bytes);
-    }
-    dates
-}
-
-/// Checks every row against the oracle over the archive at the row's position; how many there were.
-fn check_rows(offline: &Path) -> usize {
-    let archived: Vec<Archived> = archive::read(&offline.join("events/default"));
-    let mut checked = 0;
-    for file in archive::parquet_files(&offline.join("features")) {
-        let path = file.display().to_string();
-        let view = path.split("view=").nth(1).unwrap().split('/').next().unwrap();
-        let (of_view, rows) = (oracle::view(view).unwrap(), table(&file));
-        let (users, positions) = (texts(&rows, "user_id"), texts(&rows, "_position"));
-        for (row, instant_us) in instants(&rows, "event_time").into_iter().enumerate() {
-            let position = positions[row].as_ref().unwrap().strip_prefix("default:").unwrap().to_owned();
-            let below: BTreeMap<i32, i64> = position
-                .split(',')
-                .map(|part| part.split_once('=').unwrap())
-                .map(|(partition, offset)| (partition.parse().unwrap(), offset.parse().unwrap()))
-                .collect();
-            let is_seen = |one: &&Archived| below.get(&one.partition).is_some_and(|&end| one.offset < end);
-            let seen: Vec<OracleEvent> = archived.iter().filter(is_seen).map(|one| one.event.clone()).collect();
-            let user = users[row].as_ref().unwrap();
-            let expected = of_view(&seen, user, instant_us).unwrap_or_else(|| panic!("{path}: {user} has no event"));
-            for (feature, value) in expected {
-                let found = cell(column(&rows, feature), row);
-                assert!(as_promised(feature, &found, &value), "{path} row {row}: {feature} {found:?}, not {value:?}");
-            }
-            checked += 1;
-        }
-    }
-    checked
 }
 
 #[test]
@@ -198,22 +131,6 @@ fn hourly_and_event_snapshots_hold_what_they_say() {
     }
 }
 
-/// Runs to the end with a SIGKILL at the n-th `call` of a thread; whether it was killed.
-fn killed(here: &Path, call: &str, n: usize) -> bool {
-    let status = Command::new("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
-        .args(["-e", &format!("inject={call}:signal=KILL:when={n}")])
-        .arg(process::plumb())
-        .args(["run", "--until-end", "--no-serve"])
-        .current_dir(here)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .expect("strace is there (scripts/setup-tests.sh installs it)");
-    assert!(status.success() || status.signal() == Some(9), "{call} number {n}: neither ended nor killed: {status}");
-    !status.success()
-}
-
 #[test]
 fn a_killed_stream_leaves_whole_dates_and_goes_on() {
     let folder = folder("daily");
@@ -241,7 +158,7 @@ fn a_killed_stream_leaves_whole_dates_and_goes_on() {
     let (mut kills, mut part) = (0, 0);
     for (call, n) in calls.iter().flat_map(|(call, all)| all.iter().map(move |n| (*call, *n))) {
         copy("fresh", "data");
-        kills += u32::from(killed(here, call, n));
+        kills += u32::from(process::killed_at(here, call, n, ["run", "--until-end", "--no-serve"]));
         let found = tree(&here.join("data/offline"));
         let found_dates = dates(&found);
         for (date, files) in &found_dates {

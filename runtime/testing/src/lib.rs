@@ -8,6 +8,7 @@ pub mod oracle;
 pub mod process;
 pub mod reader;
 pub mod service;
+pub mod snapshots;
 pub mod store;
 pub mod stream;
 pub mod subject;

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -52,6 +53,28 @@ pub fn run_ok<S: AsRef<std::ffi::OsStr>>(folder: &Path, arguments: impl IntoIter
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).expect("text")
+}
+
+/// Runs `plumb` with arguments in a folder, with a SIGKILL at the n-th `call` that one of its threads makes; whether it
+/// was killed before it ended.
+pub fn killed_at<S: AsRef<std::ffi::OsStr>>(
+    folder: &Path,
+    call: &str,
+    n: usize,
+    arguments: impl IntoIterator<Item = S>,
+) -> bool {
+    let status = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
+        .args(["-e", &format!("inject={call}:signal=KILL:when={n}")])
+        .arg(plumb())
+        .args(arguments)
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("strace is there (scripts/setup-tests.sh installs it)");
+    assert!(status.success() || status.signal() == Some(9), "{call} number {n}: neither ended nor killed: {status}");
+    !status.success()
 }
 
 /// Settings of an embedded service in a folder of its own, on free ports.
