@@ -9,6 +9,7 @@ use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -25,12 +26,16 @@ pub(crate) enum ClientError {
         /// The problem's detail, with the address.
         message: String,
     },
+    /// It answered, but not as this version expects.
+    Unexpected(String),
 }
 
 impl std::fmt::Display for ClientError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            ClientError::Unreachable(message) | ClientError::Refused { message, .. } => f.write_str(message),
+            ClientError::Unreachable(message)
+            | ClientError::Refused { message, .. }
+            | ClientError::Unexpected(message) => f.write_str(message),
         }
     }
 }
@@ -89,6 +94,31 @@ impl Client {
         self.json(Method::DELETE, target, None, Bytes::new())
     }
 
+    /// Reads an answer to `route` (such as `GET /registry`) as what it is; a member that is missing or of another type is an
+    /// error that names both.
+    pub(crate) fn read<T: DeserializeOwned>(
+        &self,
+        route: &str,
+        document: &serde_json::Value,
+    ) -> Result<T, ClientError> {
+        serde_path_to_error::deserialize(document).map_err(|error| {
+            let at = match error.path().to_string() {
+                whole if whole == "." => String::new(),
+                path => format!("`{path}`: "),
+            };
+            self.unexpected(route, &format!("{at}{}", error.inner()))
+        })
+    }
+
+    /// The error where the answer to a route is not as expected.
+    pub(crate) fn unexpected(&self, route: &str, what: &str) -> ClientError {
+        ClientError::Unexpected(format!(
+            "{}: cannot use the answer to {route}: {what}; is that a plumb of another version ({} here)?",
+            self.address,
+            env!("CARGO_PKG_VERSION")
+        ))
+    }
+
     fn json(
         &self,
         method: Method,
@@ -99,8 +129,7 @@ impl Client {
         let (status, body) = self.call(method, target, content_type, body)?;
         let document: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
         if status.is_success() {
-            let no_json = || ClientError::Unreachable(format!("{}: the answer to {target} is not JSON", self.address));
-            return document.ok_or_else(no_json);
+            return document.ok_or_else(|| self.unexpected(target, "it is not JSON"));
         }
         let detail = document.as_ref().and_then(|problem| problem.get("detail")?.as_str()).map(str::to_owned);
         let detail = detail.unwrap_or_else(|| format!("{target} answered {status}"));
@@ -221,6 +250,29 @@ mod tests {
         assert_eq!(error.to_string(), format!("{address}: not so fast"));
         assert_eq!(plumb_pipeline::Error::from(error).kind(), plumb_core::ErrorKind::Invalid);
         served.join().unwrap();
+    }
+
+    #[test]
+    fn answers_of_another_shape_name_the_route_and_the_member() {
+        let client = client("127.0.0.1:8080");
+        let read = |document: serde_json::Value| {
+            let error = client.read::<plumb_serve_http::told::Views>("GET /registry", &document).unwrap_err();
+            assert!(matches!(error, ClientError::Unexpected(_)));
+            error.to_string()
+        };
+        let begin = "127.0.0.1:8080: cannot use the answer to GET /registry: ";
+        let end = format!("; is that a plumb of another version ({} here)?", env!("CARGO_PKG_VERSION"));
+        for (document, why) in [
+            (serde_json::json!({}), "missing field `views`"),
+            (serde_json::json!({"views": [{"view": "v"}]}), "`views[0]`: missing field `version`"),
+            (
+                serde_json::json!({"views": [{"view": "v", "version": 1}]}),
+                "`views[0].version`: invalid type: integer `1`, expected a string",
+            ),
+            (serde_json::json!([]), "invalid length 0, expected struct Views with 1 element"),
+        ] {
+            assert_eq!(read(document), format!("{begin}{why}{end}"));
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod route;
 mod server;
 #[cfg(test)]
 mod tests;
+pub mod told;
 mod uri;
 mod write;
 

@@ -1,6 +1,7 @@
 //! Rebuilding online state from the archive: what is asked, and how it goes.
 
 use crate::problem::Problem;
+use crate::told::{Rebuild, RebuildDone, RebuildFailed, RebuildState};
 use plumb_pipeline::decode::{format_rfc3339, parse_rfc3339};
 use plumb_pipeline::runtime::{Materialize, MaterializePhase, MaterializeStatus};
 use serde::Deserialize;
@@ -43,29 +44,63 @@ pub(crate) fn request(body: &[u8]) -> Result<Materialize, Problem> {
 
 /// How it goes, as JSON.
 pub(crate) fn status(status: &MaterializeStatus) -> Value {
-    let instant = |us: Option<i64>| us.map(format_rfc3339);
-    let mut document = json!({
-        "id": status.id,
-        "from": instant(status.request.from_us),
-        "to": instant(status.request.to_us),
-        "events_read": status.read,
-        "events_to_read": status.total,
-        "seconds": status.seconds,
-    });
-    match &status.phase {
-        MaterializePhase::Running => document["state"] = "running".into(),
+    let (state, end) = match &status.phase {
+        MaterializePhase::Running => (RebuildState::Running, Value::Null),
         MaterializePhase::Done(done) => {
-            document["state"] = "done".into();
-            document["right"] = done.is_right().into();
-            document["position"] = done.position.as_str().into();
-            document["missing"] = json!(done.missing);
-            document["views"] = json!(done.views);
+            let end = RebuildDone {
+                right: done.is_right(),
+                position: done.position.clone(),
+                missing: done.missing.clone(),
+                views: done.views.clone(),
+            };
+            (RebuildState::Done, json!(end))
         }
         MaterializePhase::Failed { why, stopped, unavailable } => {
-            document["state"] = if *stopped { "stopped" } else { "failed" }.into();
-            document["why"] = why.as_str().into();
-            document["unavailable"] = (*unavailable).into();
+            let state = if *stopped { RebuildState::Stopped } else { RebuildState::Failed };
+            (state, json!(RebuildFailed { why: why.clone(), unavailable: *unavailable }))
         }
+    };
+    let mut document = json!(Rebuild {
+        id: status.id.clone(),
+        from: status.request.from_us.map(format_rfc3339),
+        to: status.request.to_us.map(format_rfc3339),
+        events_read: status.read,
+        events_to_read: status.total,
+        seconds: status.seconds,
+        state,
+    });
+    if let (Value::Object(document), Value::Object(end)) = (&mut document, end) {
+        document.extend(end);
     }
     document
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plumb_pipeline::runtime::{Materialized, MaterializedView};
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let told = |phase| {
+            let request = Materialize { from_us: Some(1), to_us: None, threads: 2, memory_bytes: 3 };
+            let document =
+                status(&MaterializeStatus { id: "m".into(), request, phase, read: 4, total: 5, seconds: 0.5 });
+            let rebuild: Rebuild = serde_json::from_value(document.clone()).unwrap();
+            assert_eq!((rebuild.events_read, rebuild.events_to_read, rebuild.to), (4, 5, None));
+            assert_eq!(rebuild.from.as_deref(), Some("1970-01-01T00:00:00.000001Z"));
+            (rebuild.state, document)
+        };
+        assert_eq!(told(MaterializePhase::Running).0, RebuildState::Running);
+        let views = vec![MaterializedView { view: "v".into(), states: 7, ..MaterializedView::default() }];
+        let done = Materialized { position: "default:0=1".into(), views: views.clone(), missing: vec!["a/1".into()] };
+        let (state, document) = told(MaterializePhase::Done(done));
+        let read: RebuildDone = serde_json::from_value(document).unwrap();
+        assert_eq!((state, read.right, read.views), (RebuildState::Done, false, views));
+        for (stopped, wanted) in [(true, RebuildState::Stopped), (false, RebuildState::Failed)] {
+            let (state, document) = told(MaterializePhase::Failed { why: "so".into(), stopped, unavailable: !stopped });
+            let read: RebuildFailed = serde_json::from_value(document).unwrap();
+            assert_eq!((state, read), (wanted, RebuildFailed { why: "so".into(), unavailable: !stopped }));
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The service over real sockets, before a fake backend.
 
 use crate::backend::{Backend, BackendError, Dependency, RegistryEntry, ViewState};
+use crate::told::{Batch, Rebuild, RebuildState, Views};
 use crate::{Server, ServerOptions};
 use plumb_pipeline::accept::Accounting;
 use plumb_pipeline::metrics::Figures;
@@ -293,6 +294,9 @@ fn vectors_and_batches() {
     assert_eq!(answer["results"][0]["entities"]["user"], json!({"status": "not_found", "event_time": null}));
     assert_eq!(answer["results"][0]["features"]["user_activity:letters"], json!(null));
     assert_eq!(answer["results"][1]["as_of"], json!("2000-12-31T23:00:00.000000Z"));
+    let batch: Batch = serde_json::from_value(answer).unwrap();
+    assert_eq!((batch.results.len(), batch.results[1].views["user_activity"].source.as_str()), (2, "online"));
+    assert_eq!(batch.results[1].position, "default:0=12,1=34");
     assert_eq!(post(address, "/features/batch", JSON, r#"{"requests": []}"#), (200, json!({"results": []})));
 }
 
@@ -462,6 +466,8 @@ fn registry_and_administration() {
     let (address, admin) = (running.server().address(), running.server().admin_address());
     let (status, list) = get(address, "/registry");
     assert_eq!((status, &list["views"][0]["view"]), (200, &json!("user_activity")));
+    let views: Views = serde_json::from_value(list).unwrap();
+    assert_eq!((views.views[0].view.as_str(), views.views[0].entity.name.as_str()), ("user_activity", "user"));
     let (status, page) = get(address, "/registry/user_activity");
     assert_eq!((status, &page["version"], &page["state"]), (200, &json!("1.0.0+ab12cd34"), &json!("active")));
     let (status, page) = get(address, "/registry/user_activity/lineage");
@@ -486,6 +492,8 @@ fn registry_and_administration() {
         (status, &begun["state"], &begun["from"]),
         (202, &json!("running"), &json!("2026-01-31T11:00:00.000000Z"))
     );
+    let read: Rebuild = serde_json::from_value(begun.clone()).unwrap();
+    assert_eq!((read.state, read.to, read.id.as_str()), (RebuildState::Running, None, "m1"));
     assert_eq!((&begun["to"], &begun["events_read"], &begun["id"]), (&json!(null), &json!(1), &json!("m1")));
     for (body, why) in [
         (r#"{"from":"2026-01-31T12:00:00"}"#, "is no RFC 3339 time with a zone"),

@@ -1,11 +1,11 @@
 //! `plumb materialize`: rebuilds online state from the archive, through the process that owns it, and reads it back.
 
-use super::parity::{Asked, Commits, Sides, active_transforms, feature_names, patience};
+use super::parity::{Asked, Commits, Sides, active_transforms, feature_names, patience, registry};
 use super::run::{Local, stop_signal, with_service};
 use crate::args::Materialize;
 use crate::context::{Output, instant, memory_bytes, now_us, progress_to, settings};
 use crate::exit::{Done, usage};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use plumb_assembly::history::Committed;
 use plumb_assembly::{Settings, stores};
 use plumb_core::column::Column;
@@ -16,7 +16,9 @@ use plumb_pipeline::commit::{committed_partitions, latest};
 use plumb_pipeline::decode::time::format_rfc3339;
 use plumb_pipeline::offline::{CheckOptions, Selection, compare};
 use plumb_pipeline::port::{Archive, ArchiveScan, ObjectStore};
+use plumb_serve_http::told::{Rebuild, RebuildDone, RebuildFailed, RebuildState};
 use plumb_transform::Transform;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+const ROUTE: &str = "/materialize/state";
 /// How often is asked how far it is.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -44,15 +47,17 @@ pub(crate) fn run(arguments: &Materialize, output: Output) -> Result<Done> {
     let wanted = wanted(arguments)?;
     let stop = stop_signal()?;
     with_service(&settings, |local| {
-        let (mut document, whole) = rebuild(&wanted, local, &stop)?;
-        let checks = if whole { back_check(&wanted, &settings, local)? } else { Vec::new() };
-        let right = whole
-            && document["right"].as_bool().unwrap_or(false)
-            && checks.iter().all(|check| check["passed"].as_bool().unwrap_or(false));
-        document["back_check"] = checks.into();
+        let (mut document, done) = rebuild(&wanted, local, &stop)?;
+        let checks = if done.is_some() { back_check(&wanted, &settings, local)? } else { Vec::new() };
+        let right = done.as_ref().is_some_and(|done| done.right) && checks.iter().all(|check| check.passed);
+        let seconds = start.elapsed().as_secs_f64();
+        document["back_check"] = json!(checks);
         document["right"] = right.into();
-        document["seconds"] = start.elapsed().as_secs_f64().into();
-        output.print(&document, || text(&document));
+        document["seconds"] = seconds.into();
+        output.print(&document, || match &done {
+            Some(done) => text(done, &checks, seconds),
+            None => format!("stopped after {seconds:.2} s; what was replaced until then is right"),
+        });
         Ok(if right { Done::Ok } else { Done::Failed })
     })
 }
@@ -80,8 +85,8 @@ fn wanted(arguments: &Materialize) -> Result<Wanted> {
     Ok(Wanted { from_us, to_us, sample, threads: arguments.threads, memory_bytes })
 }
 
-/// Asks the owner and waits for the end; whether it was reached.
-fn rebuild(wanted: &Wanted, local: &Local, stop: &Receiver<()>) -> Result<(Value, bool)> {
+/// Asks the owner and waits for the end; the owner's words about it, and what was done where the end was reached.
+fn rebuild(wanted: &Wanted, local: &Local, stop: &Receiver<()>) -> Result<(Value, Option<RebuildDone>)> {
     let admin = local.admin()?;
     let body = json!({
         "from": wanted.from_us.map(format_rfc3339),
@@ -89,49 +94,76 @@ fn rebuild(wanted: &Wanted, local: &Local, stop: &Receiver<()>) -> Result<(Value
         "threads": wanted.threads,
         "memory_bytes": wanted.memory_bytes,
     });
-    let id = admin.post("/materialize/state", &body)?["id"].clone();
+    let begun: Rebuild = admin.read(&format!("POST {ROUTE}"), &admin.post(ROUTE, &body)?)?;
+    let route = format!("GET {ROUTE}");
     let bar = progress_to("rebuilding", "events", Some(0));
     let mut stopped = false;
-    let document = loop {
-        let document = admin.get("/materialize/state")?;
-        if document["id"] != id {
+    let (document, state) = loop {
+        let document = admin.get(ROUTE)?;
+        let now: Rebuild = admin.read(&route, &document)?;
+        if now.id != begun.id {
             return Err(Error::unavailable("rebuild state", "another `plumb materialize` was begun instead").into());
         }
-        if document["state"] != "running" {
-            break document;
+        if now.state != RebuildState::Running {
+            break (document, now.state);
         }
-        bar.set_length(document["events_to_read"].as_u64().unwrap_or(0));
-        bar.set_position(document["events_read"].as_u64().unwrap_or(0));
+        bar.set_length(now.events_to_read);
+        bar.set_position(now.events_read);
         if stop.recv_timeout(LOOK).is_ok() && !std::mem::replace(&mut stopped, true) {
-            admin.delete("/materialize/state")?;
+            admin.delete(ROUTE)?;
         }
     };
     bar.finish_and_clear();
-    match document["state"].as_str() {
-        Some("done") => Ok((document, true)),
-        Some("stopped") => Ok((document, false)),
-        _ => {
-            let why = document["why"].as_str().unwrap_or("it does not say why").to_owned();
-            Err(match document["unavailable"].as_bool() {
-                Some(true) => Error::unavailable("rebuild state", why),
-                _ => Error::internal(why),
+    match state {
+        RebuildState::Done => {
+            let done = admin.read(&route, &document)?;
+            Ok((document, Some(done)))
+        }
+        RebuildState::Stopped => Ok((document, None)),
+        RebuildState::Running | RebuildState::Failed => {
+            let failed: RebuildFailed = admin.read(&route, &document)?;
+            Err(match failed.unavailable {
+                true => Error::unavailable("rebuild state", failed.why),
+                false => Error::internal(failed.why),
             }
             .into())
         }
     }
 }
 
+/// What reading entities of one kind back has found.
+#[derive(Serialize)]
+struct BackCheck {
+    passed: bool,
+    entity: String,
+    /// The instant they were read as of.
+    as_of: String,
+    checked: u64,
+    answered_from_state: u64,
+    compared_values: u64,
+    non_zero_values: u64,
+    differing: Vec<Differing>,
+}
+
+/// A feature that was answered otherwise than the archive says.
+#[derive(Serialize)]
+struct Differing {
+    feature: String,
+    /// For so many entities.
+    differing: u64,
+    /// The key of one.
+    example: Option<String>,
+}
+
 /// Reads entities of each kind back and compares them with the archive at the position of the answer.
-fn back_check(wanted: &Wanted, settings: &Settings, local: &Local) -> Result<Vec<Value>> {
+fn back_check(wanted: &Wanted, settings: &Settings, local: &Local) -> Result<Vec<BackCheck>> {
     let (client, admin) = (local.client()?, local.admin()?);
     let store = stores::offline(settings)?;
     let commits = Commits { admin: (!settings.is_shared()).then_some(&admin), patience: patience(settings) };
     commits.ask()?;
-    let registry = client.get("/registry")?;
-    let views = registry["views"].as_array().context("the registry's answer has no views")?;
-    let entities: BTreeSet<&str> = views.iter().filter_map(|view| view["entity"]["name"].as_str()).collect();
+    let entities: BTreeSet<String> = registry(&client)?.into_iter().map(|view| view.entity.name).collect();
     let mut checks = Vec::new();
-    for entity in entities {
+    for entity in &entities {
         let transforms = active_transforms(&client, settings, store.as_ref(), entity)?;
         let keys = entities_of(wanted, &store, &transforms)?;
         if keys.is_empty() {
@@ -152,25 +184,21 @@ fn back_check(wanted: &Wanted, settings: &Settings, local: &Local) -> Result<Vec
             row.and_then(|row| keys.get(row)).map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned())
         };
         let differing = report.features.iter().filter(|feature| feature.differing > 0);
-        let differing: Vec<Value> = differing
-            .map(|feature| {
-                json!({
-                    "feature": feature.feature,
-                    "differing": feature.differing,
-                    "example": name(feature.example),
-                })
-            })
-            .collect();
-        checks.push(json!({
-            "passed": report.passed(),
-            "entity": entity,
-            "as_of": format_rfc3339(at_us),
-            "checked": report.checked,
-            "answered_from_state": both.from_state,
-            "compared_values": report.compared_values,
-            "non_zero_values": report.non_zero_values,
-            "differing": differing,
-        }));
+        let differing = differing.map(|feature| Differing {
+            feature: feature.feature.clone(),
+            differing: feature.differing,
+            example: name(feature.example),
+        });
+        checks.push(BackCheck {
+            passed: report.passed(),
+            entity: entity.clone(),
+            as_of: format_rfc3339(at_us),
+            checked: report.checked,
+            answered_from_state: both.from_state,
+            compared_values: report.compared_values,
+            non_zero_values: report.non_zero_values,
+            differing: differing.collect(),
+        });
     }
     Ok(checks)
 }
@@ -219,60 +247,51 @@ fn entities_of(wanted: &Wanted, store: &Arc<dyn ObjectStore>, views: &[Transform
     Ok(chosen.into_iter().map(|(_, key)| key).collect())
 }
 
-fn text(document: &Value) -> String {
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let seconds = document["seconds"].as_f64().unwrap_or(0.0);
-    let Some(views) = document["views"].as_array() else {
-        return format!("stopped after {seconds:.2} s; what was replaced until then is right");
-    };
-    let position = document["position"].as_str().unwrap_or_default();
-    let mut text = format!("state of {} views at {position} in {seconds:.2} s", views.len());
-    for view in views {
-        let (states, events) = (number(&view["states"]), number(&view["events"]));
-        let changed = number(&view["changed"]);
-        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+fn text(done: &RebuildDone, checks: &[BackCheck], seconds: f64) -> String {
+    let mut text = format!("state of {} views at {} in {seconds:.2} s", done.views.len(), done.position);
+    for view in &done.views {
         text.push_str(&format!(
-            "\n  {} {}: {states} states from {events} events, {changed} held otherwise before",
-            word(&view["view"]),
-            word(&view["version"]),
+            "\n  {} {}: {} states from {} events, {} held otherwise before",
+            view.view, view.version, view.states, view.events, view.changed
         ));
-        if changed > 0 {
-            let (memory, online) = (number(&view["changed_in_memory"]), number(&view["changed_online"]));
+        if view.changed > 0 {
+            let (memory, online) = (view.changed_in_memory, view.changed_online);
             text.push_str(&format!(" ({online} in the online store, {memory} in memory)"));
         }
-        if view["changed_reserved"] == true {
+        if view.changed_reserved {
             text.push_str(", what belongs to no entity alone too");
         }
-        let first = &view["first"];
-        if !first.is_null() {
-            let key: Vec<String> = first["key"].as_array().into_iter().flatten().map(&word).collect();
-            let what = match first["feature"].as_str() {
-                Some(feature) => format!("{feature} was {}, is {}", first["before"], first["after"]),
+        if let Some(first) = &view.first {
+            let json = |value: &Option<Value>| value.as_ref().map_or_else(|| "null".to_owned(), Value::to_string);
+            let what = match &first.feature {
+                Some(feature) => format!("{feature} was {}, is {}", json(&first.before), json(&first.after)),
                 None => "no feature was answered otherwise at the newest event".to_owned(),
             };
-            text.push_str(&format!("\n    first {} (partition {}): {what}", key.join(" × "), first["partition"]));
+            text.push_str(&format!("\n    first {} (partition {}): {what}", first.key.join(" × "), first.partition));
         }
-        if number(&view["unconfirmed"]) > 0 {
-            text.push_str(&format!("\n    {} are still held otherwise after they were written", view["unconfirmed"]));
+        if view.unconfirmed > 0 {
+            text.push_str(&format!("\n    {} are still held otherwise after they were written", view.unconfirmed));
         }
     }
-    for missing in document["missing"].as_array().into_iter().flatten() {
+    for missing in &done.missing {
         text.push_str(&format!("\n  {missing}: not rebuilt, its owner changed or did not answer; run it again"));
     }
-    for check in document["back_check"].as_array().into_iter().flatten() {
-        let verdict = if check["passed"] == true { "PASSED" } else { "FAILED" };
-        let word = |name: &str| check[name].as_str().unwrap_or_default().to_owned();
+    for check in checks {
+        let verdict = if check.passed { "PASSED" } else { "FAILED" };
         text.push_str(&format!(
             "\nBackCheck [{verdict}] entity={} checked={} at {}: {} values, {} of them non-zero, {} entities from state",
-            word("entity"),
-            check["checked"],
-            word("as_of"),
-            check["compared_values"],
-            check["non_zero_values"],
-            check["answered_from_state"],
+            check.entity,
+            check.checked,
+            check.as_of,
+            check.compared_values,
+            check.non_zero_values,
+            check.answered_from_state,
         ));
-        for one in check["differing"].as_array().into_iter().flatten() {
-            text.push_str(&format!("\n  {} differs for {}, e.g. {}", one["feature"], one["differing"], one["example"]));
+        for one in &check.differing {
+            text.push_str(&format!("\n  {} differs for {}", one.feature, one.differing));
+            if let Some(example) = &one.example {
+                text.push_str(&format!(", e.g. {example}"));
+            }
         }
     }
     text

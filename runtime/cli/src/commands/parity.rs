@@ -15,6 +15,7 @@ use plumb_pipeline::near::{near_names, quoted};
 use plumb_pipeline::offline::{AtRequest, Labels, Selection, at};
 use plumb_pipeline::port::ObjectStore;
 use plumb_pipeline::query::Position;
+use plumb_serve_http::told::{Batch, View, Views};
 use plumb_transform::Transform;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -41,6 +42,11 @@ pub(crate) struct Sampled {
     pub(crate) from_state: u64,
 }
 
+/// The views of the running service.
+pub(crate) fn registry(client: &Client) -> Result<Vec<View>> {
+    Ok(client.read::<Views>("GET /registry", &client.get("/registry")?)?.views)
+}
+
 /// The active views of an entity, loaded from the components the job keeps.
 pub(crate) fn active_transforms(
     client: &Client,
@@ -48,17 +54,14 @@ pub(crate) fn active_transforms(
     store: &dyn ObjectStore,
     entity: &str,
 ) -> Result<Vec<Transform>> {
-    let registry = client.get("/registry")?;
     let engine = components::engine()?;
     let (mut transforms, mut entities) = (Vec::new(), Vec::new());
-    for entry in registry["views"].as_array().context("the registry's answer has no views")? {
-        let of_view = entry["entity"]["name"].as_str().unwrap_or_default().to_owned();
-        if of_view == entity {
-            let digest = entry["digest"].as_str().context("a view of the registry has no digest")?;
-            let component = read_component(store, digest)?;
+    for entry in registry(client)? {
+        if entry.entity.name == entity {
+            let component = read_component(store, &entry.digest)?;
             transforms.push(components::bind(&engine.load(&component)?, settings)?);
         }
-        entities.push(of_view);
+        entities.push(entry.entity.name);
     }
     if transforms.is_empty() {
         let near = near_names(entity, entities.iter().map(String::as_str));
@@ -149,17 +152,18 @@ pub(crate) fn feature_names(selection: &Selection) -> Vec<String> {
     selection.order.iter().map(name).collect()
 }
 
+const BATCH: &str = "POST /features/batch";
+
 /// How often a batch is asked again that was answered from several positions, and how long to wait in between.
 const POSITION_TRIES: usize = 100;
 const POSITION_PAUSE: Duration = Duration::from_millis(20);
 
 /// The position of all results of a batch; `None` if they have several.
-fn one_position(answer: &Value) -> Result<Option<Position>> {
-    let results = answer["results"].as_array().context("the answer has no results")?;
-    let token = |result: &Value| result["position"].as_str().map(str::to_owned);
-    let token = results.first().and_then(token).context("a result has no position")?;
-    let position = Position::parse(&token)?;
-    let one = position.views.is_empty() && results.iter().all(|result| result["position"] == token.as_str());
+fn one_position(client: &Client, batch: &Batch) -> Result<Option<Position>> {
+    let token = &batch.results.first().context("a batch without requests was asked for")?.position;
+    let position =
+        Position::parse(token).map_err(|error| client.unexpected(BATCH, &format!("`results[0].position`: {error}")))?;
+    let one = position.views.is_empty() && batch.results.iter().all(|result| result.position == *token);
     Ok(one.then_some(position))
 }
 
@@ -220,8 +224,12 @@ impl Asked<'_> {
         let body = json!({"requests": requests});
         let mut tries = 0;
         let (answer, position) = loop {
-            let answer = client.post("/features/batch", &body)?;
-            match one_position(&answer)? {
+            let answer: Batch = client.read(BATCH, &client.post("/features/batch", &body)?)?;
+            if answer.results.len() != keys.len() {
+                let what = format!("`results`: {} for {} requests", answer.results.len(), keys.len());
+                return Err(client.unexpected(BATCH, &what).into());
+            }
+            match one_position(client, &answer)? {
                 Some(position) => break (answer, position),
                 // A publish was under way in a store that shows it part by part: soon it is all there.
                 None if tries < POSITION_TRIES => std::thread::sleep(POSITION_PAUSE),
@@ -232,12 +240,14 @@ impl Asked<'_> {
         if all.online.is_empty() {
             all.online = self.types().iter().map(Column::new).collect();
         }
-        for result in answer["results"].as_array().context("the answer has no results")? {
+        for (at, result) in answer.results.iter().enumerate() {
             for (feature, column) in self.features.iter().zip(&mut all.online) {
-                push_json(column, &result["features"][feature]).with_context(|| format!("`{feature}` as served"))?;
+                let wrong =
+                    |what: &str| client.unexpected(BATCH, &format!("`results[{at}].features.{feature}`: {what}"));
+                let value = result.features.get(feature).ok_or_else(|| wrong("it is missing"))?;
+                push_json(column, value).map_err(|error| wrong(&error.to_string()))?;
             }
-            let views = result["views"].as_object().context("a result has no views")?;
-            all.from_state += u64::from(views.values().all(|view| view["source"] == "online"));
+            all.from_state += u64::from(result.views.values().all(|view| view.source == "online"));
         }
         Ok((position, key_columns))
     }

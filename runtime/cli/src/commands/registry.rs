@@ -1,12 +1,13 @@
 //! `plumb registry`: the catalogue.
 
 use super::run::with_service;
-use super::transforms::{pretty, views};
+use super::transforms::{lines, pretty};
 use crate::args::{Registry, RegistryAction};
 use crate::client::encode;
 use crate::context::{Output, settings};
 use crate::exit::Done;
 use anyhow::Result;
+use plumb_serve_http::told::Views;
 
 /// Lists, searches or shows views.
 pub(crate) fn run(arguments: &Registry, output: Output) -> Result<Done> {
@@ -16,13 +17,15 @@ pub(crate) fn run(arguments: &Registry, output: Output) -> Result<Done> {
         match &arguments.action {
             RegistryAction::List => {
                 let document = client.get("/registry")?;
-                output.print(&document, || views(&document));
+                let views = client.read("GET /registry", &document)?;
+                output.print(&document, || lines(&views));
             }
             RegistryAction::Search { text } => {
                 let document = client.get(&format!("/registry/search?q={}", encode(text)))?;
-                output.print(&document, || match views(&document) {
-                    none if none.is_empty() => format!("no view or feature holds `{text}`"),
-                    found => found,
+                let found: Views = client.read("GET /registry/search", &document)?;
+                output.print(&document, || match found.views.is_empty() {
+                    true => format!("no view or feature holds `{text}`"),
+                    false => lines(&found),
                 });
             }
             RegistryAction::Lineage { view } => {

@@ -7,6 +7,7 @@ use crate::context::{Output, settings};
 use crate::exit::{Done, usage};
 use anyhow::Result;
 use plumb_assembly::Settings;
+use plumb_serve_http::told::{View, Views};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -29,19 +30,22 @@ pub(crate) fn run(arguments: &Transforms, output: Output) -> Result<Done> {
     match &arguments.action {
         TransformsAction::List => {
             let document = client.get("/transforms")?;
-            output.print(&document, || views(&document));
+            let views = client.read("GET /transforms", &document)?;
+            output.print(&document, || lines(&views));
         }
         TransformsAction::Deploy { file, replace } => {
             let bytes = std::fs::read(file)
                 .map_err(|error| usage(format!("cannot read the component `{}`: {error}", file.display())))?;
             let target = if *replace { "/transforms?replace=true" } else { "/transforms" };
             let document = client.post_bytes(target, "application/wasm", bytes)?;
-            output.print(&document, || format!("active: {}", line(&document)));
+            let view = client.read("POST /transforms", &document)?;
+            output.print(&document, || format!("active: {}", line(&view)));
         }
         TransformsAction::Rollback { name } => {
-            let document =
-                client.post_bytes(&format!("/transforms/{}/rollback", encode(name)), "application/json", Vec::new())?;
-            output.print(&document, || format!("active: {}", line(&document)));
+            let route = format!("/transforms/{}/rollback", encode(name));
+            let document = client.post_bytes(&route, "application/json", Vec::new())?;
+            let view = client.read(&format!("POST {route}"), &document)?;
+            output.print(&document, || format!("active: {}", line(&view)));
         }
         TransformsAction::Retire { name } => {
             let document = client.delete(&format!("/transforms/{}", encode(name)))?;
@@ -76,27 +80,22 @@ fn admin_of_shared(settings: &Settings) -> Result<String> {
 /// Of a job that several processes run, the stores say which views are active.
 fn list_shared(settings: &Settings, output: Output) -> Result<Done> {
     with_service(settings, |local| {
-        let document = local.admin()?.get("/transforms")?;
-        output.print(&document, || views(&document));
+        let admin = local.admin()?;
+        let document = admin.get("/transforms")?;
+        let views = admin.read("GET /transforms", &document)?;
+        output.print(&document, || lines(&views));
         Ok(Done::Ok)
     })
 }
 
 /// One line a view.
-pub(crate) fn views(document: &Value) -> String {
-    document["views"].as_array().into_iter().flatten().map(|view| line(view) + "\n").collect()
+pub(crate) fn lines(found: &Views) -> String {
+    found.views.iter().map(|view| line(view) + "\n").collect()
 }
 
-fn line(view: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let features = view["features"].as_array().map_or(0, Vec::len);
-    format!(
-        "{} {} ({}, {features} features, {})",
-        text(&view["view"]),
-        text(&view["version"]),
-        text(&view["entity"]["name"]),
-        text(&view["state"])
-    )
+fn line(view: &View) -> String {
+    let features = view.features.len();
+    format!("{} {} ({}, {features} features, {})", view.view, view.version, view.entity.name, view.state)
 }
 
 /// The text form of one view in full.
