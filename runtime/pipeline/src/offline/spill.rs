@@ -131,6 +131,62 @@ impl<'a> Spill<'a> {
     }
 }
 
+/// Bytes by slice: in memory while all slices together have fewer than a limit, further ones in a scratch file. Each
+/// slice's come back in the order in which they were put.
+#[derive(Debug)]
+pub(super) struct Slices<'a> {
+    spill: Spill<'a>,
+    /// Those of each slice that were not put down yet.
+    held: Vec<Vec<u8>>,
+    held_bytes: usize,
+    limit_bytes: usize,
+}
+
+impl<'a> Slices<'a> {
+    /// Nothing yet, of so many slices.
+    pub(super) fn new(folder: &'a dyn ScratchFolder, slices: usize, limit_bytes: usize) -> Self {
+        let held = vec![Vec::new(); slices];
+        Self { spill: Spill::new(folder, slices, 0), held, held_bytes: 0, limit_bytes }
+    }
+
+    /// How many slices there are.
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Lets `write` append bytes to a slice: a piece that comes back whole.
+    pub(super) fn put(&mut self, slice: usize, write: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
+        let held = &mut self.held[slice];
+        let before = held.len();
+        write(held);
+        self.held_bytes += held.len() - before;
+        if self.held_bytes < self.limit_bytes {
+            return Ok(());
+        }
+        self.held_bytes = 0;
+        let (mut buffer, mut parts) = (Vec::new(), Vec::new());
+        for (slice, held) in self.held.iter_mut().enumerate().filter(|(_, held)| !held.is_empty()) {
+            let start = buffer.len();
+            buffer.append(held);
+            // Slices are of unlike sizes: what one has grown to is not kept for it.
+            held.shrink_to_fit();
+            parts.push((slice, start..buffer.len()));
+        }
+        self.spill.put(buffer, parts)
+    }
+
+    /// The bytes of a slice.
+    pub(super) fn bytes(&self, slice: usize) -> Result<usize> {
+        Ok(self.spill.bytes(slice)? + self.held[slice].len())
+    }
+
+    /// Reads a slice, some pieces at a time.
+    pub(super) fn each(&self, slice: usize, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.spill.each(slice, &mut take)?;
+        take(&self.held[slice])
+    }
+}
+
 /// Where workers put the histories of a source's views when their shares get large.
 #[derive(Debug)]
 pub(super) struct Unloading<'a> {
@@ -228,11 +284,7 @@ impl Record for Question {
 /// Records by slice of keys; each slice's come back in the order in which they were pushed.
 #[derive(Debug)]
 pub(super) struct BySlice<'a, R> {
-    spill: Spill<'a>,
-    /// Those of each slice that were not put down yet.
-    held: Vec<Vec<u8>>,
-    held_bytes: usize,
-    limit_bytes: usize,
+    slices: Slices<'a>,
     counts: Vec<usize>,
     of: PhantomData<fn() -> R>,
 }
@@ -242,27 +294,14 @@ pub(super) type Questions<'a> = BySlice<'a, Question>;
 
 impl<'a, R: Record> BySlice<'a, R> {
     pub(super) fn new(folder: &'a dyn ScratchFolder, slices: usize, limit_bytes: usize) -> Self {
-        let (held, counts) = (vec![Vec::new(); slices], vec![0; slices]);
-        Self { spill: Spill::new(folder, slices, 0), held, held_bytes: 0, limit_bytes, counts, of: PhantomData }
+        Self { slices: Slices::new(folder, slices, limit_bytes), counts: vec![0; slices], of: PhantomData }
     }
 
     /// Adds a record of a key.
     pub(super) fn push(&mut self, key: u32, record: R) -> Result<()> {
-        let slice = key as usize % self.held.len();
+        let slice = key as usize % self.slices.len();
         self.counts[slice] += 1;
-        record.put(&mut self.held[slice]);
-        self.held_bytes += R::BYTES;
-        if self.held_bytes < self.limit_bytes {
-            return Ok(());
-        }
-        self.held_bytes = 0;
-        let (mut buffer, mut parts) = (Vec::new(), Vec::new());
-        for (slice, held) in self.held.iter_mut().enumerate().filter(|(_, held)| !held.is_empty()) {
-            let start = buffer.len();
-            buffer.append(held);
-            parts.push((slice, start..buffer.len()));
-        }
-        self.spill.put(buffer, parts)
+        self.slices.put(slice, |held| record.put(held))
     }
 
     /// The number of records of a slice.
@@ -273,14 +312,12 @@ impl<'a, R: Record> BySlice<'a, R> {
     /// The records of a slice.
     pub(super) fn of_slice(&self, slice: usize) -> Result<Vec<R>> {
         let mut records = Vec::with_capacity(self.counts[slice]);
-        let mut take = |bytes: &[u8]| {
+        self.slices.each(slice, |bytes| {
             for bytes in bytes.chunks_exact(R::BYTES) {
                 records.push(R::of(bytes).ok_or_else(|| Error::internal("a scratch file holds no records"))?);
             }
             Ok(())
-        };
-        self.spill.each(slice, &mut take)?;
-        take(&self.held[slice])?;
+        })?;
         Ok(records)
     }
 }

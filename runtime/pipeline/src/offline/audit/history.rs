@@ -2,7 +2,7 @@
 
 use super::naive::Ranked;
 use crate::offline::needed_columns;
-use crate::offline::spill::Spill;
+use crate::offline::spill::Slices;
 use crate::port::{EventReader, ScratchFolder};
 use crate::{Error, Result};
 use plumb_core::codec::plain::{put_column, read_columns};
@@ -35,11 +35,8 @@ pub(super) struct History<'a> {
     schema: Option<Arc<SourceSchema>>,
     /// The hashes of the keys asked for; `None` where events of all entities count.
     asked: Option<HashSet<u64>>,
-    spill: Spill<'a>,
-    /// By slice what was not put down yet: batches, each behind its length.
-    held: Vec<Vec<u8>>,
-    held_bytes: usize,
-    limit_bytes: usize,
+    /// By slice the batches, each behind its length.
+    kept: Slices<'a>,
     pub(super) ranked: Ranked,
 }
 
@@ -61,10 +58,7 @@ impl<'a> History<'a> {
             columns: needed_columns([transform]),
             schema: None,
             asked,
-            spill: Spill::new(folder, SLICES, 0),
-            held: vec![Vec::new(); SLICES],
-            held_bytes: 0,
-            limit_bytes,
+            kept: Slices::new(folder, SLICES, limit_bytes),
             ranked,
         }
     }
@@ -99,32 +93,22 @@ impl<'a> History<'a> {
                 put_column(&mut bytes, &batch.columns[column].take(rows()));
             }
             let length = u32::try_from(bytes.len()).map_err(|_| Error::internal("a batch of 4 GiB"))?;
-            self.held[slice].extend_from_slice(&length.to_le_bytes());
-            self.held[slice].extend_from_slice(&bytes);
-            self.held_bytes += bytes.len() + size_of::<u32>();
+            self.kept.put(slice, |held| {
+                held.extend_from_slice(&length.to_le_bytes());
+                held.extend_from_slice(&bytes);
+            })?;
         }
-        if self.held_bytes <= self.limit_bytes {
-            return Ok(());
-        }
-        self.held_bytes = 0;
-        let (mut buffer, mut parts) = (Vec::new(), Vec::new());
-        for (slice, held) in self.held.iter_mut().enumerate().filter(|(_, held)| !held.is_empty()) {
-            let start = buffer.len();
-            buffer.append(held);
-            held.shrink_to_fit();
-            parts.push((slice, start..buffer.len()));
-        }
-        self.spill.put(buffer, parts)
+        Ok(())
     }
 
     /// The bytes of a slice.
     pub(super) fn bytes(&self, slice: usize) -> Result<usize> {
-        Ok(self.spill.bytes(slice)? + self.held[slice].len())
+        self.kept.bytes(slice)
     }
 
     /// Visits the batches of a slice in the order in which they came.
     pub(super) fn each(&self, slice: usize, visit: &mut dyn FnMut(EventBatch)) -> Result<()> {
-        let mut all = |mut bytes: &[u8]| {
+        self.kept.each(slice, |mut bytes| {
             while let Some((length, rest)) = bytes.split_first_chunk() {
                 let (batch, rest) = rest
                     .split_at_checked(u32::from_le_bytes(*length) as usize)
@@ -133,9 +117,7 @@ impl<'a> History<'a> {
                 bytes = rest;
             }
             Ok(())
-        };
-        self.spill.each(slice, &mut all)?;
-        all(&self.held[slice])
+        })
     }
 
     fn batch(&self, bytes: &[u8]) -> Result<EventBatch> {
