@@ -1,7 +1,7 @@
 //! Snapshots from the running stream, by the real process: against the oracle, against `plumb backfill` into another
 //! folder, and after kills.
 
-use plumb_testing::process;
+use plumb_testing::process::{self, Service};
 use plumb_testing::snapshots::{check_rows, count, dates, tree};
 use serde_json::Value;
 use std::path::Path;
@@ -201,4 +201,37 @@ fn a_folder_of_other_snapshots_is_refused_at_the_start() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("--to 2030-01-01T00:00:00.000000Z lies beyond"), "{stderr}");
+}
+
+#[test]
+fn a_view_whose_folder_holds_other_snapshots_is_refused_when_it_is_deployed() {
+    let folder = folder("daily");
+    let here = folder.path();
+    let text = std::fs::read_to_string(here.join("plumb.toml")).unwrap();
+    let daily = format!(", \"{}\"", here.join("daily.wasm").display());
+    assert!(text.contains(&daily));
+    let listen =
+        "[serve]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nmetrics_listen = \"127.0.0.1:0\"\n";
+    std::fs::write(here.join("plumb.toml"), text.replace(&daily, "") + listen + "[run]\nserve = true\n").unwrap();
+    accept(here, &lines_in_order(here, 300, 4));
+    process::run_ok(here, "backfill --transform daily.wasm --every 1h".split(' '));
+    let before = tree(&here.join("data/offline"));
+    let mut service = Service::start(here, ["run"]);
+    service.ready();
+    let deploy = || process::run(here, ["transforms", "deploy", "daily.wasm"]);
+    let refused = deploy();
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{stderr}");
+    for part in ["is of snapshots of `user_daily`", "with --every 1h --entities active", "move the folder away"] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    // Nothing has changed, and the job goes on.
+    let listed = process::run_ok(here, ["transforms", "list"]);
+    assert!(listed.contains("user_spend") && !listed.contains("user_daily"), "{listed}");
+    assert!(tree(&here.join("data/offline")) == before);
+    let moved = here.join("data/offline/features/entity=user/view=user_daily");
+    std::fs::rename(&moved, here.join("hours")).unwrap();
+    assert!(deploy().status.success());
+    assert!(process::run_ok(here, ["transforms", "list"]).contains("user_daily"));
+    assert_eq!(service.terminate(), Some(0));
 }

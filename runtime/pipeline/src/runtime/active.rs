@@ -18,6 +18,7 @@ impl Runtime {
             return Ok(Deployed { transform, outcome: Deployment::Unchanged });
         }
         views::check_version(job.latest(), old.as_ref(), &transform, replace)?;
+        views::check_snapshots(&self.parts, &transform)?;
         put_component(self.parts.store.as_ref(), &transform.digest().to_string(), component)?;
         self.activate(&mut job, transform, old)
     }
@@ -33,6 +34,7 @@ impl Runtime {
         };
         let component = read_component(self.parts.store.as_ref(), &previous.digest)?;
         let transform = views::bind(&self.parts, &component)?;
+        views::check_snapshots(&self.parts, &transform)?;
         let old = self.active_version(name);
         self.activate(&mut job, transform, old)
     }

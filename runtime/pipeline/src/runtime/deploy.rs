@@ -125,6 +125,7 @@ impl SharedJob {
             return Ok(Deployed { transform, outcome: Deployment::Unchanged });
         }
         views::check_version(&self.latest()?, old.as_ref(), &transform, replace)?;
+        views::check_snapshots(&self.parts, &transform)?;
         put_component(self.parts.store.as_ref(), &transform.digest().to_string(), component)?;
         self.announce(&transform)?;
         self.wait(&transform, partitions, stop)?;

@@ -134,6 +134,11 @@ pub(super) fn check_version(job: &JobManifest, old: Option<&Transform>, new: &Tr
     }
 }
 
+/// Refuses a view for which there are snapshots of another kind than the job makes.
+pub(super) fn check_snapshots(parts: &RuntimeParts, new: &Transform) -> Result<()> {
+    parts.snapshots.as_ref().map_or(Ok(()), |snapshots| snapshots.check([new]))
+}
+
 /// The views a job starts with: those of the job manifest, changed by `components`, in order of name. Writes
 /// the job manifest if they differ.
 pub(super) fn reconcile(
@@ -227,6 +232,7 @@ pub(super) fn reconcile_shared(
             continue;
         }
         check_version(&manifest, old, &transform, replace)?;
+        check_snapshots(parts, &transform)?;
         put_component(parts.store.as_ref(), &transform.digest().to_string(), component)?;
         tracing::info!(view = name, version = transform.version_label(), "view is deployed while the job runs");
         job.announce(&transform)?;
