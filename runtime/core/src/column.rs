@@ -482,9 +482,7 @@ impl Column {
             (Values::Bool(to), Values::Bool(v)) => to.push(v[row]),
             (Values::Utf8(to), Values::Utf8(v)) | (Values::Bytes(to), Values::Bytes(v)) => to.push(v.get(row)),
             (Values::List { offsets, child }, Values::List { offsets: from_offsets, child: from_child }) => {
-                for element in from_offsets[row]..from_offsets[row + 1] {
-                    child.push_from(from_child, element as usize);
-                }
+                child.append_rows(from_child, from_offsets[row] as usize..from_offsets[row + 1] as usize);
                 offsets.push(child.len() as u32);
             }
             (to, _) => panic_type(&from.data_type().name(), to),
@@ -551,6 +549,33 @@ impl Column {
         }
     }
 
+    /// Makes room for these rows of columns of the same type, which are strings or lists.
+    fn make_room<'a>(&mut self, rows: impl Iterator<Item = (&'a Column, usize)>) {
+        let (mut count, mut elements, mut bytes) = (0, 0, 0);
+        for (from, row) in rows {
+            count += 1;
+            match &from.values {
+                Values::List { offsets, child } => {
+                    let of_row = offsets[row] as usize..offsets[row + 1] as usize;
+                    elements += of_row.len();
+                    bytes += child.string_bytes(of_row);
+                }
+                _ => bytes += from.string_bytes(row..row + 1),
+            }
+        }
+        self.reserve(count, bytes);
+        if let Values::List { child, .. } = &mut self.values {
+            child.reserve(elements, bytes);
+        }
+    }
+
+    /// A column of the rows `rows`.
+    pub fn slice(&self, rows: Range<usize>) -> Column {
+        let mut part = Column::new(&self.data_type());
+        part.append_rows(self, rows);
+        part
+    }
+
     /// Keeps the first `rows` rows; no effect on a shorter column. A bitmap without a null is dropped, so
     /// that a column whose last rows were taken back equals one that never had them.
     pub fn truncate(&mut self, rows: usize) {
@@ -582,6 +607,7 @@ impl Column {
             Values::Bool(v) => Values::Bool(rows.clone().map(|row| v[row]).collect()),
             Values::Utf8(_) | Values::Bytes(_) | Values::List { .. } => {
                 let mut taken = Column::new(&self.data_type());
+                taken.make_room(rows.clone().map(|row| (self, row)));
                 rows.for_each(|row| taken.push_from(self, row));
                 return taken;
             }
@@ -601,6 +627,9 @@ impl Column {
             DataType::Bool => gathered(pieces, places, Column::as_bool, Values::Bool),
             DataType::Utf8 | DataType::Bytes | DataType::List(_) => {
                 let mut all = Column::new(data_type);
+                let found =
+                    places.iter().filter_map(|&(piece, row)| Some((*pieces.get(piece as usize)?, row as usize)));
+                all.make_room(found);
                 for &(piece, row) in places {
                     match pieces.get(piece as usize) {
                         Some(piece) => all.push_from(piece, row as usize),
@@ -631,7 +660,10 @@ fn gathered<'a, T: Copy + Default + 'a>(
     let is_valid = |&(piece, row): &(u32, u32)| {
         from.get(piece as usize).is_some_and(|of| of.1.is_none_or(|bits| bits.get(row as usize)))
     };
-    let has_null = places.iter().any(|place| !is_valid(place));
+    // Mostly no piece has a null and every place a piece, which is quickly seen.
+    let may_have_null =
+        from.iter().any(|of| of.1.is_some()) || places.iter().any(|place| place.0 as usize >= from.len());
+    let has_null = may_have_null && places.iter().any(|place| !is_valid(place));
     Column { validity: has_null.then(|| places.iter().map(is_valid).collect()), values: values(rows) }
 }
 
@@ -703,6 +735,11 @@ mod tests {
                     let mut pushed = Column::new(&data_type);
                     rows.iter().for_each(|&row| pushed.push_from(piece, row));
                     assert_eq!(piece.take(rows.iter().copied()), pushed, "{data_type:?}");
+                }
+                for rows in [0..21, 3..8, 7..8, 8..21, 5..5] {
+                    let mut pushed = Column::new(&data_type);
+                    rows.clone().for_each(|row| pushed.push_from(piece, row));
+                    assert_eq!(piece.slice(rows), pushed, "{data_type:?}");
                 }
             }
         }

@@ -12,14 +12,18 @@ use crate::{Error, Result};
 
 /// Appends numbers of 8 bytes.
 pub(crate) fn put_words(out: &mut Vec<u8>, words: impl ExactSizeIterator<Item = u64>) {
-    out.reserve(words.len() * 8);
-    words.for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+    let start = out.len();
+    out.resize(start + words.len() * 8, 0);
+    let (room, _) = out[start..].as_chunks_mut::<8>();
+    room.iter_mut().zip(words).for_each(|(to, word)| *to = word.to_le_bytes());
 }
 
 /// Appends numbers of 4 bytes.
 pub(crate) fn put_halves(out: &mut Vec<u8>, halves: impl ExactSizeIterator<Item = u32>) {
-    out.reserve(halves.len() * 4);
-    halves.for_each(|half| out.extend_from_slice(&half.to_le_bytes()));
+    let start = out.len();
+    out.resize(start + halves.len() * 4, 0);
+    let (room, _) = out[start..].as_chunks_mut::<4>();
+    room.iter_mut().zip(halves).for_each(|(to, half)| *to = half.to_le_bytes());
 }
 
 /// Reads `count` numbers of 8 bytes.
@@ -35,6 +39,20 @@ pub(crate) fn halves<'a>(
 ) -> Result<impl ExactSizeIterator<Item = u32> + use<'a>> {
     let (halves, _) = reader.take(count.saturating_mul(4))?.as_chunks::<4>();
     Ok(halves.iter().map(|half| u32::from_le_bytes(*half)))
+}
+
+/// The most bytes that [`put_column`] appends for a column.
+pub fn column_bytes(column: &Column) -> usize {
+    // The number of rows takes up to ten, and whether there is a validity one.
+    let validity = column.validity.as_ref().map_or(0, |bits| bits.as_bytes().len()) + 11;
+    validity
+        + match &column.values {
+            Values::I64(v) | Values::Timestamp(v) => v.len() * 8,
+            Values::F64(v) => v.len() * 8,
+            Values::Bool(v) => v.len(),
+            Values::Utf8(v) | Values::Bytes(v) => v.len() * 4 + v.bytes.len(),
+            Values::List { offsets, child } => offsets.len() * 4 + column_bytes(child),
+        }
 }
 
 /// Appends a column.
@@ -157,6 +175,9 @@ mod tests {
         let columns = columns();
         let types: Vec<DataType> = columns.iter().map(Column::data_type).collect();
         let read = read_columns(&bytes_of(&columns), &types).unwrap();
+        columns.iter().for_each(|column| {
+            assert!(bytes_of(std::slice::from_ref(column)).len() <= column_bytes(column));
+        });
         // By bytes: a NaN differs from itself.
         assert_eq!(bytes_of(&read), bytes_of(&columns));
         assert_eq!(read[5], columns[5]);

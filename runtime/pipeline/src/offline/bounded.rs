@@ -21,7 +21,7 @@ use super::{Faults, Labels, Status, ViewColumns, thread_count};
 use crate::parallel::in_threads;
 use crate::port::{EventReader, ScratchFolder};
 use crate::{Error, Result};
-use plumb_core::codec::plain::{put_column, read_columns};
+use plumb_core::codec::plain::{column_bytes, put_column, read_columns};
 use plumb_core::column::{Column, DataType, Values};
 use plumb_core::temporal::{Arranged, Histories, History, NO_KEY, Question};
 use std::collections::BTreeMap;
@@ -42,6 +42,9 @@ const THREADS_ROWS: usize = 8 * 1024;
 
 /// The most bytes that a worker sorts at once.
 const SORT_BYTES: usize = 16 << 20;
+
+/// Room for the beginnings of columns, of as many parts as the answers of a slice mostly fall into.
+const PART_HEADS_BYTES: usize = 4 << 10;
 
 /// How much memory a join may take for what grows with its input, and where the rest goes.
 #[derive(Debug, Clone, Copy)]
@@ -463,15 +466,16 @@ impl View<'_> {
         for questions in questions.chunks(limits.answer_rows) {
             let mut found = answer_slice(self.asked, arranged, questions.to_vec(), ranked);
             found.labels.iter_mut().for_each(|label| *label = rows[*label as usize - base]);
-            let (mut buffer, mut parts, mut start) = (Vec::new(), Vec::new(), 0);
+            let columns = || std::iter::once(&found.event_time).chain(&found.features);
+            // Of all parts together; labels and status take 9 bytes each, what begins a part's columns a few.
+            let bytes = columns().map(column_bytes).sum::<usize>() + found.labels.len() * 9 + PART_HEADS_BYTES;
+            let (mut buffer, mut parts, mut start) = (Vec::with_capacity(bytes), Vec::new(), 0);
             for labels in found.labels.chunk_by(|&a, &b| self.parts.of(a) == self.parts.of(b)) {
                 let (end, from) = (start + labels.len(), buffer.len());
                 put_column(&mut buffer, &Column::of(Values::I64(labels.iter().map(|&label| label.into()).collect())));
                 let status = found.status[start..end].iter().map(|&status| code_of(status)).collect();
                 put_column(&mut buffer, &Column::of(Values::Bool(status)));
-                for column in std::iter::once(&found.event_time).chain(&found.features) {
-                    put_column(&mut buffer, &column.take(start..end));
-                }
+                columns().for_each(|column| put_column(&mut buffer, &column.slice(start..end)));
                 parts.push((self.parts.of(labels[0]), from..buffer.len()));
                 start = end;
             }

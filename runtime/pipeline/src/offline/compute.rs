@@ -99,8 +99,7 @@ pub(super) fn answer_slice(asked: Asked<'_>, slice: &Arranged, questions: Vec<Qu
     let rows = finalize_slice(asked, slice, questions, ranked);
     let mut reasons = vec![None; rows.features.first().map_or(0, Column::len)];
     rows.faults.iter().for_each(|fault| reasons[fault.row as usize] = Some(fault.reason.as_str()));
-    let mut pairs = rows.answers.rows.clone();
-    pairs.sort_unstable_by_key(|&(label, _)| label);
+    let pairs = by_label(&rows.answers.rows);
     let def = asked.transform.def();
     // Outside the max age there is no piece to take a value from.
     let places: Vec<(u32, u32)> =
@@ -132,6 +131,22 @@ pub(super) fn answer_slice(asked: Asked<'_>, slice: &Arranged, questions: Vec<Qu
         });
     }
     found
+}
+
+/// (label, row) pairs of distinct labels, in the order of the labels.
+fn by_label(pairs: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let labels = || pairs.iter().map(|&(label, _)| label);
+    let (Some(first), Some(last)) = (labels().min(), labels().max()) else { return Vec::new() };
+    let span = (last - first) as usize + 1;
+    // Those of a slice mostly follow each other: then each is put in its place, which takes no comparisons.
+    if span / 4 > pairs.len() {
+        let mut sorted = pairs.to_vec();
+        sorted.sort_unstable_by_key(|&(label, _)| label);
+        return sorted;
+    }
+    let mut rows = vec![u32::MAX; span];
+    pairs.iter().for_each(|&(label, row)| rows[(label - first) as usize] = row);
+    (first..=last).zip(rows).filter(|&(_, row)| row != u32::MAX).collect()
 }
 
 /// The place of a row that has no value.
@@ -208,4 +223,18 @@ pub(super) fn rank_all(
         ranked.push(all);
     }
     Ok(ranked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_put_in_the_order_of_their_labels() {
+        let dense = [(7, 3), (5, 0), (9, 9), (8, 1)];
+        assert_eq!(by_label(&dense), [(5, 0), (7, 3), (8, 1), (9, 9)]);
+        let sparse = [(700, 3), (5, 0), (u32::MAX, 9)];
+        assert_eq!(by_label(&sparse), [(5, 0), (700, 3), (u32::MAX, 9)]);
+        assert_eq!(by_label(&[]), []);
+    }
 }

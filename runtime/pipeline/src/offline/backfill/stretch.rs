@@ -219,7 +219,7 @@ impl<'a> Dates<'a> {
                     position: position.to_owned(),
                     times_us: labels.iter().map(|&(as_of_us, _)| as_of_us).collect(),
                     keys: columns,
-                    features: computed.features.iter().map(|column| column.take(of_position.clone())).collect(),
+                    features: computed.features.iter().map(|column| column.slice(of_position.clone())).collect(),
                 };
                 self.sink.write(self.view, &rows)?;
                 start = of_position.end;
