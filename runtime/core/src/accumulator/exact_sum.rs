@@ -65,6 +65,12 @@ impl ExactSum {
         Self::default()
     }
 
+    /// `mantissa × 2^exponent`; the mantissa must leave a bit of room for another.
+    #[inline]
+    pub(crate) fn of(mantissa: i128, exponent: i32) -> Self {
+        Self(Repr::Small { mantissa, exponent })
+    }
+
     /// Adds a float. NaN and infinities are no numbers: they add nothing (callers count them).
     #[inline]
     pub fn add(&mut self, value: f64) {
@@ -127,7 +133,8 @@ impl ExactSum {
     /// The sum as an f64, rounded once to nearest, ties to even; `None` when that is beyond f64. Zero is `+0.0`.
     pub fn round(&self) -> Option<f64> {
         match &self.0 {
-            Repr::Small { mantissa, exponent } => round_scaled(*mantissa < 0, mantissa.unsigned_abs(), *exponent),
+            Repr::Small { mantissa, exponent } => round_small(*mantissa, *exponent)
+                .or_else(|| round_scaled(*mantissa < 0, mantissa.unsigned_abs(), *exponent)),
             Repr::Big(big) => {
                 let magnitude = big.mantissa.magnitude();
                 let (top, exponent) = top_bits(magnitude, big.exponent);
@@ -296,9 +303,31 @@ impl ExactSum {
     }
 }
 
+/// A mantissa as two floats, the second one below 2^53 and the first one a multiple of it; `None` of one that is too large.
+#[inline]
+pub(super) fn halves(mantissa: i128) -> Option<(f64, f64)> {
+    const BITS: u32 = 53;
+    let high = i64::try_from(mantissa >> BITS).ok().filter(|high| high.unsigned_abs() <= 1 << BITS)?;
+    let low = mantissa as i64 & ((1 << BITS) - 1);
+    // Both are integers that a float holds.
+    Some((high as f64 * (1i64 << BITS) as f64, low as f64))
+}
+
+/// `mantissa × 2^exponent` as an f64, rounded as [`round_scaled`] does; `None` of what is not of ordinary size.
+#[inline]
+fn round_small(mantissa: i128, exponent: i32) -> Option<f64> {
+    // So that the product is neither subnormal nor infinite, hence exact.
+    if !(-900..=800).contains(&exponent) {
+        return None;
+    }
+    let (high, low) = halves(mantissa)?;
+    // The one addition rounds.
+    Some((high + low) * f64::from_bits(((exponent + 1023) as u64) << 52))
+}
+
 /// A float as mantissa and exponent; `None` of zeros, which add nothing, and of NaN and infinities, which are no numbers.
 #[inline]
-pub(super) fn split(value: f64) -> Option<(i64, i32)> {
+pub(crate) fn split(value: f64) -> Option<(i64, i32)> {
     let bits = value.to_bits();
     let biased = (bits >> 52) as i32 & 0x7ff;
     let fraction = bits & ((1 << 52) - 1);

@@ -15,7 +15,7 @@ pub(super) use near::Pair;
 use num_bigint::{BigInt, BigUint, Sign};
 
 /// From which bit of `m²` on a square belongs to the high sum.
-const SPLIT: u32 = 53;
+pub(crate) const SPLIT: u32 = 53;
 /// The bits of a quotient or root that are computed before rounding; more than the 53 that are kept.
 const BITS: u64 = 118;
 
@@ -32,6 +32,11 @@ impl Moments {
     /// The moments of nothing.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Those of `count` values: their sum, and that of the high and of the low parts of their squares.
+    pub(crate) fn of(count: u64, sum: ExactSum, high: ExactSum, low: ExactSum) -> Self {
+        Self { count, sum, high, low }
     }
 
     /// Adds a float. NaN and infinities are no numbers and must not get here.

@@ -57,17 +57,6 @@ impl Texts {
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
-
-    /// By code the place of its string among all in byte order, and the codes in that order.
-    pub(super) fn ranks(&self) -> (Vec<u32>, Vec<u32>) {
-        let mut codes: Vec<u32> = (0..self.len() as u32).collect();
-        codes.sort_unstable_by_key(|&code| self.get(code));
-        let mut ranks = vec![0; codes.len()];
-        for (rank, &code) in codes.iter().enumerate() {
-            ranks[code as usize] = rank as u32;
-        }
-        (ranks, codes)
-    }
 }
 
 /// Distinct strings and their codes, numbered in the order first seen; codes never reach a result.

@@ -2,15 +2,17 @@
 //!
 //! Contributions come into a [`History`] as they are read; [`Arranged`] is one slice of the keys of all
 //! [`Histories`] by (key, time); [`answer`] orders the questions likewise and sweeps each key once, sliding every window from one
-//! instant to the next. Values are exactly those of [`crate::read`]: both are the same order-free exact
+//! instant to the next, one window after the other. Values are exactly those of [`crate::read`]: both are the same order-free exact
 //! aggregates over the same contributions with `event_time < T`. Ranks among all entities need all
 //! entities' contributions and are swept along time by [`ranks`] beforehand.
 //!
 //! The functions are pure and single-threaded; a driver runs slices in parallel.
 
 mod arrange;
+mod counts;
 mod history;
 mod rank;
+mod totals;
 mod unload;
 mod window;
 
@@ -18,14 +20,15 @@ pub use arrange::Arranged;
 pub use history::{Histories, History, NO_KEY};
 pub use rank::{RankHistory, Standings, Turns, ranks};
 
-use crate::accumulator::distinct::{estimate, hash_of};
 use crate::accumulator::extreme::End;
-use crate::accumulator::quantile::quantile;
-use crate::column::{Column, Values};
+use crate::column::Column;
 use crate::plan::{AggregatePlan, Plan};
 use crate::view::{Operator, SlotType, WindowSpec};
 use history::{Row, bits};
-use window::{ExtremeWindow, Frame, MomentsWindow, Order, OrderedWindow, Series, Sessions, SumWindow, ValuesWindow};
+use window::{
+    Asked, ExtremeWindow, Frame, Instant, MomentsWindow, OfMoments, OfOrdered, OfSessions, OfSum, OfValues, Order,
+    OrderedWindow, Places, Series, Sessions, Span, SumWindow, ValuesWindow, gallop_while,
+};
 
 /// One (key, T) to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,35 +58,47 @@ pub struct Answers {
 ///
 /// `ranks[g][label]` is what [`ranks`] gave for the plan's distribution `g`.
 pub fn answer(plan: &Plan, arranged: &Arranged, mut questions: Vec<Question>, ranks: &[Vec<f64>]) -> Answers {
-    questions.sort_unstable_by_key(|question| (question.key, question.as_of_us));
+    // Drivers often have them in order already.
+    let order = |question: &Question| (question.key, question.as_of_us);
+    if !questions.is_sorted_by_key(order) {
+        questions.sort_unstable_by_key(order);
+    }
     let mut sweep = Sweep::new(plan, arranged);
+    sweep.answers.reserve(questions.len());
     for group in questions.chunk_by(|a, b| a.key == b.key) {
         sweep.key((group[0].key / arranged.slices) as usize, group, ranks);
     }
     sweep.answers
 }
 
-/// Where an aggregate's value is found.
+impl Answers {
+    /// Makes room for the answers to so many questions.
+    fn reserve(&mut self, questions: usize) {
+        self.as_of_us.reserve_exact(questions);
+        self.columns.iter_mut().for_each(|column| column.reserve(questions, 0));
+        self.newest_us.reserve_exact(questions);
+        self.rows.reserve_exact(questions);
+    }
+}
+
+/// What needs no structure of its own.
 #[derive(Debug, Clone, Copy)]
-enum Lane {
+enum Direct {
+    /// The elements of a frame.
     Count(usize),
-    Sum(usize),
-    /// Index of the sum and of its frame.
-    Mean(usize, usize),
-    Values(usize, usize),
+    /// The newest element of a frame.
     Last(usize),
     LastTime(usize),
-    SessionCount(usize, WindowSpec),
-    SessionDuration(usize, WindowSpec),
+    /// By distribution.
     Rank(usize),
-    Extreme(usize),
-    Variance(usize),
-    StdDev(usize),
-    /// Index of the buckets, and the place in millionths.
-    Quantile(usize, u32),
-    CountDistinct(usize),
-    ApproxDistinct(usize, usize),
-    CollectSet(usize, usize),
+}
+
+/// A slot whose numbers are added up.
+#[derive(Debug)]
+struct Totalled {
+    slot: usize,
+    frames: Vec<usize>,
+    with_squares: bool,
 }
 
 /// The structures that slide along a key's history; aggregates over the same slot and window share them.
@@ -100,19 +115,17 @@ struct Sweep<'a> {
     /// Per slot of `last_mask`, the id words beside its series.
     ids: Vec<Vec<u64>>,
     frames: Vec<Frame>,
+    direct: Vec<Asked<Direct>>,
+    totalled: Vec<Totalled>,
     sums: Vec<SumWindow>,
     values: Vec<ValuesWindow>,
     sessions: Vec<Sessions>,
     extremes: Vec<ExtremeWindow>,
     moments: Vec<MomentsWindow>,
+    places: Vec<Places>,
     ordered: Vec<OrderedWindow>,
-    /// By string code its place in byte order, and the codes in that order, if some set is in that order.
-    ranks: Vec<u64>,
-    by_rank: Vec<u32>,
-    /// By string code its fixed hash, if some window asks for it.
-    hashes: Vec<u64>,
-    lanes: Vec<Lane>,
-    top: Vec<u32>,
+    /// The present key's instants that are still to be answered; the last rows of `answers` are theirs.
+    instants: Vec<Instant>,
     answers: Answers,
 }
 
@@ -140,113 +153,131 @@ impl<'a> Sweep<'a> {
             last_mask: 0,
             ids: vec![Vec::new(); plan.slots.len()],
             frames: Vec::new(),
+            direct: Vec::new(),
+            totalled: Vec::new(),
             sums: Vec::new(),
             values: Vec::new(),
             sessions: Vec::new(),
             extremes: Vec::new(),
             moments: Vec::new(),
+            places: Vec::new(),
             ordered: Vec::new(),
-            ranks: Vec::new(),
-            by_rank: Vec::new(),
-            hashes: Vec::new(),
-            lanes: Vec::new(),
-            top: Vec::new(),
+            instants: Vec::new(),
             answers,
         };
-        for aggregate in &plan.aggregates {
-            let lane = sweep.lane(aggregate);
-            sweep.lanes.push(lane);
+        for (column, aggregate) in plan.aggregates.iter().enumerate() {
+            sweep.ask(column, aggregate);
         }
-        let texts = &arranged.texts;
-        if sweep.ordered.iter().any(|window| window.order == Order::Rank) {
-            let (ranks, by_rank) = texts.ranks();
-            (sweep.ranks, sweep.by_rank) = (ranks.into_iter().map(u64::from).collect(), by_rank);
-        }
-        if sweep.ordered.iter().any(|window| window.order == Order::Hash) {
-            sweep.hashes = (0..texts.len() as u32).map(|code| hash_of(texts.get(code))).collect();
-        }
+        sweep.number();
         sweep
     }
 
-    fn lane(&mut self, aggregate: &AggregatePlan) -> Lane {
+    /// Makes what gives a column its aggregate.
+    fn ask(&mut self, column: usize, aggregate: &AggregatePlan) {
         let accumulator = &self.plan.accumulators[aggregate.accumulator];
         let (slot, slot_type) = (accumulator.slot, accumulator.slot_type);
         if let (Operator::RelativeRank, Some(global)) = (aggregate.operator, aggregate.global) {
-            return Lane::Rank(global);
+            self.direct.push(Asked { column, what: Direct::Rank(global) });
+            return;
         }
         self.used_mask |= 1 << slot;
-        let mut frame_of = |window: WindowSpec| {
-            find_or_push(
-                &mut self.frames,
-                |frame| frame.slot == slot && frame.window == window,
-                || Frame { slot, window, low: 0, high: 0 },
-            )
+        // What sessions end in a window is told from all that are seen.
+        let window = match aggregate.operator {
+            Operator::SessionCount { .. } | Operator::SessionDurationSum { .. } => WindowSpec::Lifetime,
+            _ => aggregate.window,
         };
+        let same = |frame: &Frame| frame.slot == slot && frame.window == window;
+        let frame = find_or_push(&mut self.frames, same, || Frame::new(slot, window));
         match aggregate.operator {
-            Operator::SessionCount { gap_us } | Operator::SessionDurationSum { gap_us } => {
-                let frame = frame_of(WindowSpec::Lifetime);
-                let same = |sessions: &Sessions| sessions.frame == frame && sessions.gap_us == gap_us;
-                let sessions = find_or_push(&mut self.sessions, same, || Sessions::new(frame, gap_us));
-                match aggregate.operator {
-                    Operator::SessionCount { .. } => Lane::SessionCount(sessions, aggregate.window),
-                    _ => Lane::SessionDuration(sessions, aggregate.window),
-                }
-            }
-            Operator::Sum | Operator::Mean => {
-                let frame = frame_of(aggregate.window);
-                let sum = find_or_push(&mut self.sums, |sum| sum.frame == frame, || SumWindow::new(frame, slot_type));
-                if aggregate.operator == Operator::Sum { Lane::Sum(sum) } else { Lane::Mean(sum, frame) }
-            }
-            Operator::TopK { k } => {
-                let frame = frame_of(aggregate.window);
-                let codes = self.arranged.texts.len();
-                let values =
-                    find_or_push(&mut self.values, |values| values.frame == frame, || ValuesWindow::new(frame, codes));
-                Lane::Values(values, k)
+            Operator::Count | Operator::RelativeRank => {
+                self.direct.push(Asked { column, what: Direct::Count(frame) });
             }
             Operator::Last => {
                 self.last_mask |= 1 << slot;
-                Lane::Last(frame_of(aggregate.window))
+                self.direct.push(Asked { column, what: Direct::Last(frame) });
             }
-            Operator::LastTime => Lane::LastTime(frame_of(aggregate.window)),
-            Operator::Min | Operator::Max => {
-                let frame = frame_of(aggregate.window);
-                let end = if aggregate.operator == Operator::Max { End::Greatest } else { End::Least };
-                let same = |window: &ExtremeWindow| window.frame == frame && window.end == end;
-                Lane::Extreme(find_or_push(&mut self.extremes, same, || ExtremeWindow::new(frame, end, slot_type)))
+            Operator::LastTime => self.direct.push(Asked { column, what: Direct::LastTime(frame) }),
+            Operator::SessionCount { gap_us } | Operator::SessionDurationSum { gap_us } => {
+                let what = match aggregate.operator {
+                    Operator::SessionCount { .. } => OfSessions::Count(aggregate.window),
+                    _ => OfSessions::Duration(aggregate.window),
+                };
+                let same = |sessions: &Sessions| sessions.frame == frame && sessions.gap_us == gap_us;
+                let sessions = find_or_push(&mut self.sessions, same, || Sessions::new(frame, gap_us));
+                self.sessions[sessions].asked.push(Asked { column, what });
+            }
+            Operator::Sum | Operator::Mean => {
+                self.total(slot, frame, false);
+                let what = if aggregate.operator == Operator::Sum { OfSum::Sum } else { OfSum::Mean };
+                let same = |sum: &SumWindow| sum.frame == frame;
+                let sum = find_or_push(&mut self.sums, same, || SumWindow::new(frame, slot_type));
+                self.sums[sum].asked.push(Asked { column, what });
             }
             Operator::Variance | Operator::StdDev => {
-                let frame = frame_of(aggregate.window);
-                let same = |window: &MomentsWindow| window.frame == frame;
+                self.total(slot, frame, true);
+                let is_variance = aggregate.operator == Operator::Variance;
+                let what = if is_variance { OfMoments::Variance } else { OfMoments::StdDev };
+                let same = |moments: &MomentsWindow| moments.frame == frame;
                 let moments = find_or_push(&mut self.moments, same, || MomentsWindow::new(frame, slot_type));
-                if aggregate.operator == Operator::Variance { Lane::Variance(moments) } else { Lane::StdDev(moments) }
+                self.moments[moments].asked.push(Asked { column, what });
             }
-            Operator::CountDistinct => {
-                let frame = frame_of(aggregate.window);
-                let codes = self.arranged.texts.len();
-                let same = |values: &ValuesWindow| values.frame == frame;
-                Lane::CountDistinct(find_or_push(&mut self.values, same, || ValuesWindow::new(frame, codes)))
+            Operator::Min | Operator::Max => {
+                let end = if aggregate.operator == Operator::Max { End::Greatest } else { End::Least };
+                self.extremes.push(ExtremeWindow::new(frame, end, slot_type, column));
             }
+            Operator::TopK { k } => self.ask_values(frame, Asked { column, what: OfValues::Top(k) }),
+            Operator::CountDistinct => self.ask_values(frame, Asked { column, what: OfValues::Distinct }),
             Operator::Quantile { ppm } => {
-                let frame = frame_of(aggregate.window);
-                Lane::Quantile(self.ordered(frame, Order::Bucket(slot_type)), ppm)
+                let what = OfOrdered::Quantile(ppm);
+                self.ask_ordered(slot, frame, Order::Bucket(slot_type), Asked { column, what });
             }
             Operator::ApproxDistinct { k } => {
-                let frame = frame_of(aggregate.window);
-                Lane::ApproxDistinct(self.ordered(frame, Order::Hash), k)
+                self.ask_ordered(slot, frame, Order::Hash, Asked { column, what: OfOrdered::ApproxDistinct(k) });
             }
             Operator::CollectSet { k } => {
-                let frame = frame_of(aggregate.window);
-                Lane::CollectSet(self.ordered(frame, Order::Rank), k)
+                self.ask_ordered(slot, frame, Order::Bytes, Asked { column, what: OfOrdered::CollectSet(k) });
             }
-            Operator::Count | Operator::RelativeRank => Lane::Count(frame_of(aggregate.window)),
         }
     }
 
-    /// The index of the window over a frame in an order.
-    fn ordered(&mut self, frame: usize, order: Order) -> usize {
-        let same = |window: &OrderedWindow| window.frame == frame && window.order == order;
-        find_or_push(&mut self.ordered, same, || OrderedWindow::new(frame, order))
+    /// Has the numbers of a slot added up for a frame.
+    fn total(&mut self, slot: usize, frame: usize, with_squares: bool) {
+        let make = || Totalled { slot, frames: Vec::new(), with_squares: false };
+        let index = find_or_push(&mut self.totalled, |of| of.slot == slot, make);
+        let of_slot = &mut self.totalled[index];
+        of_slot.with_squares |= with_squares;
+        of_slot.frames.push(frame);
+    }
+
+    fn ask_values(&mut self, frame: usize, asked: Asked<OfValues>) {
+        let codes = self.arranged.texts.len();
+        let same = |values: &ValuesWindow| values.frame == frame;
+        let values = find_or_push(&mut self.values, same, || ValuesWindow::new(frame, codes));
+        self.values[values].asked.push(asked);
+    }
+
+    fn ask_ordered(&mut self, slot: usize, frame: usize, order: Order, asked: Asked<OfOrdered>) {
+        let same = |places: &Places| places.slot == slot && places.order == order;
+        let places = find_or_push(&mut self.places, same, || Places::new(slot, order));
+        let same = |window: &OrderedWindow| window.frame == frame && window.places == places;
+        let window = find_or_push(&mut self.ordered, same, || OrderedWindow::new(frame, places));
+        self.ordered[window].asked.push(asked);
+    }
+
+    /// Numbers the values of the slots that are looked at in an order.
+    fn number(&mut self) {
+        if self.places.is_empty() {
+            return;
+        }
+        let Arranged { rows, words, texts, lead, .. } = self.arranged;
+        for row in rows {
+            for (slot, word) in bits(row.mask & self.value_mask).zip(&words[row.word as usize + lead..]) {
+                for places in self.places.iter_mut().filter(|places| places.slot == slot) {
+                    places.meet(*word, texts);
+                }
+            }
+        }
+        self.places.iter_mut().for_each(|places| places.number(texts));
     }
 
     /// Answers a key's questions, which rise in time.
@@ -265,18 +296,19 @@ impl<'a> Sweep<'a> {
         self.fill(rows);
         let mut seen = 0;
         for same in questions.chunk_by(|a, b| a.as_of_us == b.as_of_us) {
-            seen += rows[seen..].partition_point(|row| row.time_us < same[0].as_of_us);
-            self.answer(same, &rows[..seen], ranks);
+            seen = gallop_while(rows, seen, |row| row.time_us < same[0].as_of_us);
+            self.at(same, &rows[..seen]);
         }
+        self.emit(ranks);
     }
 
-    /// Answers questions of one instant, `seen` being what is seen of the rows the series hold.
-    fn answer(&mut self, same: &[Question], seen: &[Row], ranks: &[Vec<f64>]) {
-        let as_of_us = same[0].as_of_us;
+    /// Goes on to questions of one instant, `seen` being what is seen of the rows the series hold.
+    fn at(&mut self, same: &[Question], seen: &[Row]) {
+        let Question { as_of_us, label, .. } = same[0];
         let newest_us = seen.last().map(|newest| newest.time_us);
         let row = u32::try_from(self.answers.as_of_us.len()).expect("labels are numbered by u32");
         let until_us = newest_us.map_or(i64::MIN, |newest_us| newest_us.saturating_add(1));
-        self.emit(as_of_us, until_us, |global| ranks[global][same[0].label as usize]);
+        self.instants.push(Instant { as_of_us, until_us, label });
         self.answers.as_of_us.push(as_of_us);
         self.answers.newest_us.push(newest_us);
         self.answers.rows.extend(same.iter().map(|question| (question.label, row)));
@@ -316,8 +348,9 @@ impl<'a> Sweep<'a> {
             let mut seen = 0;
             for (turn, same) in instants.iter().enumerate().take(span[1]).skip(span[0]) {
                 seen += turns[seen..].iter().take_while(|&&other| other <= turn).count();
-                self.answer(same, &held[..seen], ranks);
+                self.at(same, &held[..seen]);
             }
+            self.emit(ranks);
         }
     }
 
@@ -346,14 +379,8 @@ impl<'a> Sweep<'a> {
         for slot in bits(self.last_mask) {
             self.order_ties(slot);
         }
-        self.frames.iter_mut().for_each(Frame::restart);
-        self.sums.iter_mut().for_each(SumWindow::restart);
-        self.values.iter_mut().for_each(ValuesWindow::restart);
-        self.extremes.iter_mut().for_each(ExtremeWindow::restart);
-        self.moments.iter_mut().for_each(MomentsWindow::restart);
-        self.ordered.iter_mut().for_each(OrderedWindow::restart);
-        for sessions in &mut self.sessions {
-            sessions.restart(&self.series[self.frames[sessions.frame].slot].times_us);
+        for places in &mut self.places {
+            places.fill(&self.series[places.slot].words);
         }
     }
 
@@ -378,116 +405,83 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Slides everything to an instant and appends a row of aggregates; of the series only what is before `until_us`
-    /// is seen.
-    fn emit(&mut self, as_of_us: i64, until_us: i64, rank: impl Fn(usize) -> f64) {
-        for frame in &mut self.frames {
-            frame.advance(&self.series[frame.slot].times_us, as_of_us, until_us);
+    /// Appends a row of aggregates for each instant, column by column.
+    fn emit(&mut self, ranks: &[Vec<f64>]) {
+        let Self { instants, series, frames, arranged, plan, .. } = self;
+        let columns = &mut self.answers.columns;
+        for frame in frames.iter_mut() {
+            frame.walk(&series[frame.slot].times_us, instants);
         }
-        for sum in &mut self.sums {
-            let frame = &self.frames[sum.frame];
-            sum.advance(frame, &self.series[frame.slot].words);
+        for of_slot in &self.totalled {
+            let of_slot_frames = || of_slot.frames.iter().map(|&frame| &frames[frame]);
+            let reaches = of_slot_frames().map(Frame::reach);
+            let reach = reaches.reduce(|a, b| Span { low: a.low.min(b.low), high: a.high.max(b.high) });
+            let reach = reach.unwrap_or_default();
+            let Series { words, totals, .. } = &mut series[of_slot.slot];
+            // Windows that are far apart are each added up on their own.
+            let held = of_slot_frames().flat_map(|frame| &frame.spans).map(|span| span.count()).sum::<usize>();
+            if held < reach.count() {
+                totals.clear();
+            } else {
+                totals.fill(plan.slots[of_slot.slot], words, reach, of_slot.with_squares);
+            }
         }
-        for values in &mut self.values {
-            let frame = &self.frames[values.frame];
-            values.advance(frame, &self.series[frame.slot].words);
-        }
-        for extreme in &mut self.extremes {
-            let frame = &self.frames[extreme.frame];
-            extreme.advance(frame, &self.series[frame.slot].words);
-        }
-        for moments in &mut self.moments {
-            let frame = &self.frames[moments.frame];
-            moments.advance(frame, &self.series[frame.slot].words);
-        }
-        for ordered in &mut self.ordered {
-            let frame = &self.frames[ordered.frame];
-            let of_codes = if ordered.order == Order::Hash { &self.hashes } else { &self.ranks };
-            ordered.advance(frame, &self.series[frame.slot].words, of_codes);
-        }
-        let mut columns = std::mem::take(&mut self.answers.columns);
-        for (column, &lane) in columns.iter_mut().zip(&self.lanes) {
-            match lane {
-                Lane::Count(frame) => column.push_i64(self.frames[frame].count() as i64),
-                Lane::Sum(sum) => push_f64(column, self.sums[sum].round()),
-                Lane::Mean(sum, frame) => {
-                    let count = self.frames[frame].count();
-                    let sum = self.sums[sum].round().filter(|_| count > 0);
-                    push_f64(column, sum.map(|sum| sum / count as f64));
+        for &Asked { column, what } in &self.direct {
+            let column = &mut columns[column];
+            match what {
+                Direct::Count(frame) => {
+                    frames[frame].spans.iter().for_each(|span| column.push_i64(span.count() as i64));
                 }
-                Lane::Values(values, k) => {
-                    self.values[values].top(k, &self.arranged.texts, &mut self.top);
-                    push_list(column, self.top.iter().map(|&code| self.arranged.texts.get(code)));
-                }
-                Lane::Last(frame) => {
-                    let Frame { slot, low, high, .. } = self.frames[frame];
-                    match (low < high).then(|| self.series[slot].words[high - 1]) {
-                        Some(word) => push_word(column, self.plan.slots[slot], word, self.arranged),
-                        None => column.push_null(),
+                Direct::Last(frame) => {
+                    let Frame { slot, spans, .. } = &frames[frame];
+                    let of_slot = &series[*slot];
+                    for span in spans {
+                        match (span.count() > 0).then(|| of_slot.words[span.high as usize - 1]) {
+                            Some(word) => push_word(column, plan.slots[*slot], word, arranged),
+                            None => column.push_null(),
+                        }
                     }
                 }
-                Lane::LastTime(frame) => {
-                    let Frame { slot, low, high, .. } = self.frames[frame];
-                    match (low < high).then(|| self.series[slot].times_us[high - 1]) {
-                        Some(time_us) => column.push_i64(time_us),
-                        None => column.push_null(),
+                Direct::LastTime(frame) => {
+                    let Frame { slot, spans, .. } = &frames[frame];
+                    for span in spans {
+                        match (span.count() > 0).then(|| series[*slot].times_us[span.high as usize - 1]) {
+                            Some(time_us) => column.push_i64(time_us),
+                            None => column.push_null(),
+                        }
                     }
                 }
-                Lane::SessionCount(sessions, window) => column.push_i64(self.sessions_at(sessions, window, as_of_us).0),
-                Lane::SessionDuration(sessions, window) => {
-                    column.push_i64(self.sessions_at(sessions, window, as_of_us).1)
-                }
-                Lane::Rank(global) => column.push_f64(rank(global)),
-                Lane::Extreme(extreme) => {
-                    let extreme = &self.extremes[extreme];
-                    let slot = self.frames[extreme.frame].slot;
-                    match extreme.word(&self.series[slot].words) {
-                        Some(word) => push_word(column, self.plan.slots[slot], word, self.arranged),
-                        None => column.push_null(),
-                    }
-                }
-                Lane::Variance(moments) => push_f64(column, self.moments[moments].moments().variance()),
-                Lane::StdDev(moments) => push_f64(column, self.moments[moments].moments().stddev()),
-                Lane::Quantile(window, ppm) => {
-                    let window = &self.ordered[window];
-                    let total = self.frames[window.frame].count() as u64;
-                    push_f64(column, quantile(window.buckets(), total, ppm));
-                }
-                Lane::CountDistinct(values) => column.push_i64(self.values[values].distinct() as i64),
-                Lane::ApproxDistinct(window, k) => {
-                    let hashes = self.ordered[window].keys();
-                    let count = hashes.len();
-                    column.push_i64(estimate(hashes, count, k));
-                }
-                Lane::CollectSet(window, k) => {
-                    let codes = self.ordered[window].keys().take(k).map(|rank| self.by_rank[rank as usize]);
-                    push_list(column, codes.map(|code| self.arranged.texts.get(code)));
+                Direct::Rank(global) => {
+                    instants.iter().for_each(|instant| column.push_f64(ranks[global][instant.label as usize]));
                 }
             }
         }
-        self.answers.columns = columns;
+        for sum in &self.sums {
+            let frame = &frames[sum.frame];
+            sum.answer(frame, &series[frame.slot], columns);
+        }
+        for values in &mut self.values {
+            let frame = &frames[values.frame];
+            values.answer(frame, &series[frame.slot].words, &arranged.texts, columns);
+        }
+        for sessions in &mut self.sessions {
+            let frame = &frames[sessions.frame];
+            sessions.answer(frame, &series[frame.slot].times_us, instants, columns);
+        }
+        for extreme in &mut self.extremes {
+            let frame = &frames[extreme.frame];
+            extreme.answer(frame, &series[frame.slot].words, &mut columns[extreme.column]);
+        }
+        for moments in &self.moments {
+            let frame = &frames[moments.frame];
+            moments.answer(frame, &series[frame.slot], columns);
+        }
+        for ordered in &mut self.ordered {
+            let (frame, places) = (&frames[ordered.frame], &self.places[ordered.places]);
+            ordered.answer(frame, places, &arranged.texts, columns);
+        }
+        instants.clear();
     }
-
-    fn sessions_at(&self, sessions: usize, window: WindowSpec, as_of_us: i64) -> (i64, i64) {
-        let sessions = &self.sessions[sessions];
-        let frame = &self.frames[sessions.frame];
-        sessions.ending_in(&self.series[frame.slot].times_us, frame.high, window.bounds(as_of_us))
-    }
-}
-
-fn push_f64(column: &mut Column, value: Option<f64>) {
-    match value {
-        Some(value) => column.push_f64(value),
-        None => column.push_null(),
-    }
-}
-
-fn push_list<'a>(column: &mut Column, elements: impl Iterator<Item = &'a [u8]>) {
-    if let Values::List { offsets, child } = &mut column.values {
-        elements.for_each(|element| child.push_bytes(element));
-        offsets.push(u32::try_from(child.len()).expect("a column holds less than 2^32 elements"));
-    }
-    column.mark_valid();
 }
 
 fn push_word(column: &mut Column, slot_type: SlotType, word: u64, arranged: &Arranged) {

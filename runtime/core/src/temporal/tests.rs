@@ -1,5 +1,6 @@
 //! The kernel against definitions written out, on small times so that ties and edges are frequent.
 
+use super::window::{push_f64, push_list};
 use super::*;
 use crate::accumulator::distinct::hash_of;
 use crate::accumulator::exact_sum::ExactSum;
@@ -402,6 +403,25 @@ proptest! {
         for (row, &(key, as_of_us)) in rows.iter().zip(&labels) {
             let expected = key.and_then(|key| naive(&events, key, as_of_us));
             prop_assert_eq!(row, &expected, "key {:?} at {}", key, as_of_us);
+        }
+    }
+
+    /// Of numbers whose totals are kept, with their squares or without.
+    #[test]
+    fn sums_of_ordinary_numbers_follow_the_definitions(
+        events in proptest::collection::vec((event(), -100_000i64..100_000, any::<bool>()), 0..60),
+        scales in (prop::sample::select(vec![1.0, 0.0, -0.0, 1e-9, 1e6]), prop::sample::select(vec![0.01, 1.0, 1e12, 5e-324])),
+        labels in proptest::collection::vec((Just(Some(0u32)), -70i64..100), 1..40),
+    ) {
+        let events: Vec<Event> = events.into_iter().map(|(event, number, is_first)| Event {
+            key: Some(0),
+            number: event.number.map(|_| number as f64 * if is_first { scales.0 } else { scales.1 }),
+            ..event
+        }).collect();
+        let rows = join(&events, &labels, 1, 1, 1);
+        for (row, &(_, as_of_us)) in rows.iter().zip(&labels) {
+            let expected = naive(&events, 0, as_of_us);
+            prop_assert_eq!(row, &expected, "at {}", as_of_us);
         }
     }
 

@@ -1,69 +1,108 @@
 //! What slides along one key's sorted contributions: window bounds, exact sums, value counts, sessions.
+//!
+//! Each structure answers all instants of a key at once, its columns being appended to instant by instant: what it works on
+//! stays near, and where a window has not moved since the instant before, the value before is given again.
 
+use super::counts::Counts;
 use super::history::Texts;
+use super::totals::Totals;
+use crate::accumulator::distinct::{estimate, hash_of};
 use crate::accumulator::exact_sum::ExactSum;
 use crate::accumulator::extreme::End;
 use crate::accumulator::moments::Moments;
-use crate::accumulator::quantile::bucket_of_word;
+use crate::accumulator::quantile::{bucket_of_word, rank, representative};
+use crate::column::{Column, Values};
 use crate::view::{SlotType, WindowSpec};
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, VecDeque};
 
 /// One key's contributions to one slot, rising in time; `words` is empty for slots whose values nobody reads.
 #[derive(Debug, Default)]
 pub(super) struct Series {
     pub(super) times_us: Vec<i64>,
     pub(super) words: Vec<u64>,
+    pub(super) totals: Totals,
 }
 
-/// Which elements of a series a window holds at the present instant: `low..high`, neither ever going back
-/// within a key.
+/// An instant at which a key is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Instant {
+    pub(super) as_of_us: i64,
+    /// Only what is before it is seen, whatever the windows.
+    pub(super) until_us: i64,
+    /// One of its labels.
+    pub(super) label: u32,
+}
+
+/// The elements `low..high` of a series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Span {
+    pub(super) low: u32,
+    pub(super) high: u32,
+}
+
+impl Span {
+    pub(super) fn count(self) -> usize {
+        (self.high - self.low) as usize
+    }
+
+    fn range(self) -> std::ops::Range<usize> {
+        self.low as usize..self.high as usize
+    }
+}
+
+/// Which elements of a series a window holds at each of a key's instants; neither end ever goes back.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) slot: usize,
     pub(super) window: WindowSpec,
-    pub(super) low: usize,
-    pub(super) high: usize,
+    pub(super) spans: Vec<Span>,
 }
 
 impl Frame {
-    pub(super) fn restart(&mut self) {
-        (self.low, self.high) = (0, 0);
+    pub(super) fn new(slot: usize, window: WindowSpec) -> Self {
+        Self { slot, window, spans: Vec::new() }
     }
 
-    /// Goes on to the window of an instant, of which only what is before `until_us` counts.
-    pub(super) fn advance(&mut self, times_us: &[i64], as_of_us: i64, until_us: i64) {
-        let (start_us, end_us) = self.window.bounds(as_of_us);
-        self.low = gallop(times_us, self.low, start_us);
-        self.high = gallop(times_us, self.high.max(self.low), end_us.min(until_us)).max(self.low);
+    /// Finds the spans of all instants, which rise.
+    pub(super) fn walk(&mut self, times_us: &[i64], instants: &[Instant]) {
+        self.spans.clear();
+        self.spans.reserve(instants.len());
+        let (mut low, mut high) = (0, 0);
+        for instant in instants {
+            let (start_us, end_us) = self.window.bounds(instant.as_of_us);
+            low = gallop(times_us, low, start_us);
+            high = gallop(times_us, high.max(low), end_us.min(instant.until_us)).max(low);
+            // A slice of keys holds less than 2^32 values.
+            self.spans.push(Span { low: low as u32, high: high as u32 });
+        }
     }
 
-    pub(super) fn count(&self) -> usize {
-        self.high - self.low
+    /// From the first element of all spans to the last.
+    pub(super) fn reach(&self) -> Span {
+        let (first, last) = (self.spans.first(), self.spans.last());
+        Span { low: first.map_or(0, |span| span.low), high: last.map_or(0, |span| span.high) }
     }
 }
 
-/// The first index at or after `from` whose time is not before `bound_us`: steps double, then halve, so
-/// the cost is logarithmic in the distance and a walk over all of them stays linear.
+/// The first index at or after `from` whose time is not before `bound_us`.
 fn gallop(times_us: &[i64], from: usize, bound_us: i64) -> usize {
+    gallop_while(times_us, from, |&time_us| time_us < bound_us)
+}
+
+/// The first index at or after `from` whose item is not `before`, as the first items are: steps double, then halve, so the
+/// cost is logarithmic in the distance and a walk over all of them stays linear.
+#[inline]
+pub(super) fn gallop_while<T>(items: &[T], from: usize, before: impl Fn(&T) -> bool) -> usize {
     let mut low = from;
     let mut step = 1;
-    while low + step <= times_us.len() && times_us[low + step - 1] < bound_us {
+    while low + step <= items.len() && before(&items[low + step - 1]) {
         low += step;
         step *= 2;
     }
-    let high = (low + step - 1).min(times_us.len());
-    low + times_us[low..high].partition_point(|&time_us| time_us < bound_us)
+    let high = (low + step - 1).min(items.len());
+    low + items[low..high].partition_point(before)
 }
 
-/// The elements a sliding structure has taken in; says how to get to the next window most cheaply.
-#[derive(Debug, Default)]
-struct Held {
-    low: usize,
-    high: usize,
-}
-
-/// How to get from the elements held to a frame's.
+/// How to get from the elements held to those of a span.
 enum Step {
     /// Take away `.0`, add `.1`.
     Slide(std::ops::Range<usize>, std::ops::Range<usize>),
@@ -71,99 +110,152 @@ enum Step {
     Afresh(std::ops::Range<usize>),
 }
 
-impl Held {
-    fn step_to(&mut self, frame: &Frame) -> Step {
-        let sliding = (frame.low - self.low) + (frame.high - self.high);
-        let step = if sliding < frame.count() {
-            Step::Slide(self.low..frame.low, self.high..frame.high)
-        } else {
-            Step::Afresh(frame.low..frame.high)
-        };
-        (self.low, self.high) = (frame.low, frame.high);
-        step
+/// The cheapest step from a span to a later one.
+fn step(from: Span, to: Span) -> Step {
+    let sliding = (to.low - from.low) as usize + (to.high - from.high) as usize;
+    if sliding < to.count() {
+        Step::Slide(from.low as usize..to.low as usize, from.high as usize..to.high as usize)
+    } else {
+        Step::Afresh(to.range())
     }
+}
+
+/// A column and what it is to hold.
+#[derive(Debug)]
+pub(super) struct Asked<A> {
+    pub(super) column: usize,
+    pub(super) what: A,
+}
+
+/// What is asked of a sum.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum OfSum {
+    Sum,
+    Mean,
 }
 
 /// The exact sum of a frame's values.
 #[derive(Debug)]
 pub(super) struct SumWindow {
     pub(super) frame: usize,
-    integers: bool,
-    held: Held,
-    sum: ExactSum,
+    pub(super) asked: Vec<Asked<OfSum>>,
+    slot_type: SlotType,
 }
 
 impl SumWindow {
     pub(super) fn new(frame: usize, slot_type: SlotType) -> Self {
-        Self { frame, integers: slot_type == SlotType::I64, held: Held::default(), sum: ExactSum::new() }
+        Self { frame, asked: Vec::new(), slot_type }
     }
 
-    pub(super) fn restart(&mut self) {
-        (self.held, self.sum) = (Held::default(), ExactSum::new());
-    }
-
-    pub(super) fn advance(&mut self, frame: &Frame, words: &[u64]) {
-        match self.held.step_to(frame) {
-            Step::Slide(gone, come) => {
-                self.take(&words[gone], true);
-                self.take(&words[come], false);
+    pub(super) fn answer(&self, frame: &Frame, series: &Series, columns: &mut [Column]) {
+        if series.totals.has_sums() {
+            return self.give(frame, columns, |span| series.totals.sum(span).round());
+        }
+        let (mut held, mut sum) = (Span::default(), ExactSum::new());
+        self.give(frame, columns, |span| {
+            match step(held, span) {
+                Step::Slide(gone, come) => {
+                    self.take(&mut sum, &series.words[gone], true);
+                    self.take(&mut sum, &series.words[come], false);
+                }
+                Step::Afresh(all) => {
+                    sum = ExactSum::new();
+                    self.take(&mut sum, &series.words[all], false);
+                }
             }
-            Step::Afresh(all) => {
-                self.sum = ExactSum::new();
-                self.take(&words[all], false);
+            held = span;
+            sum.round()
+        });
+    }
+
+    /// Gives the values at each span, `sum_of` being asked for its sum unless it is the span before.
+    fn give(&self, frame: &Frame, columns: &mut [Column], mut sum_of: impl FnMut(Span) -> Option<f64>) {
+        let (mut before, mut sum) = (Span::default(), Some(0.0));
+        for &span in &frame.spans {
+            if span != before {
+                (before, sum) = (span, sum_of(span));
+            }
+            for asked in &self.asked {
+                push_f64(
+                    &mut columns[asked.column],
+                    match asked.what {
+                        OfSum::Sum => sum,
+                        OfSum::Mean => sum.filter(|_| span.count() > 0).map(|sum| sum / span.count() as f64),
+                    },
+                );
             }
         }
     }
 
-    fn take(&mut self, words: &[u64], away: bool) {
-        let sum = &mut self.sum;
-        match (self.integers, away) {
+    fn take(&self, sum: &mut ExactSum, words: &[u64], away: bool) {
+        match (self.slot_type == SlotType::I64, away) {
             (true, false) => words.iter().for_each(|word| sum.add_i64(word.cast_signed())),
             (true, true) => words.iter().for_each(|word| sum.sub_i64(word.cast_signed())),
             (false, false) => words.iter().for_each(|&word| sum.add(f64::from_bits(word))),
             (false, true) => words.iter().for_each(|&word| sum.sub(f64::from_bits(word))),
         }
     }
+}
 
-    pub(super) fn round(&self) -> Option<f64> {
-        self.sum.round()
-    }
+/// What is asked of moments.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum OfMoments {
+    Variance,
+    StdDev,
 }
 
 /// Count, sum and sum of squares of a frame's values.
 #[derive(Debug)]
 pub(super) struct MomentsWindow {
     pub(super) frame: usize,
+    pub(super) asked: Vec<Asked<OfMoments>>,
     slot_type: SlotType,
-    held: Held,
-    moments: Moments,
 }
 
 impl MomentsWindow {
     pub(super) fn new(frame: usize, slot_type: SlotType) -> Self {
-        Self { frame, slot_type, held: Held::default(), moments: Moments::new() }
+        Self { frame, asked: Vec::new(), slot_type }
     }
 
-    pub(super) fn restart(&mut self) {
-        (self.held, self.moments) = (Held::default(), Moments::new());
-    }
-
-    pub(super) fn advance(&mut self, frame: &Frame, words: &[u64]) {
-        let (moments, slot_type) = (&mut self.moments, self.slot_type);
-        match self.held.step_to(frame) {
-            Step::Slide(gone, come) => {
-                words[gone].iter().for_each(|&word| moments.sub_word(slot_type, word));
-                words[come].iter().for_each(|&word| moments.add_word(slot_type, word));
+    pub(super) fn answer(&self, frame: &Frame, series: &Series, columns: &mut [Column]) {
+        let of_moments = |what: OfMoments, moments: &Moments| match what {
+            OfMoments::Variance => moments.variance(),
+            OfMoments::StdDev => moments.stddev(),
+        };
+        for asked in &self.asked {
+            let column = &mut columns[asked.column];
+            if series.totals.has_squares() {
+                give_f64(frame, column, |span| of_moments(asked.what, &series.totals.moments(span)));
+                continue;
             }
-            Step::Afresh(all) => {
-                *moments = Moments::new();
-                words[all].iter().for_each(|&word| moments.add_word(slot_type, word));
-            }
+            let (mut held, mut moments) = (Span::default(), Moments::new());
+            let (words, slot_type) = (&series.words, self.slot_type);
+            give_f64(frame, column, |span| {
+                match step(held, span) {
+                    Step::Slide(gone, come) => {
+                        words[gone].iter().for_each(|&word| moments.sub_word(slot_type, word));
+                        words[come].iter().for_each(|&word| moments.add_word(slot_type, word));
+                    }
+                    Step::Afresh(all) => {
+                        moments = Moments::new();
+                        words[all].iter().for_each(|&word| moments.add_word(slot_type, word));
+                    }
+                }
+                held = span;
+                of_moments(asked.what, &moments)
+            });
         }
     }
+}
 
-    pub(super) fn moments(&self) -> &Moments {
-        &self.moments
+/// Appends a value for each span, `of` being asked for it unless it is the span before; of nothing there is none.
+fn give_f64(frame: &Frame, column: &mut Column, mut of: impl FnMut(Span) -> Option<f64>) {
+    let (mut before, mut value) = (Span::default(), None);
+    for &span in &frame.spans {
+        if span != before {
+            (before, value) = (span, of(span));
+        }
+        push_f64(column, value);
     }
 }
 
@@ -174,41 +266,59 @@ impl MomentsWindow {
 pub(super) struct ExtremeWindow {
     pub(super) frame: usize,
     pub(super) end: End,
+    pub(super) column: usize,
     slot_type: SlotType,
-    /// The index after the last element taken in.
-    high: usize,
-    /// Indices of elements, rising, each beaten by none after it.
-    open: VecDeque<usize>,
+    /// Elements that are or were held, by index and by a number that is greatest at the extreme: rising in index, each
+    /// beaten by none after it.
+    open: Vec<(u32, i64)>,
 }
 
 impl ExtremeWindow {
-    pub(super) fn new(frame: usize, end: End, slot_type: SlotType) -> Self {
-        Self { frame, end, slot_type, high: 0, open: VecDeque::new() }
+    pub(super) fn new(frame: usize, end: End, slot_type: SlotType, column: usize) -> Self {
+        Self { frame, end, column, slot_type, open: Vec::new() }
     }
 
-    pub(super) fn restart(&mut self) {
-        self.high = 0;
+    pub(super) fn answer(&mut self, frame: &Frame, words: &[u64], column: &mut Column) {
+        let is_float = self.slot_type == SlotType::F64;
+        match (is_float, self.end) {
+            (true, End::Greatest) => self.slide(frame, words, column, total_order),
+            (true, End::Least) => self.slide(frame, words, column, |word| !total_order(word)),
+            (false, End::Greatest) => self.slide(frame, words, column, u64::cast_signed),
+            (false, End::Least) => self.slide(frame, words, column, |word| !word.cast_signed()),
+        }
+    }
+
+    fn slide(&mut self, frame: &Frame, words: &[u64], column: &mut Column, number_of: impl Fn(u64) -> i64) {
+        let is_float = self.slot_type == SlotType::F64;
         self.open.clear();
-    }
-
-    pub(super) fn advance(&mut self, frame: &Frame, words: &[u64]) {
-        while self.open.front().is_some_and(|&index| index < frame.low) {
-            self.open.pop_front();
-        }
-        for index in self.high.max(frame.low)..frame.high {
-            let beaten = |&held: &usize| !self.end.beats(self.slot_type, words[held], words[index]);
-            while self.open.back().is_some_and(beaten) {
-                self.open.pop_back();
+        // What lies before the front has left the frame.
+        let (mut front, mut high) = (0, 0);
+        for span in &frame.spans {
+            while self.open.get(front).is_some_and(|&(index, _)| index < span.low) {
+                front += 1;
             }
-            self.open.push_back(index);
+            for index in high.max(span.low)..span.high {
+                let number = number_of(words[index as usize]);
+                while self.open.len() > front && self.open.last().is_some_and(|&(_, held)| held <= number) {
+                    self.open.pop();
+                }
+                self.open.push((index, number));
+            }
+            high = span.high;
+            match self.open.get(front).map(|&(index, _)| words[index as usize]) {
+                None => column.push_null(),
+                Some(word) if is_float => column.push_f64(f64::from_bits(word)),
+                Some(word) => column.push_i64(word.cast_signed()),
+            }
         }
-        self.high = frame.high;
     }
+}
 
-    /// The word of the extreme; `None` of nothing.
-    pub(super) fn word(&self, words: &[u64]) -> Option<u64> {
-        self.open.front().map(|&index| words[index])
-    }
+/// A number that rises with a float in the total order.
+fn total_order(word: u64) -> i64 {
+    let bits = word.cast_signed();
+    // As `f64::total_cmp` does: of a negative one all bits but the sign are turned round.
+    bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
 }
 
 /// By what the values of an [`OrderedWindow`] are told apart and ordered.
@@ -216,82 +326,178 @@ impl ExtremeWindow {
 pub(super) enum Order {
     /// By bucket.
     Bucket(SlotType),
-    /// By the place among all strings in byte order.
-    Rank,
+    /// By the bytes of the string.
+    Bytes,
     /// By the fixed hash of the string.
     Hash,
+}
+
+/// The values that a slot has in a slice, numbered in an order.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) slot: usize,
+    pub(super) order: Order,
+    by: By,
+    /// By place: the string's code, or its hash.
+    values: Vec<u64>,
+    /// The places of the present key's values.
+    pub(super) of_key: Vec<u32>,
+}
+
+#[derive(Debug)]
+enum By {
+    /// From the least bucket on each has a place.
+    Bucket { least: i32, most: i32 },
+    /// By code; what is no code of the slot is `u32::MAX`.
+    Code(Vec<u32>),
+}
+
+impl Places {
+    pub(super) fn new(slot: usize, order: Order) -> Self {
+        let by = match order {
+            Order::Bucket(_) => By::Bucket { least: i32::MAX, most: i32::MIN },
+            Order::Bytes | Order::Hash => By::Code(Vec::new()),
+        };
+        Self { slot, order, by, values: Vec::new(), of_key: Vec::new() }
+    }
+
+    /// Takes note of a value of the slice.
+    pub(super) fn meet(&mut self, word: u64, texts: &Texts) {
+        match (&mut self.by, self.order) {
+            (By::Bucket { least, most }, Order::Bucket(slot_type)) => {
+                let bucket = bucket_of_word(slot_type, word);
+                (*least, *most) = (bucket.min(*least), bucket.max(*most));
+            }
+            (By::Code(places), _) => {
+                places.resize(texts.len(), u32::MAX);
+                let place = &mut places[word as usize];
+                if *place == u32::MAX {
+                    *place = 0;
+                    self.values.push(word);
+                }
+            }
+            (By::Bucket { .. }, _) => {}
+        }
+    }
+
+    /// Numbers the values met.
+    pub(super) fn number(&mut self, texts: &Texts) {
+        let By::Code(places) = &mut self.by else { return };
+        let codes = std::mem::take(&mut self.values);
+        if self.order == Order::Hash {
+            // What has one hash is one value.
+            let mut hashes: Vec<(u64, u64)> =
+                codes.into_iter().map(|code| (hash_of(texts.get(code as u32)), code)).collect();
+            hashes.sort_unstable();
+            for (hash, code) in hashes {
+                if self.values.last() != Some(&hash) {
+                    self.values.push(hash);
+                }
+                places[code as usize] = self.values.len() as u32 - 1;
+            }
+        } else {
+            self.values = codes;
+            self.values.sort_unstable_by_key(|&code| texts.get(code as u32));
+            (0..).zip(&self.values).for_each(|(place, &code)| places[code as usize] = place);
+        }
+    }
+
+    /// The number of places.
+    pub(super) fn count(&self) -> usize {
+        match self.by {
+            By::Bucket { least, most } if least <= most => (most - least) as usize + 1,
+            By::Bucket { .. } => 0,
+            By::Code(_) => self.values.len(),
+        }
+    }
+
+    /// Goes on to a key's values.
+    pub(super) fn fill(&mut self, words: &[u64]) {
+        self.of_key.clear();
+        match (&self.by, self.order) {
+            (By::Bucket { least, .. }, Order::Bucket(slot_type)) => {
+                self.of_key.extend(words.iter().map(|&word| (bucket_of_word(slot_type, word) - least) as u32));
+            }
+            (By::Code(places), _) => self.of_key.extend(words.iter().map(|&code| places[code as usize])),
+            (By::Bucket { .. }, _) => {}
+        }
+    }
+}
+
+/// What is asked of values in an order.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum OfOrdered {
+    /// The place in millionths.
+    Quantile(u32),
+    ApproxDistinct(usize),
+    CollectSet(usize),
 }
 
 /// How often each value occurs in a frame, in an order of the values.
 #[derive(Debug)]
 pub(super) struct OrderedWindow {
     pub(super) frame: usize,
-    pub(super) order: Order,
-    held: Held,
-    counts: BTreeMap<u64, u32>,
+    /// Index of the places of its slot's values.
+    pub(super) places: usize,
+    pub(super) asked: Vec<Asked<OfOrdered>>,
+    counts: Counts,
 }
 
 impl OrderedWindow {
-    pub(super) fn new(frame: usize, order: Order) -> Self {
-        Self { frame, order, held: Held::default(), counts: BTreeMap::new() }
+    pub(super) fn new(frame: usize, places: usize) -> Self {
+        Self { frame, places, asked: Vec::new(), counts: Counts::default() }
     }
 
-    pub(super) fn restart(&mut self) {
-        self.held = Held::default();
-        self.counts.clear();
-    }
-
-    /// `of_codes` gives a string code's place in the order.
-    pub(super) fn advance(&mut self, frame: &Frame, words: &[u64], of_codes: &[u64]) {
-        let order = self.order;
-        let key = |word: u64| match order {
-            Order::Bucket(slot_type) => key_of_bucket(bucket_of_word(slot_type, word)),
-            Order::Rank | Order::Hash => of_codes[word as usize],
-        };
-        match self.held.step_to(frame) {
-            Step::Slide(gone, come) => {
-                for &word in &words[gone] {
-                    if let Entry::Occupied(mut count) = self.counts.entry(key(word)) {
-                        *count.get_mut() -= 1;
-                        if *count.get() == 0 {
-                            count.remove();
-                        }
-                    }
+    pub(super) fn answer(&mut self, frame: &Frame, places: &Places, texts: &Texts, columns: &mut [Column]) {
+        let counts = &mut self.counts;
+        counts.restart(places.count());
+        let mut held = Span::default();
+        for &span in &frame.spans {
+            match step(held, span) {
+                Step::Slide(gone, come) => {
+                    places.of_key[gone].iter().for_each(|&place| counts.remove(place));
+                    places.of_key[come].iter().for_each(|&place| counts.add(place));
                 }
-                words[come].iter().for_each(|&word| *self.counts.entry(key(word)).or_default() += 1);
+                Step::Afresh(all) => {
+                    counts.clear();
+                    places.of_key[all].iter().for_each(|&place| counts.add(place));
+                }
             }
-            Step::Afresh(all) => {
-                self.counts.clear();
-                words[all].iter().for_each(|&word| *self.counts.entry(key(word)).or_default() += 1);
+            held = span;
+            for asked in &self.asked {
+                let column = &mut columns[asked.column];
+                match (asked.what, &places.by) {
+                    (OfOrdered::Quantile(ppm), By::Bucket { least, .. }) => {
+                        let place = counts.of_rank(rank(span.count() as u64, ppm));
+                        push_f64(column, place.map(|place| representative(least + place as i32)));
+                    }
+                    (OfOrdered::ApproxDistinct(k), By::Code(_)) => {
+                        let hashes = counts.places().map(|place| places.values[place]);
+                        column.push_i64(estimate(hashes, counts.distinct(), k));
+                    }
+                    (OfOrdered::CollectSet(k), By::Code(_)) => {
+                        let codes = counts.places().take(k).map(|place| places.values[place]);
+                        push_list(column, codes.map(|code| texts.get(code as u32)));
+                    }
+                    (OfOrdered::Quantile(_), By::Code(_)) | (_, By::Bucket { .. }) => column.push_null(),
+                }
             }
         }
     }
-
-    /// The values that occur, in their order.
-    pub(super) fn keys(&self) -> impl ExactSizeIterator<Item = u64> {
-        self.counts.keys().copied()
-    }
-
-    /// The buckets that occur with their counts, rising.
-    pub(super) fn buckets(&self) -> impl Iterator<Item = (i32, u64)> {
-        self.counts.iter().map(|(&key, &count)| (bucket_of_key(key), u64::from(count)))
-    }
 }
 
-/// A bucket as a key of the same order.
-fn key_of_bucket(bucket: i32) -> u64 {
-    u64::from(bucket.cast_unsigned() ^ 1 << 31)
-}
-
-fn bucket_of_key(key: u64) -> i32 {
-    (key as u32 ^ 1 << 31).cast_signed()
+/// What is asked of values without an order.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum OfValues {
+    Top(usize),
+    Distinct,
 }
 
 /// How often each value occurs in a frame, by dictionary code.
 #[derive(Debug)]
 pub(super) struct ValuesWindow {
     pub(super) frame: usize,
-    held: Held,
+    pub(super) asked: Vec<Asked<OfValues>>,
     /// Per code its count and its place in `present`.
     counts: Vec<(u32, u32)>,
     /// The codes with a count above 0.
@@ -300,28 +506,40 @@ pub(super) struct ValuesWindow {
 
 impl ValuesWindow {
     pub(super) fn new(frame: usize, codes: usize) -> Self {
-        Self { frame, held: Held::default(), counts: vec![(0, 0); codes], present: Vec::new() }
+        Self { frame, asked: Vec::new(), counts: vec![(0, 0); codes], present: Vec::new() }
     }
 
-    pub(super) fn restart(&mut self) {
+    pub(super) fn answer(&mut self, frame: &Frame, words: &[u64], texts: &Texts, columns: &mut [Column]) {
+        self.clear();
+        let (mut held, mut top) = (Span::default(), Vec::new());
+        for &span in &frame.spans {
+            match step(held, span) {
+                Step::Slide(gone, come) => {
+                    words[gone].iter().for_each(|&code| self.remove(code as u32));
+                    words[come].iter().for_each(|&code| self.add(code as u32));
+                }
+                Step::Afresh(all) => {
+                    self.clear();
+                    words[all].iter().for_each(|&code| self.add(code as u32));
+                }
+            }
+            held = span;
+            for asked in &self.asked {
+                let column = &mut columns[asked.column];
+                match asked.what {
+                    OfValues::Distinct => column.push_i64(self.present.len() as i64),
+                    OfValues::Top(k) => {
+                        self.top(k, texts, &mut top);
+                        push_list(column, top.iter().map(|&code| texts.get(code)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn clear(&mut self) {
         for code in self.present.drain(..) {
             self.counts[code as usize].0 = 0;
-        }
-        self.held = Held::default();
-    }
-
-    pub(super) fn advance(&mut self, frame: &Frame, words: &[u64]) {
-        match self.held.step_to(frame) {
-            Step::Slide(gone, come) => {
-                words[gone].iter().for_each(|&code| self.remove(code as u32));
-                words[come].iter().for_each(|&code| self.add(code as u32));
-            }
-            Step::Afresh(all) => {
-                for code in self.present.drain(..) {
-                    self.counts[code as usize].0 = 0;
-                }
-                words[all].iter().for_each(|&code| self.add(code as u32));
-            }
         }
     }
 
@@ -346,13 +564,8 @@ impl ValuesWindow {
         }
     }
 
-    /// The number of distinct values.
-    pub(super) fn distinct(&self) -> usize {
-        self.present.len()
-    }
-
     /// The up to `k` codes that occur most, most first, ties by the value's bytes.
-    pub(super) fn top(&self, k: usize, texts: &Texts, top: &mut Vec<u32>) {
+    fn top(&self, k: usize, texts: &Texts, top: &mut Vec<u32>) {
         top.clear();
         let before = |a: u32, b: u32| {
             let (count_a, count_b) = (self.counts[a as usize].0, self.counts[b as usize].0);
@@ -368,12 +581,20 @@ impl ValuesWindow {
     }
 }
 
+/// What is asked of sessions that end in a window.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum OfSessions {
+    Count(WindowSpec),
+    Duration(WindowSpec),
+}
+
 /// One key's runs of contributions without a gap above `gap_us`.
 #[derive(Debug)]
 pub(super) struct Sessions {
     /// The frame of everything before T in the slot.
     pub(super) frame: usize,
     pub(super) gap_us: i64,
+    pub(super) asked: Vec<Asked<OfSessions>>,
     /// The index of each session's first contribution.
     starts: Vec<usize>,
     /// The time of each session's last contribution.
@@ -384,10 +605,24 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub(super) fn new(frame: usize, gap_us: i64) -> Self {
-        Self { frame, gap_us, starts: Vec::new(), ends_us: Vec::new(), durations_us: Vec::new() }
+        Self { frame, gap_us, asked: Vec::new(), starts: Vec::new(), ends_us: Vec::new(), durations_us: Vec::new() }
     }
 
-    pub(super) fn restart(&mut self, times_us: &[i64]) {
+    pub(super) fn answer(&mut self, frame: &Frame, times_us: &[i64], instants: &[Instant], columns: &mut [Column]) {
+        self.find(times_us);
+        for (instant, span) in instants.iter().zip(&frame.spans) {
+            let ending_in =
+                |window: WindowSpec| self.ending_in(times_us, span.high as usize, window.bounds(instant.as_of_us));
+            for asked in &self.asked {
+                columns[asked.column].push_i64(match asked.what {
+                    OfSessions::Count(window) => ending_in(window).0,
+                    OfSessions::Duration(window) => ending_in(window).1,
+                });
+            }
+        }
+    }
+
+    fn find(&mut self, times_us: &[i64]) {
         self.starts.clear();
         self.ends_us.clear();
         self.durations_us.clear();
@@ -409,7 +644,7 @@ impl Sessions {
 
     /// The number and the total duration of the sessions of the first `seen` contributions that end in
     /// `[start_us, end_us)`. The last of them ends at the last contribution seen.
-    pub(super) fn ending_in(&self, times_us: &[i64], seen: usize, (start_us, end_us): (i64, i64)) -> (i64, i64) {
+    fn ending_in(&self, times_us: &[i64], seen: usize, (start_us, end_us): (i64, i64)) -> (i64, i64) {
         if seen == 0 {
             return (0, 0);
         }
@@ -426,4 +661,19 @@ impl Sessions {
         }
         (count, duration_us)
     }
+}
+
+pub(super) fn push_f64(column: &mut Column, value: Option<f64>) {
+    match value {
+        Some(value) => column.push_f64(value),
+        None => column.push_null(),
+    }
+}
+
+pub(super) fn push_list<'a>(column: &mut Column, elements: impl Iterator<Item = &'a [u8]>) {
+    if let Values::List { offsets, child } = &mut column.values {
+        elements.for_each(|element| child.push_bytes(element));
+        offsets.push(u32::try_from(child.len()).expect("a column holds less than 2^32 elements"));
+    }
+    column.mark_valid();
 }

@@ -6,6 +6,8 @@
 //! fraction decides. Products and sums of pairs: Dekker, "A floating-point technique for extending the available
 //! precision", 1971.
 
+use crate::accumulator::exact_sum::halves;
+
 /// A relative error that is more than those of all steps but the cancellation: each is below 2^-103.
 const STEPS: f64 = f64::from_bits((1023 - 98) << 52);
 /// What a cancellation may at most have left uncertain.
@@ -29,9 +31,14 @@ impl Pair {
         if mantissa.unsigned_abs() >> 126 != 0 || !(-400..=300).contains(&exponent) {
             return None;
         }
-        let head = mantissa as f64;
-        let tail = (mantissa - head as i128) as f64;
         let power = f64::from_bits(((exponent + 1023) as u64) << 52);
+        let Self { head, tail } = match halves(mantissa) {
+            Some((high, low)) => Self::ordered(high, low),
+            None => {
+                let head = mantissa as f64;
+                Self { head, tail: (mantissa - head as i128) as f64 }
+            }
+        };
         Some(Self { head: head * power, tail: tail * power })
     }
 
