@@ -63,24 +63,81 @@ impl Texts {
 #[derive(Debug, Default)]
 pub(super) struct Dictionary {
     pub(super) texts: Texts,
-    table: HashTable<u32>,
+    table: HashTable<Coded>,
+}
+
+/// A string of the table. Most are short, and then found without a look elsewhere.
+#[derive(Debug, Clone, Copy)]
+struct Coded {
+    low: u64,
+    high: u64,
+    len: u32,
+    code: u32,
+}
+
+impl Coded {
+    fn brief(&self) -> Brief {
+        Brief { low: self.low, high: self.high, len: self.len }
+    }
+}
+
+/// A string's length and, of up to 16 bytes, itself; of a longer one the hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Brief {
+    low: u64,
+    high: u64,
+    len: u32,
+}
+
+impl Brief {
+    /// Of ends that overlap, each loaded at once: a copy into a buffer that is then loaded would have every look wait
+    /// for the one before.
+    fn of(text: &[u8]) -> Self {
+        let four = |bytes: Option<&[u8; 4]>| bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes).into());
+        let eight = |bytes: Option<&[u8; 8]>| bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let (low, high) = match text.len() {
+            0..4 => (text.iter().fold(0, |low, &byte| low << 8 | u64::from(byte)), 0),
+            4..8 => (four(text.first_chunk()), four(text.last_chunk())),
+            8..=16 => (eight(text.first_chunk()), eight(text.last_chunk())),
+            _ => {
+                let mut hasher = FxHasher::default();
+                hasher.write(text);
+                (hasher.finish(), 0)
+            }
+        };
+        Self { low, high, len: u32::try_from(text.len()).unwrap_or(u32::MAX) }
+    }
+
+    fn is_whole(self) -> bool {
+        self.len <= 16
+    }
+
+    /// Both halves multiplied and folded: every bit counts.
+    fn hash(self) -> u64 {
+        let low = self.low ^ 0x9e37_79b9_7f4a_7c15;
+        let high = self.high ^ 0xd1b5_4a32_d192_ed03 ^ u64::from(self.len);
+        let product = u128::from(low) * u128::from(high);
+        product as u64 ^ (product >> 64) as u64
+    }
 }
 
 impl Dictionary {
     pub(super) fn code(&mut self, text: &[u8]) -> u32 {
-        let hash = hash_of(text);
-        if let Some(&code) = self.table.find(hash, |&code| self.texts.get(code) == text) {
-            return code;
+        let brief = Brief::of(text);
+        let (hash, texts) = (brief.hash(), &self.texts);
+        let is_it = |coded: &Coded| coded.brief() == brief && (brief.is_whole() || texts.get(coded.code) == text);
+        if let Some(coded) = self.table.find(hash, is_it) {
+            return coded.code;
         }
         let code = self.texts.0.push(text) as u32;
-        let texts = &self.texts;
-        self.table.insert_unique(hash, code, |&code| hash_of(texts.get(code)));
+        let Brief { low, high, len } = brief;
+        self.table.insert_unique(hash, Coded { low, high, len, code }, |coded| coded.brief().hash());
         code
     }
 
     /// The bytes in use.
     pub(super) fn bytes(&self) -> usize {
-        self.texts.0.bytes() + self.table.len() * size_of::<u32>() * 2
+        self.texts.0.bytes() + self.table.len() * (size_of::<Coded>() + 1) * 2
     }
 }
 
@@ -121,12 +178,6 @@ impl Numbering {
             }
         }
     }
-}
-
-fn hash_of(text: &[u8]) -> u64 {
-    let mut hasher = FxHasher::default();
-    hasher.write(text);
-    hasher.finish()
 }
 
 /// One contribution: which slots it fills, and where its value words begin.
@@ -218,6 +269,8 @@ pub struct History {
     pub(super) dictionary: Dictionary,
     non_finite: u64,
     masks: Vec<u64>,
+    /// Of the batch at hand, kept for its memory.
+    codes: Vec<Vec<u32>>,
 }
 
 impl History {
@@ -230,6 +283,7 @@ impl History {
             dictionary: Dictionary::default(),
             non_finite: 0,
             masks: Vec::new(),
+            codes: Vec::new(),
         }
     }
 
@@ -281,13 +335,20 @@ impl History {
     ) {
         let mut masks = std::mem::take(&mut self.masks);
         self.non_finite += presence(&self.slots, contributions, &mut masks);
+        for (&event, mask) in contributions.rows.iter().zip(&mut masks) {
+            if keys[event as usize] == NO_KEY {
+                *mask = 0;
+            }
+        }
+        let mut codes = std::mem::take(&mut self.codes);
+        self.code_texts(contributions, &masks, &mut codes);
         let slices = self.slices.len() as u32;
         for (index, (&event, &mask)) in contributions.rows.iter().zip(&masks).enumerate() {
-            let event = event as usize;
-            let key = keys[event];
-            if mask == 0 || key == NO_KEY {
+            if mask == 0 {
                 continue;
             }
+            let event = event as usize;
+            let key = keys[event];
             let slice = &mut self.slices[(key % slices) as usize];
             let word = u32::try_from(slice.words.len()).expect("a slice of keys holds less than 2^32 values");
             slice.rows.push(Row { time_us: times_us[event], mask, key: key / slices, word });
@@ -303,13 +364,29 @@ impl History {
                     Values::I64(v) | Values::Timestamp(v) => v[index].cast_unsigned(),
                     Values::F64(v) => v[index].to_bits(),
                     Values::Bool(v) => u64::from(v[index]),
-                    Values::Utf8(v) | Values::Bytes(v) => u64::from(self.dictionary.code(v.get(index))),
+                    Values::Utf8(_) | Values::Bytes(_) => u64::from(codes[slot][index]),
                     Values::List { .. } => 0,
                 };
                 slice.words.push(value);
             }
         }
+        self.codes = codes;
         self.masks = masks;
+    }
+}
+
+impl History {
+    /// Writes the codes of the strings that are kept, by slot and contribution: one column after the other, as looks
+    /// into the dictionary that do not wait for each other's memory take half the time.
+    fn code_texts(&mut self, contributions: &Contributions, masks: &[u64], codes: &mut Vec<Vec<u32>>) {
+        codes.resize_with(self.slots.len(), Vec::new);
+        for slot in bits(self.layout.value_mask) {
+            let (Values::Utf8(texts) | Values::Bytes(texts)) = &contributions.slots[slot].values else { continue };
+            let code =
+                |(text, &mask): (&[u8], &u64)| if mask >> slot & 1 == 1 { self.dictionary.code(text) } else { 0 };
+            codes[slot].clear();
+            codes[slot].extend(texts.iter().zip(masks).map(code));
+        }
     }
 }
 
@@ -387,4 +464,30 @@ pub(super) fn presence(slots: &[SlotType], contributions: &Contributions, masks:
         }
     }
     non_finite
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_of_any_length_have_codes_of_their_own() {
+        // Alike but for one byte or their length, also beyond what a place of the table holds whole.
+        let mut texts: Vec<Vec<u8>> = vec![Vec::new()];
+        for len in 1..40 {
+            texts.push(vec![0; len]);
+            texts.extend((0..len).flat_map(|at| [1, 0x80, 0xff].map(|byte| (at, byte))).map(|(at, byte)| {
+                let mut text = vec![0; len];
+                text[at] = byte;
+                text
+            }));
+        }
+        let mut dictionary = Dictionary::default();
+        for _ in 0..2 {
+            for (code, text) in texts.iter().enumerate() {
+                assert_eq!(dictionary.code(text) as usize, code, "{text:?}");
+                assert_eq!(dictionary.texts.get(code as u32), text);
+            }
+        }
+    }
 }
