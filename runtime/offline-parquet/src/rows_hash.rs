@@ -147,12 +147,22 @@ fn encode(array: &ArrayRef, out: &mut Vec<u8>) -> Result<(), ArrowError> {
     Ok(())
 }
 
-fn fixed<T: Copy, const N: usize>(array: &dyn Array, out: &mut Vec<u8>, values: &[T], bytes: impl Fn(T) -> [u8; N]) {
-    out.reserve(values.len() * (N + 1));
-    for (row, &value) in values.iter().enumerate() {
-        out.push(u8::from(array.is_valid(row)));
-        if array.is_valid(row) {
-            out.extend(bytes(value));
+fn fixed<T: Copy>(array: &dyn Array, out: &mut Vec<u8>, values: &[T], bytes: impl Fn(T) -> [u8; 8]) {
+    let start = out.len();
+    match array.nulls() {
+        None => {
+            out.resize(start + values.len() * 9, 1);
+            let (rows, _) = out[start..].as_chunks_mut::<9>();
+            rows.iter_mut().zip(values).for_each(|(row, &value)| row[1..].copy_from_slice(&bytes(value)));
+        }
+        Some(nulls) => {
+            out.reserve(values.len() * 9);
+            for (is_valid, &value) in nulls.iter().zip(values) {
+                out.push(u8::from(is_valid));
+                if is_valid {
+                    out.extend(bytes(value));
+                }
+            }
         }
     }
 }
