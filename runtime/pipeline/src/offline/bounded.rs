@@ -10,7 +10,8 @@
 //! events, and at any time the history of one slice per thread and some 65,000 rows of the
 //! training set.
 
-use super::compute::{Asked, NOWHERE, answer_slice};
+use super::answers::Answers;
+use super::compute::{Asked, answer_slice};
 use super::gather::{Gathered, Gatherer, ViewHistory, Wanted};
 use super::join::{AsOf, ColdStart, JoinOptions, JoinSummary, Knowledge, TrainingSet};
 use super::keys::{KeyIndex, SharedKeys};
@@ -21,11 +22,10 @@ use super::{Faults, Labels, Status, ViewColumns, thread_count};
 use crate::parallel::in_threads;
 use crate::port::{EventReader, ScratchFolder};
 use crate::{Error, Result};
-use plumb_core::codec::plain::{column_bytes, put_column, read_columns};
+use plumb_core::codec::plain::{put_column, read_columns};
 use plumb_core::column::{Column, DataType, Values};
 use plumb_core::temporal::{Arranged, Histories, History, NO_KEY, Question};
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Mutex;
 
 /// The least memory a join is given: less leaves no room for what is read at a time.
@@ -37,14 +37,11 @@ const SLICES: usize = 256;
 /// A training set is put together in multiples of so many labels.
 pub(super) const PART_ROWS: usize = 64 * 1024;
 
-/// The least rows whose columns are gathered in threads.
-const THREADS_ROWS: usize = 8 * 1024;
+/// How often that at most: more would have left the nearer caches before it is written.
+const PARTS_MOST: usize = 4;
 
 /// The most bytes that a worker sorts at once.
 const SORT_BYTES: usize = 16 << 20;
-
-/// Room for the beginnings of columns, of as many parts as the answers of a slice mostly fall into.
-const PART_HEADS_BYTES: usize = 4 << 10;
 
 /// How much memory a join may take for what grows with its input, and where the rest goes.
 #[derive(Debug, Clone, Copy)]
@@ -126,7 +123,7 @@ impl Limits {
             answer_bytes: bytes / 8,
             // Aggregates, features, and both in the order of the labels.
             answer_rows: (bytes / 8 / (4 * row_bytes)).max(1024),
-            part_rows: (bytes / 8 / (3 * row_bytes) / PART_ROWS).max(1) * PART_ROWS,
+            part_rows: (bytes / 8 / (3 * row_bytes) / PART_ROWS).clamp(1, PARTS_MOST) * PART_ROWS,
             slice_bytes: bytes / 4,
         }
     }
@@ -191,12 +188,12 @@ pub(super) fn run<'r>(
     }
 
     let parts = (summary.rows_in as usize).div_ceil(limits.part_rows);
-    let answers: BTreeMap<&str, Spill<'_>> = selection
+    let answers: BTreeMap<&str, Answers<'_>> = selection
         .views
         .iter()
         .map(|view| {
-            let spill = Spill::new(budget.scratch, parts, limits.answer_bytes / selection.views.len());
-            (view.transform.def().name.as_str(), spill)
+            let limit_bytes = limits.answer_bytes / selection.views.len();
+            (view.transform.def().name.as_str(), view.answers(budget.scratch, parts, limit_bytes))
         })
         .collect();
     let mut known_until_us = i64::MAX;
@@ -354,8 +351,22 @@ pub(super) enum Parts<'a> {
     From(&'a [u32]),
 }
 
+impl ViewSelection {
+    /// Room for the answers of the asked features to labels in so many parts.
+    pub(super) fn answers<'a>(
+        &'a self,
+        folder: &'a dyn ScratchFolder,
+        parts: usize,
+        limit_bytes: usize,
+    ) -> Answers<'a> {
+        let features = &self.transform.def().features;
+        Answers::new(folder, self.features.iter().map(|&feature| &features[feature].data_type), parts, limit_bytes)
+    }
+}
+
 impl Parts<'_> {
-    fn of(self, label: u32) -> usize {
+    /// The part of a label.
+    pub(super) fn of(self, label: u32) -> usize {
         match self {
             Parts::Of(rows) => label as usize / rows,
             Parts::From(starts) => starts.partition_point(|&start| start <= label) - 1,
@@ -375,7 +386,7 @@ pub(super) struct View<'a> {
     /// Per distribution of the plan the ranks of all labels.
     pub(super) ranks: &'a [BySlice<'a, LabelRank>],
     /// Where the answers go, by part.
-    pub(super) answers: &'a Spill<'a>,
+    pub(super) answers: &'a Answers<'a>,
     pub(super) parts: Parts<'a>,
 }
 
@@ -465,22 +476,9 @@ impl View<'_> {
         let mut faults = Faults::default();
         for questions in questions.chunks(limits.answer_rows) {
             let mut found = answer_slice(self.asked, arranged, questions.to_vec(), ranked);
-            found.labels.iter_mut().for_each(|label| *label = rows[*label as usize - base]);
-            let columns = || std::iter::once(&found.event_time).chain(&found.features);
-            // Of all parts together; labels and status take 9 bytes each, what begins a part's columns a few.
-            let bytes = columns().map(column_bytes).sum::<usize>() + found.labels.len() * 9 + PART_HEADS_BYTES;
-            let (mut buffer, mut parts, mut start) = (Vec::with_capacity(bytes), Vec::new(), 0);
-            for labels in found.labels.chunk_by(|&a, &b| self.parts.of(a) == self.parts.of(b)) {
-                let (end, from) = (start + labels.len(), buffer.len());
-                put_column(&mut buffer, &Column::of(Values::I64(labels.iter().map(|&label| label.into()).collect())));
-                let status = found.status[start..end].iter().map(|&status| code_of(status)).collect();
-                put_column(&mut buffer, &Column::of(Values::Bool(status)));
-                columns().for_each(|column| put_column(&mut buffer, &column.slice(start..end)));
-                parts.push((self.parts.of(labels[0]), from..buffer.len()));
-                start = end;
-            }
-            self.answers.put(buffer, parts)?;
-            faults.merge(found.faults);
+            found.labels.iter_mut().for_each(|(label, _)| *label = rows[*label as usize - base]);
+            faults.merge(std::mem::take(&mut found.faults));
+            self.answers.put(found, self.parts)?;
         }
         Ok(faults)
     }
@@ -489,7 +487,7 @@ impl View<'_> {
 /// Puts the answers together, part by part, and hands them on.
 fn put_together(
     selection: &Selection,
-    answers: &BTreeMap<&str, Spill<'_>>,
+    answers: &BTreeMap<&str, Answers<'_>>,
     part_rows: usize,
     options: &JoinOptions,
     go_on: &dyn Fn() -> Result<()>,
@@ -504,8 +502,8 @@ fn put_together(
             .views
             .iter()
             .map(|view| {
-                let answers = &answers[view.transform.def().name.as_str()];
-                part_of_view(view, answers, part, first..first + rows, threads)
+                let name = view.transform.def().name.as_str();
+                answers[name].columns(name, part, first..first + rows, threads)
             })
             .collect::<Result<Vec<ViewColumns>>>()?;
         let cold = |row: usize| views.iter().any(|view| view.status[row] == Status::NotFound);
@@ -520,64 +518,6 @@ fn put_together(
         sink.write(&TrainingSet { rows: kept, views, summary: JoinSummary::default() })?;
     }
     Ok(())
-}
-
-/// One view's answers to the labels `rows`.
-pub(super) fn part_of_view(
-    view: &ViewSelection,
-    answers: &Spill<'_>,
-    part: usize,
-    rows: Range<usize>,
-    threads: usize,
-) -> Result<ViewColumns> {
-    let def = view.transform.def();
-    let of_features = || view.features.iter().map(|&feature| &def.features[feature].data_type);
-    let mut types = vec![&DataType::I64, &DataType::Bool, &DataType::Timestamp];
-    types.extend(of_features());
-    let mut pieces: Vec<Vec<Column>> = Vec::new();
-    answers.each(part, |bytes| {
-        pieces.push(read_columns(bytes, types.iter().copied())?);
-        Ok(())
-    })?;
-    let mut places = vec![NOWHERE; rows.len()];
-    let mut status = vec![Status::NotFound; rows.len()];
-    for (index, piece) in pieces.iter().enumerate() {
-        let (Some(labels), Some(codes)) = (piece[0].as_i64(), piece[1].as_bool()) else { continue };
-        for (row, (&label, &code)) in labels.iter().zip(codes).enumerate() {
-            let label = label as usize - rows.start;
-            places[label] = (index as u32, row as u32);
-            status[label] = status_of(code);
-        }
-    }
-    let gather = |column: usize, data_type: &DataType| {
-        let pieces: Vec<&Column> = pieces.iter().map(|piece| &piece[column]).collect();
-        Column::gather(data_type, &pieces, &places)
-    };
-    // A few rows are gathered sooner than a thread is there.
-    let threads = if rows.len() < THREADS_ROWS { 1 } else { threads };
-    let columns = types.iter().enumerate().skip(2);
-    let mut columns = in_threads(threads, columns, |(index, data_type)| gather(index, data_type))?;
-    let features = columns.split_off(1);
-    let event_time = columns.pop().ok_or_else(|| Error::internal("answers without times"))?;
-    Ok(ViewColumns { view: def.name.clone(), features, event_time, status })
-}
-
-fn code_of(status: Status) -> u8 {
-    match status {
-        Status::NotFound => 0,
-        Status::Found => 1,
-        Status::OutsideMaxAge => 2,
-        Status::Error => 3,
-    }
-}
-
-fn status_of(code: u8) -> Status {
-    match code {
-        1 => Status::Found,
-        2 => Status::OutsideMaxAge,
-        3 => Status::Error,
-        _ => Status::NotFound,
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use crate::{Error, Result};
 use plumb_core::column::{Column, DataType};
 use plumb_core::temporal::{Answers, Arranged, NO_KEY, Question, answer, ranks};
 use plumb_transform::Transform;
+use std::collections::BTreeMap;
 
 /// What is asked of one view.
 #[derive(Debug, Clone, Copy)]
@@ -81,72 +82,62 @@ fn finalize_slice(asked: Asked<'_>, slice: &Arranged, questions: Vec<Question>, 
     SliceRows { answers, finalized, features: all.features, faults: all.faults }
 }
 
-/// The answers to some questions about one slice: one row for each whose key is found, rising by label.
+/// The answers to some questions about one slice: one row for each key and instant that is found.
 #[derive(Debug)]
 pub(super) struct Found {
-    pub(super) labels: Vec<u32>,
+    /// The labels, in no order, and the row that answers each.
+    pub(super) labels: Vec<(u32, u32)>,
     pub(super) status: Vec<Status>,
-    /// The newest contribution.
-    pub(super) event_time: Column,
-    /// The asked features.
-    pub(super) features: Vec<Column>,
+    /// The newest contribution, then the asked features.
+    pub(super) columns: Vec<Column>,
     pub(super) faults: Faults,
 }
 
 /// Answers questions about one slice, whose labels index `ranked`. Of `asked` only the view, the features and the max
 /// age are looked at.
 pub(super) fn answer_slice(asked: Asked<'_>, slice: &Arranged, questions: Vec<Question>, ranked: &[Vec<f64>]) -> Found {
-    let rows = finalize_slice(asked, slice, questions, ranked);
-    let mut reasons = vec![None; rows.features.first().map_or(0, Column::len)];
-    rows.faults.iter().for_each(|fault| reasons[fault.row as usize] = Some(fault.reason.as_str()));
-    let pairs = by_label(&rows.answers.rows);
+    let SliceRows { answers, finalized, features, faults: row_faults } =
+        finalize_slice(asked, slice, questions, ranked);
+    let mut reasons: BTreeMap<u32, &str> = BTreeMap::new();
+    reasons.extend(row_faults.iter().map(|fault| (fault.row, fault.reason.as_str())));
+    let reason_of = |at: Option<u32>| at.and_then(|at| reasons.get(&at).copied());
+    let status = finalized.iter().map(|&at| match at {
+        None => Status::OutsideMaxAge,
+        Some(_) if reason_of(at).is_some() => Status::Error,
+        Some(_) => Status::Found,
+    });
+    let status = status.collect();
+    let mut faults = Faults::default();
+    for &(_, row) in answers.rows.iter().filter(|_| !reasons.is_empty()) {
+        if let Some(reason) = reason_of(finalized[row as usize]) {
+            faults.add(answers.as_of_us[row as usize], reason);
+        }
+    }
+    let mut event_time = Column::new(&DataType::Timestamp);
+    event_time.reserve(answers.newest_us.len(), 0);
+    for newest_us in answers.newest_us {
+        match newest_us {
+            Some(newest_us) => event_time.push_i64(newest_us),
+            None => event_time.push_null(),
+        }
+    }
     let def = asked.transform.def();
+    let mut columns = vec![event_time];
+    let is_whole = finalized.iter().all(Option::is_some);
     // Outside the max age there is no piece to take a value from.
     let places: Vec<(u32, u32)> =
-        pairs.iter().map(|&(_, row)| rows.finalized[row as usize].map_or(NOWHERE, |at| (0, at))).collect();
-    let columns = asked
-        .features
-        .iter()
-        .map(|&feature| Column::gather(&def.features[feature].data_type, &[&rows.features[feature]], &places));
-    let mut found = Found {
-        labels: pairs.iter().map(|&(label, _)| label).collect(),
-        status: Vec::with_capacity(pairs.len()),
-        event_time: Column::new(&DataType::Timestamp),
-        features: columns.collect(),
-        faults: Faults::default(),
-    };
-    for ((_, row), (_, at)) in pairs.into_iter().zip(places) {
-        let row = row as usize;
-        match rows.answers.newest_us[row] {
-            Some(newest_us) => found.event_time.push_i64(newest_us),
-            None => found.event_time.push_null(),
-        }
-        found.status.push(match (rows.finalized[row], reasons.get(at as usize).copied().flatten()) {
-            (None, _) => Status::OutsideMaxAge,
-            (Some(_), None) => Status::Found,
-            (Some(_), Some(reason)) => {
-                found.faults.add(rows.answers.as_of_us[row], reason);
-                Status::Error
-            }
+        if is_whole { Vec::new() } else { finalized.iter().map(|at| at.map_or(NOWHERE, |at| (0, at))).collect() };
+    let mut made: Vec<Option<Column>> = features.into_iter().map(Some).collect();
+    for (index, &feature) in asked.features.iter().enumerate() {
+        let is_last = !asked.features[index + 1..].contains(&feature);
+        let column = if is_last { made[feature].take() } else { made[feature].clone() };
+        let column = column.unwrap_or_else(|| Column::new(&def.features[feature].data_type));
+        columns.push(match is_whole {
+            true => column,
+            false => Column::gather(&def.features[feature].data_type, &[&column], &places),
         });
     }
-    found
-}
-
-/// (label, row) pairs of distinct labels, in the order of the labels.
-fn by_label(pairs: &[(u32, u32)]) -> Vec<(u32, u32)> {
-    let labels = || pairs.iter().map(|&(label, _)| label);
-    let (Some(first), Some(last)) = (labels().min(), labels().max()) else { return Vec::new() };
-    let span = (last - first) as usize + 1;
-    // Those of a slice mostly follow each other: then each is put in its place, which takes no comparisons.
-    if span / 4 > pairs.len() {
-        let mut sorted = pairs.to_vec();
-        sorted.sort_unstable_by_key(|&(label, _)| label);
-        return sorted;
-    }
-    let mut rows = vec![u32::MAX; span];
-    pairs.iter().for_each(|&(label, row)| rows[(label - first) as usize] = row);
-    (first..=last).zip(rows).filter(|&(_, row)| row != u32::MAX).collect()
+    Found { labels: answers.rows, status, columns, faults }
 }
 
 /// The place of a row that has no value.
@@ -223,18 +214,4 @@ pub(super) fn rank_all(
         ranked.push(all);
     }
     Ok(ranked)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pairs_are_put_in_the_order_of_their_labels() {
-        let dense = [(7, 3), (5, 0), (9, 9), (8, 1)];
-        assert_eq!(by_label(&dense), [(5, 0), (7, 3), (8, 1), (9, 9)]);
-        let sparse = [(700, 3), (5, 0), (u32::MAX, 9)];
-        assert_eq!(by_label(&sparse), [(5, 0), (700, 3), (u32::MAX, 9)]);
-        assert_eq!(by_label(&[]), []);
-    }
 }

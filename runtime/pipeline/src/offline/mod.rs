@@ -11,6 +11,7 @@
 //! Not here: files and Arrow (labels come as [`Labels`], results are plain columns).
 
 mod activity;
+mod answers;
 pub mod at;
 pub mod audit;
 pub mod backfill;

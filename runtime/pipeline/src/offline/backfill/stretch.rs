@@ -1,6 +1,6 @@
 //! From labels to rows of snapshots: some parts of labels at a time are answered, and written in their order.
 
-use super::super::bounded::{Budget, Limits, Parts, Progress, Slices, View, part_of_view};
+use super::super::bounded::{Budget, Limits, Parts, Progress, Slices, View};
 use super::super::compute::Asked;
 use super::super::dates::DatePlan;
 use super::super::gather::ViewHistory;
@@ -119,7 +119,7 @@ impl<'a> Stretch<'a> {
     fn write(&mut self, dates: &mut Dates<'_>) -> Result<()> {
         let OfView { max_age_us, history, slices, threads, keeps_known, limits, budget, .. } = self.of;
         let selected = self.selected;
-        let answers = Spill::new(budget.scratch, self.starts.len(), limits.answer_bytes);
+        let answers = selected.answers(budget.scratch, self.starts.len(), limits.answer_bytes);
         let view = View {
             asked: Asked {
                 transform: &selected.transform,
@@ -145,7 +145,7 @@ impl<'a> Stretch<'a> {
             let labels = labels.collect::<Option<Vec<_>>>();
             let labels = labels.ok_or_else(|| Error::internal("a scratch file holds no labels"))?;
             let rows = first as usize..first as usize + labels.len();
-            let columns = part_of_view(selected, &answers, part, rows, threads)?;
+            let columns = answers.columns(&selected.transform.def().name, part, rows, threads)?;
             dates.write(&labels, &columns)?;
             dates.complete_before(self.done_before_us[part])?;
         }
