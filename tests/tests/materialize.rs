@@ -231,6 +231,20 @@ fn a_running_service_rebuilds_while_it_ingests() {
         sender.join().unwrap()
     });
     assert!(sent > 0);
+    let log = service.log();
+    let metrics = log.split("metrics http://").nth(1).or(log.split("metrics ").nth(1)).unwrap();
+    let metrics = metrics.split([')', ' ', '\n']).next().unwrap();
+    let (_, scraped) = process::request(metrics, "GET", "/metrics", b"").unwrap();
+    for sample in [
+        "plumb_materialize_running{} 0.0",
+        "plumb_materialize_runs_total{outcome=\"done\"} 1",
+        "plumb_materialize_runs_total{outcome=\"failed\"} 0",
+        "plumb_materialize_differences_total{view=\"user_activity\",where=\"online\"} 5",
+        "plumb_materialize_differences_total{view=\"user_activity\",where=\"memory\"} 0",
+        "plumb_materialize_differences_total{view=\"user_daily\",where=\"online\"} 0",
+    ] {
+        assert!(scraped.lines().any(|line| line == sample), "{sample} is not in\n{scraped}");
+    }
     let (code, seen) = checked(here);
     assert_eq!((code, &seen["passed"]), (Some(0), &json!(true)), "{seen}");
     nothing_changed(&materialized(here, &[]));

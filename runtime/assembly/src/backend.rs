@@ -204,6 +204,7 @@ impl Backend for ServiceBackend {
             guests: views.iter().flat_map(|view| GuestFigures::of(&view.transform)).collect(),
             meters: board.meters().all(),
             fence_rejections: board.meters().fence_rejections.load(Ordering::Relaxed),
+            rebuilds: board.meters().rebuilds.figures(),
             max_state_bytes: self.max_state_bytes,
             now_us: self.clock.now_us(),
             partitions,

@@ -115,6 +115,8 @@ pub struct Meters {
     sources: Mutex<BTreeMap<String, Arc<SourceMeters>>>,
     /// Writes refused for the sake of a later owner.
     pub fence_rejections: AtomicU64,
+    /// Rebuilds of state.
+    pub rebuilds: RebuildMeters,
 }
 
 impl Meters {
@@ -130,6 +132,95 @@ impl Meters {
     /// All sources'.
     pub fn all(&self) -> BTreeMap<String, Arc<SourceMeters>> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What is counted of rebuilding state from the archive (`plumb materialize`).
+#[derive(Debug, Default)]
+pub struct RebuildMeters {
+    running: AtomicU64,
+    figures: Mutex<RebuildFigures>,
+}
+
+/// Rebuilds of state as read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RebuildFigures {
+    /// Those under way.
+    pub running: u64,
+    /// Those that went to their end.
+    pub done: u64,
+    /// Those that were asked to stop.
+    pub stopped: u64,
+    /// Those that an error ended.
+    pub failed: u64,
+    /// Per view.
+    pub views: BTreeMap<String, RebuiltFigures>,
+}
+
+/// What was rebuilt of a view.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RebuiltFigures {
+    /// States put in the place of what was held.
+    pub states: u64,
+    /// Those that the memory of the process held otherwise.
+    pub in_memory: u64,
+    /// Those that the online store held otherwise.
+    pub online: u64,
+    /// Those that it still shows otherwise.
+    pub unconfirmed: u64,
+}
+
+/// How a rebuild of state ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RebuildEnd {
+    /// At its end.
+    Done,
+    /// It was asked to stop.
+    Stopped,
+    /// By an error.
+    Failed,
+}
+
+impl RebuildMeters {
+    /// Counts a rebuild from its begin to its end.
+    pub fn counted<T>(&self, work: impl FnOnce() -> T, end: impl FnOnce(&T) -> RebuildEnd) -> T {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        // Also where the work panics.
+        struct Running<'a>(&'a AtomicU64);
+        impl Drop for Running<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let running = Running(&self.running);
+        let done = work();
+        drop(running);
+        let mut figures = self.lock();
+        match end(&done) {
+            RebuildEnd::Done => figures.done += 1,
+            RebuildEnd::Stopped => figures.stopped += 1,
+            RebuildEnd::Failed => figures.failed += 1,
+        }
+        done
+    }
+
+    /// Adds what was rebuilt of a view.
+    pub fn add(&self, view: &str, more: RebuiltFigures) {
+        let mut figures = self.lock();
+        let of_view = figures.views.entry(view.to_owned()).or_default();
+        of_view.states += more.states;
+        of_view.in_memory += more.in_memory;
+        of_view.online += more.online;
+        of_view.unconfirmed += more.unconfirmed;
+    }
+
+    /// What was counted.
+    pub fn figures(&self) -> RebuildFigures {
+        RebuildFigures { running: self.running.load(Ordering::Relaxed), ..self.lock().clone() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, RebuildFigures> {
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,7 +8,7 @@
 
 pub use plumb_transform::{Function, Usage};
 
-use crate::meter::SourceMeters;
+use crate::meter::{RebuildFigures, SourceMeters};
 use crate::worker::PartitionStatus;
 use plumb_transform::Transform;
 use std::collections::BTreeMap;
@@ -142,6 +142,16 @@ metrics! {
     REBUILD_PROGRESS_RATIO = Gauge "plumb_rebuild_progress_ratio" ["source", "partition"]
         "How much of a partition is in the online store again, 0 to 1; 1 when nothing is being rebuilt";
 
+    "Rebuilding state (plumb materialize)":
+    MATERIALIZE_RUNNING = Gauge "plumb_materialize_running" []
+        "Rebuilds of online state under way in this process";
+    MATERIALIZE_RUNS = Counter "plumb_materialize_runs" ["outcome"]
+        "Rebuilds of online state that ended in this process: done, stopped or failed; where several processes share a job, one a partition";
+    MATERIALIZE_STATES = Counter "plumb_materialize_states" ["view"]
+        "States of entities (one a partition) that were rebuilt and put in the place of what was held";
+    MATERIALIZE_DIFFERENCES = Counter "plumb_materialize_differences" ["view", "where"]
+        "Rebuilt states that were held otherwise: in memory (a defect), online, or unconfirmed (the online store shows them otherwise even afterwards)";
+
     "Views":
     VIEW_READY = Gauge "plumb_view_ready" ["view"]
         "1 while a view answers, 0 while its state is being built";
@@ -220,6 +230,8 @@ pub struct Figures {
     pub meters: BTreeMap<String, Arc<SourceMeters>>,
     /// Writes refused for the sake of a later owner.
     pub fence_rejections: u64,
+    /// Rebuilds of state.
+    pub rebuilds: RebuildFigures,
     /// The bound of live state, in bytes.
     pub max_state_bytes: u64,
     /// The clock's time, µs since the Unix epoch.

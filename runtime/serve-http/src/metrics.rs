@@ -1,7 +1,7 @@
 //! The service's own metrics, and those of the running flow read at each scrape.
 
 use crate::backend::Backend;
-use plumb_pipeline::meter::{self, SourceMeters};
+use plumb_pipeline::meter::{self, RebuiltFigures, SourceMeters};
 use plumb_pipeline::metrics as names;
 use plumb_pipeline::metrics::{Figures, GuestFigures, Metric, Usage};
 use plumb_pipeline::query::{Answer, ReadSource, Status};
@@ -106,6 +106,7 @@ impl Collector for Flow {
         out.records(&figures)?;
         out.partitions(&figures)?;
         out.sources(&figures)?;
+        out.rebuilds(&figures)?;
         out.views(&figures)?;
         out.guests(&figures)
     }
@@ -256,6 +257,26 @@ impl Encoder<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// What rebuilding state has done; views of which none was rebuilt show zeros.
+    fn rebuilds(&mut self, figures: &Figures) -> Result<(), Error> {
+        let rebuilds = &figures.rebuilds;
+        self.gauges(names::MATERIALIZE_RUNNING, [(NO_LABELS, rebuilds.running as f64)].into_iter())?;
+        let outcomes = [("done", rebuilds.done), ("stopped", rebuilds.stopped), ("failed", rebuilds.failed)];
+        let outcomes = outcomes.map(|(outcome, count)| ([("outcome", outcome)], count));
+        self.counters(names::MATERIALIZE_RUNS, outcomes.into_iter())?;
+        let none = figures.ready.keys().map(|view| (view.as_str(), RebuiltFigures::default()));
+        let mut views: BTreeMap<&str, RebuiltFigures> = none.collect();
+        views.extend(rebuilds.views.iter().map(|(view, figures)| (view.as_str(), *figures)));
+        let states = views.iter().map(|(view, of_view)| ([("view", *view)], of_view.states));
+        self.counters(names::MATERIALIZE_STATES, states)?;
+        let differences = views.iter().flat_map(|(view, of_view)| {
+            let places =
+                [("memory", of_view.in_memory), ("online", of_view.online), ("unconfirmed", of_view.unconfirmed)];
+            places.map(|(place, count)| ([("view", *view), ("where", place)], count))
+        });
+        self.counters(names::MATERIALIZE_DIFFERENCES, differences)
     }
 
     fn views(&mut self, figures: &Figures) -> Result<(), Error> {

@@ -8,9 +8,10 @@ use super::lock;
 use super::report::{FirstChanged, Materialize, Materialized, MaterializedView};
 use super::thread::MaterializeProgress;
 use crate::commit::{Manifest, latest, load};
+use crate::meter::{RebuildEnd, RebuiltFigures};
 use crate::port::{ArchiveScan, RowFile};
 use crate::query::Position;
-use crate::worker::{Board, Command, Members, Rebuilt, Replaced};
+use crate::worker::{Board, Command, Difference, Members, Rebuilt, Replaced};
 use crate::{Error, Result};
 use crossbeam_channel::bounded;
 use plumb_core::ErrorKind;
@@ -82,6 +83,21 @@ impl Materializer {
 
     /// Rebuilds these views in these partitions of this process.
     pub(in crate::runtime) fn run(
+        &self,
+        views: &[ActiveView],
+        partitions: &[(String, u32)],
+        request: &Materialize,
+        progress: &MaterializeProgress,
+    ) -> Result<Materialized> {
+        let end = |done: &Result<Materialized>| match done {
+            Ok(_) => RebuildEnd::Done,
+            Err(_) if !self.go_on(progress) => RebuildEnd::Stopped,
+            Err(_) => RebuildEnd::Failed,
+        };
+        self.board.meters().rebuilds.counted(|| self.rebuild_all(views, partitions, request, progress), end)
+    }
+
+    fn rebuild_all(
         &self,
         views: &[ActiveView],
         partitions: &[(String, u32)],
@@ -311,17 +327,27 @@ impl Materializer {
                 replaced => break replaced?,
             }
         };
-        self.count(unit, &replaced, tally)
+        self.count(unit, &replaced, keys.len() as u64, tally)
     }
 
-    fn count(&self, unit: &Unit, replaced: &Replaced, tally: &Mutex<Tally>) -> Result<()> {
+    /// Counts what a worker has put in the place of so many states.
+    fn count(&self, unit: &Unit, replaced: &Replaced, states: u64, tally: &Mutex<Tally>) -> Result<()> {
+        let differing =
+            |is: fn(&Difference) -> bool| replaced.differing.iter().filter(|difference| is(difference)).count() as u64;
+        let more = RebuiltFigures {
+            states,
+            in_memory: differing(|difference| difference.in_memory),
+            online: differing(|difference| difference.online),
+            unconfirmed: replaced.unconfirmed.len() as u64,
+        };
+        self.board.meters().rebuilds.add(&unit.view.def().name, more);
         let candidate = {
             let mut tally = lock(tally);
             tally.reserved |= replaced.reserved_differed;
-            tally.unconfirmed += replaced.unconfirmed.len() as u64;
+            tally.unconfirmed += more.unconfirmed;
             tally.changed += replaced.differing.len() as u64;
-            tally.in_memory += replaced.differing.iter().filter(|difference| difference.in_memory).count() as u64;
-            tally.online += replaced.differing.iter().filter(|difference| difference.online).count() as u64;
+            tally.in_memory += more.in_memory;
+            tally.online += more.online;
             let first = tally.first.as_ref().map(|(key, _)| key.clone());
             replaced.differing.first().filter(|difference| first.is_none_or(|first| difference.key < first))
         };
