@@ -79,6 +79,14 @@ fn no_memory_threads_files_or_order_change_a_byte() {
         run(here, &words);
         assert!(std::fs::read(here.join("set.parquet")).unwrap() == whole, "{words}");
     }
+    // Labels in CSV, with a last row that makes a column of numbers one of text.
+    let labels = std::fs::read_to_string(here.join("labels.csv")).unwrap();
+    std::fs::write(here.join("labels.csv"), labels + "u00001,i00001,2024-02-09T00:00:00Z,none\n").unwrap();
+    let join = format!("join {views} --labels labels.csv --events events.parquet");
+    run(here, &format!("{join} --memory 8GiB --threads 1 --out whole.parquet"));
+    let whole = std::fs::read(here.join("whole.parquet")).unwrap();
+    run(here, &format!("{join} --memory 64MiB --threads 8 --out set.parquet"));
+    assert!(std::fs::read(here.join("set.parquet")).unwrap() == whole, "of labels in CSV");
     let left = names(here);
     assert!(!left.iter().any(|name| name.starts_with('.')), "{left:?}");
     assert!(!left.contains(&"x.parquet".to_owned()), "{left:?}");

@@ -1,7 +1,9 @@
 //! Label files: the times and keys a join asks with, and every column of the file, to be carried through.
 
+use crate::csv::{CsvFile, CsvReader};
 use crate::files::{Subfolders, table_files};
-use crate::table::{Content, Format, Part, TableFile, fit, merge_schemas, open_table};
+use crate::table::{Content, Format, Part, TableFile, fit, merge_schemas, open_table, other_columns, same_names};
+use crate::values::Inference;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use plumb_columnar::{Batches, ParquetFile, Selection};
@@ -11,6 +13,8 @@ use plumb_pipeline::offline::{LabelReader, Labels};
 use plumb_pipeline::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::vec::IntoIter;
 
 /// Labels in memory: of a file, or of several one after the other.
 #[derive(Debug, Clone)]
@@ -19,6 +23,8 @@ pub struct LabelFile {
     time_column: String,
     labels: Labels,
     time_without_zone: bool,
+    /// Of columns of CSV whose type more rows have a say in than are here.
+    known: Arc<BTreeMap<String, DataType>>,
 }
 
 impl LabelFile {
@@ -32,10 +38,10 @@ impl LabelFile {
     /// As [`read`](Self::read), of several files one after the other; of a folder those in it, in byte order of their
     /// names. All must have the same columns.
     pub fn read_all(paths: &[PathBuf], time_column: &str, keys: &[String]) -> Result<Self> {
-        Self::of(TableFile::read_all(paths)?, time_column, keys)
+        Self::of(TableFile::read_all(paths)?, time_column, keys, Arc::default())
     }
 
-    fn of(file: TableFile, time_column: &str, keys: &[String]) -> Result<Self> {
+    fn of(file: TableFile, time_column: &str, keys: &[String], known: Arc<BTreeMap<String, DataType>>) -> Result<Self> {
         let (times, time_without_zone) = file.times(time_column)?;
         let mut columns = BTreeMap::new();
         for key in keys {
@@ -48,7 +54,7 @@ impl LabelFile {
         }
         let labels = Labels::new(time_column, &times, columns)
             .map_err(|error| Error::invalid(format!("{}: {error}", file.shown())))?;
-        Ok(Self { file, time_column: time_column.to_owned(), labels, time_without_zone })
+        Ok(Self { file, time_column: time_column.to_owned(), labels, time_without_zone, known })
     }
 
     /// The times and keys.
@@ -91,46 +97,61 @@ impl LabelFile {
     }
 
     fn types(&self) -> BTreeMap<String, DataType> {
-        let keys = self.labels.keys.keys().map(|key| (key.clone(), DataType::Utf8));
-        keys.chain([(self.time_column.clone(), DataType::Timestamp)]).collect()
+        let mut types = BTreeMap::clone(&self.known);
+        types.extend(self.labels.keys.keys().map(|key| (key.clone(), DataType::Utf8)));
+        types.insert(self.time_column.clone(), DataType::Timestamp);
+        types
     }
 }
 
 /// Rows of a window of labels.
 pub(crate) const WINDOW_ROWS: usize = 64 * 1024;
 
-/// Labels window by window, each a [`LabelFile`] of its own: what is in memory of Parquet files is one window, of one
-/// file. CSV files are one window, for the types of their columns are known from all of it.
+/// Labels window by window, each a [`LabelFile`] of its own: what is in memory is one window, of one file. CSV files are
+/// read once more before, for the types of their columns are known from all of them.
 #[derive(Debug)]
 pub struct LabelWindows {
     time_column: String,
     keys: Vec<String>,
     files: Vec<(PathBuf, u64)>,
     rest: Rest,
+    /// The types of the columns of CSV files.
+    known: Arc<BTreeMap<String, DataType>>,
     /// Whether there was a window.
     any: bool,
 }
 
+/// The files to come by number, and the one at hand with how many of its rows were read.
 #[derive(Debug)]
 enum Rest {
-    /// The columns of all files, those to come by number, and the one at hand with how many of its rows were read.
     Parquet {
+        /// The columns of all files.
         schema: SchemaRef,
-        files: std::vec::IntoIter<(usize, ParquetFile)>,
+        files: IntoIter<(usize, ParquetFile)>,
         at: Option<(Part, Box<Batches>)>,
     },
-    Whole(Box<LabelFile>),
-    Nothing,
+    Csv {
+        /// The columns of all files.
+        names: Vec<String>,
+        files: IntoIter<(usize, PathBuf)>,
+        /// With the places of the columns in it.
+        at: Option<(Part, Box<CsvReader>, Vec<usize>)>,
+    },
 }
 
 impl LabelWindows {
     /// Opens label files, as [`LabelFile::read_all`] does.
     pub fn open(paths: &[PathBuf], time_column: &str, keys: &[String]) -> Result<Self> {
         let paths = table_files(paths, Subfolders::Refused)?;
-        let is_parquet = |path: &PathBuf| Ok(Format::of(path)? == Format::Parquet);
-        let all_parquet = paths.iter().map(is_parquet).collect::<Result<Vec<bool>>>()?.into_iter().all(|is| is);
-        let (rest, files) = match paths.first() {
-            Some(first) if all_parquet => {
+        let formats = paths.iter().map(|path| Format::of(path)).collect::<Result<Vec<_>>>()?;
+        let Some((first, format)) = paths.first().zip(formats.first()) else {
+            return Err(Error::invalid("no label file is given"));
+        };
+        if let Some(other) = formats.iter().position(|other| other != format) {
+            return Err(other_columns(first, &paths[other], "one is Parquet, the other is CSV"));
+        }
+        let (rest, files, known) = match format {
+            Format::Parquet => {
                 let files = paths.iter().map(|path| open_table(path)).collect::<Result<Vec<_>>>()?;
                 let mut schema = files[0].schema().clone();
                 for (path, file) in paths.iter().zip(&files).skip(1) {
@@ -138,15 +159,33 @@ impl LabelWindows {
                 }
                 let rows = paths.iter().zip(&files).map(|(path, file)| (path.clone(), file.rows())).collect();
                 let files = files.into_iter().enumerate().collect::<Vec<_>>().into_iter();
-                (Rest::Parquet { schema, files, at: None }, rows)
+                (Rest::Parquet { schema, files, at: None }, rows, BTreeMap::new())
             }
-            _ => {
-                let whole = LabelFile::read_all(&paths, time_column, keys)?;
-                let rows = whole.files().map(|(path, rows)| (path.to_owned(), rows)).collect();
-                (Rest::Whole(Box::new(whole)), rows)
+            Format::Csv => {
+                let (names, rows, known) = look_through(&paths)?;
+                let files = paths.into_iter().enumerate().collect::<Vec<_>>().into_iter();
+                (Rest::Csv { names, files, at: None }, rows, known)
             }
         };
-        Ok(Self { time_column: time_column.to_owned(), keys: keys.to_vec(), files, rest, any: false })
+        let (time_column, keys) = (time_column.to_owned(), keys.to_vec());
+        Ok(Self { time_column, keys, files, rest, known: Arc::new(known), any: false })
+    }
+
+    /// The same labels from the first one on.
+    pub fn again(&self) -> Result<Self> {
+        let paths: Vec<PathBuf> = self.files.iter().map(|(path, _)| path.clone()).collect();
+        let Rest::Csv { names, .. } = &self.rest else {
+            return Self::open(&paths, &self.time_column, &self.keys);
+        };
+        let files = paths.into_iter().enumerate().collect::<Vec<_>>().into_iter();
+        Ok(Self {
+            time_column: self.time_column.clone(),
+            keys: self.keys.clone(),
+            files: self.files.clone(),
+            rest: Rest::Csv { names: names.clone(), files, at: None },
+            known: self.known.clone(),
+            any: false,
+        })
     }
 
     /// The files, each with the number of its rows, in order.
@@ -157,38 +196,110 @@ impl LabelWindows {
     /// The next window; `None` after the last. Files without rows have one, without rows.
     pub fn next_window(&mut self) -> Result<Option<LabelFile>> {
         let any = std::mem::replace(&mut self.any, true);
-        let Rest::Parquet { schema, files, at } = &mut self.rest else {
-            return Ok(match std::mem::replace(&mut self.rest, Rest::Nothing) {
-                Rest::Whole(file) => Some(*file),
-                _ => None,
-            });
+        let next = match &mut self.rest {
+            Rest::Parquet { schema, files, at } => next_batch(schema, files, at)?,
+            Rest::Csv { names, files, at } => next_rows(names, files, at)?,
         };
-        let window = |part: Part, batches, schema: &SchemaRef| {
-            let content = Content::Parquet { schema: schema.clone(), batches };
-            LabelFile::of(TableFile { parts: vec![part], content }, &self.time_column, &self.keys).map(Some)
-        };
-        loop {
-            if let Some((part, batches)) = at {
-                if let Some(batch) = batches.next().transpose()? {
-                    let batch = fit(&part.path, &batch, schema)?;
-                    part.skipped += part.rows;
-                    part.rows = batch.num_rows();
-                    return window(part.clone(), vec![batch], schema);
-                }
-                *at = None;
-            }
-            let Some((file, parquet)) = files.next() else { break };
-            let selection = Selection { batch_rows: WINDOW_ROWS, ..Selection::default() };
-            let part = Part { path: parquet.path().to_owned(), first_row: 0, rows: 0, file, skipped: 0 };
-            *at = Some((part, Box::new(parquet.batches(&selection)?)));
-        }
-        match self.files.first() {
-            Some((path, _)) if !any => {
+        let table = match (next, self.files.first()) {
+            (Some(table), _) => table,
+            (None, Some((path, _))) if !any => {
                 let part = Part { path: path.clone(), first_row: 0, rows: 0, file: 0, skipped: 0 };
-                window(part, Vec::new(), schema)
+                let content = match &self.rest {
+                    Rest::Parquet { schema, .. } => Content::Parquet { schema: schema.clone(), batches: Vec::new() },
+                    Rest::Csv { names, .. } => {
+                        Content::Csv(CsvFile { names: names.clone(), columns: vec![Vec::new(); names.len()] })
+                    }
+                };
+                TableFile { parts: vec![part], content }
             }
-            _ => Ok(None),
+            _ => return Ok(None),
+        };
+        LabelFile::of(table, &self.time_column, &self.keys, self.known.clone()).map(Some)
+    }
+}
+
+/// The columns of CSV files, how many rows each has, and the types that all rows together give the columns.
+type LookedThrough = (Vec<String>, Vec<(PathBuf, u64)>, BTreeMap<String, DataType>);
+
+fn look_through(paths: &[PathBuf]) -> Result<LookedThrough> {
+    let (mut names, mut files, mut types): (Vec<String>, _, Vec<Inference>) = (Vec::new(), Vec::new(), Vec::new());
+    for path in paths {
+        let mut reader = CsvReader::open(path)?;
+        if files.is_empty() {
+            names = reader.names().to_vec();
+            types = vec![Inference::new(); names.len()];
         }
+        let places = places(&paths[0], &names, &reader)?;
+        let mut rows = 0;
+        loop {
+            let window = reader.rows(WINDOW_ROWS)?;
+            let read = window.rows();
+            for (inference, &place) in types.iter_mut().zip(&places) {
+                inference.look(&window.columns[place]);
+            }
+            rows += read as u64;
+            if read < WINDOW_ROWS {
+                break;
+            }
+        }
+        files.push((path.clone(), rows));
+    }
+    let types = names.iter().cloned().zip(types.iter().map(Inference::data_type)).collect();
+    Ok((names, files, types))
+}
+
+/// Where the columns of the first file are in another one.
+fn places(first: &Path, names: &[String], reader: &CsvReader) -> Result<Vec<usize>> {
+    fn words(names: &[String]) -> Vec<&str> {
+        names.iter().map(String::as_str).collect()
+    }
+    same_names((first, &words(names)), (reader.path(), &words(reader.names())))
+}
+
+fn next_batch(
+    schema: &SchemaRef,
+    files: &mut IntoIter<(usize, ParquetFile)>,
+    at: &mut Option<(Part, Box<Batches>)>,
+) -> Result<Option<TableFile>> {
+    loop {
+        if let Some((part, batches)) = at {
+            if let Some(batch) = batches.next().transpose()? {
+                let batch = fit(&part.path, &batch, schema)?;
+                part.skipped += part.rows;
+                part.rows = batch.num_rows();
+                let content = Content::Parquet { schema: schema.clone(), batches: vec![batch] };
+                return Ok(Some(TableFile { parts: vec![part.clone()], content }));
+            }
+            *at = None;
+        }
+        let Some((file, parquet)) = files.next() else { return Ok(None) };
+        let selection = Selection { batch_rows: WINDOW_ROWS, ..Selection::default() };
+        let part = Part { path: parquet.path().to_owned(), first_row: 0, rows: 0, file, skipped: 0 };
+        *at = Some((part, Box::new(parquet.batches(&selection)?)));
+    }
+}
+
+fn next_rows(
+    names: &[String],
+    files: &mut IntoIter<(usize, PathBuf)>,
+    at: &mut Option<(Part, Box<CsvReader>, Vec<usize>)>,
+) -> Result<Option<TableFile>> {
+    loop {
+        if let Some((part, reader, places)) = at {
+            let mut window = reader.rows(WINDOW_ROWS)?;
+            if window.rows() > 0 {
+                part.skipped += part.rows;
+                part.rows = window.rows();
+                let columns = places.iter().map(|&place| std::mem::take(&mut window.columns[place])).collect();
+                let content = Content::Csv(CsvFile { names: names.to_vec(), columns });
+                return Ok(Some(TableFile { parts: vec![part.clone()], content }));
+            }
+            *at = None;
+        }
+        let Some((file, path)) = files.next() else { return Ok(None) };
+        let reader = CsvReader::open(&path)?;
+        let places = places(&path, names, &reader)?;
+        *at = Some((Part { path, first_row: 0, rows: 0, file, skipped: 0 }, Box::new(reader), places));
     }
 }
 

@@ -109,7 +109,7 @@ impl TableFile {
             }
         };
         let rows = match &content {
-            Content::Csv(file) => file.columns.first().map_or(0, Vec::len),
+            Content::Csv(file) => file.rows(),
             Content::Parquet { batches, .. } => batches.iter().map(RecordBatch::num_rows).sum(),
         };
         Ok(Self { parts: vec![Part { path: path.to_owned(), first_row: 0, rows, file: 0, skipped: 0 }], content })
@@ -370,7 +370,7 @@ impl TableFile {
     }
 }
 
-fn other_columns(first: &Path, second: &Path, why: &str) -> Error {
+pub(crate) fn other_columns(first: &Path, second: &Path, why: &str) -> Error {
     Error::invalid(format!(
         "`{}` has other columns than `{}`: {why}; files that are read together must have the same columns",
         second.display(),
@@ -379,7 +379,7 @@ fn other_columns(first: &Path, second: &Path, why: &str) -> Error {
 }
 
 /// The places of the first file's columns in the second; an error if one has a column that the other lacks.
-fn same_names((first, ours): (&Path, &[&str]), (second, theirs): (&Path, &[&str])) -> Result<Vec<usize>> {
+pub(crate) fn same_names((first, ours): (&Path, &[&str]), (second, theirs): (&Path, &[&str])) -> Result<Vec<usize>> {
     if let Some(extra) = theirs.iter().find(|name| !ours.contains(name)) {
         return Err(other_columns(first, second, &format!("it has a column `{extra}` too")));
     }

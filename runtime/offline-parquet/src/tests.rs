@@ -294,6 +294,70 @@ fn parquet_labels_pass_through_unchanged() {
 }
 
 #[test]
+fn csv_labels_in_windows_are_those_of_all_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = labels::WINDOW_ROWS + 5_000;
+    let (mut first, mut second) = (String::new(), String::new());
+    first.push_str("user_id,event_time,whole,number,code,truth,note\n");
+    for row in 0..rows {
+        let (time, truth) = (1_706_702_400_000 + row, row % 3 == 0);
+        first.push_str(&format!("u{},{time},{row},{row},{},{truth},\"a, {row}\"\n", row % 100, 10 + row % 50));
+    }
+    // The last rows of all say what columns are that looked like whole numbers till then.
+    second.push_str("note,truth,code,number,whole,event_time,user_id\n");
+    second.push_str(",,11,1,7,2024-02-01T00:00:00Z,\n\"\",TRUE,007,0.5,,2024-02-02,9\n");
+    let empty = "whole,user_id,event_time,number,code,truth,note\n";
+    let paths: Vec<PathBuf> = [("a.csv", &*first), ("b.csv", empty), ("c.csv", &second)]
+        .iter()
+        .map(|(name, text)| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        })
+        .collect();
+    let whole = LabelFile::read_all(&paths, "event_time", &user()).unwrap();
+    let open = || LabelWindows::open(&paths, "event_time", &user()).unwrap();
+    let mut from_second = open();
+    from_second.next_window().unwrap();
+    for mut windows in [open(), from_second.again().unwrap()] {
+        assert_eq!(windows.files(), [(paths[0].clone(), rows as u64), (paths[1].clone(), 0), (paths[2].clone(), 2)]);
+        let (mut first_row, mut ends) = (0u32, Vec::new());
+        while let Some(window) = windows.next_window().unwrap() {
+            let count = window.labels().len() as u32;
+            let own: Vec<u32> = (0..count).collect();
+            let of_all: Vec<u32> = (first_row..first_row + count).collect();
+            assert_eq!(window.take(&own).unwrap(), whole.take(&of_all).unwrap());
+            let range = first_row as usize..(first_row + count) as usize;
+            assert_eq!(window.labels().times_us, whole.labels().times_us[range.clone()]);
+            assert_eq!(window.labels().keys["user_id"], whole.labels().keys["user_id"].take(range));
+            first_row += count;
+            ends.push(first_row as usize);
+        }
+        assert_eq!(ends, [labels::WINDOW_ROWS, rows, rows + 2]);
+    }
+    let types = whole.column_types().unwrap();
+    assert_eq!(
+        ["whole", "number", "code", "truth", "note"].map(|name| types[name].clone()),
+        [DataType::I64, DataType::F64, DataType::Utf8, DataType::Bool, DataType::Utf8]
+    );
+    // A row that is wrong has its number in its file, in whatever window.
+    std::fs::write(&paths[0], first + "u1,soon,1,1,1,true,x\n").unwrap();
+    let mut windows = open();
+    let error = loop {
+        match windows.next_window() {
+            Ok(window) => assert!(window.is_some()),
+            Err(error) => break error.to_string(),
+        }
+    };
+    let why = format!("a.csv`: column `event_time`: row {}: `soon` is no time", rows + 1);
+    assert!(error.contains(&why), "{error}");
+    let mixed = [paths[0].clone(), folder.path().join("d.parquet")];
+    write_parquet(&mixed[1], vec![("event_time", Arc::new(Int64Array::from(vec![1])))]);
+    let error = LabelWindows::open(&mixed, "event_time", &user()).unwrap_err().to_string();
+    assert!(error.contains("d.parquet` has other columns than") && error.contains("the other is CSV"), "{error}");
+}
+
+#[test]
 fn csv_in_csv_out_keeps_every_cell() {
     let text = "user_id,event_time,note,score,code\nu1,2024-01-31,\"a, \"\"b\"\"\",1.50,007\n,1706702400000,,,\n3,2024-01-31 12:00:00,\"\",1e5,12\n";
     let (folder, labels) = folder_with("labels.csv", text);

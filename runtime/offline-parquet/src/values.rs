@@ -131,27 +131,59 @@ pub(crate) fn instant(text: &str) -> Option<(i64, bool)> {
     Some((TimeUnit::Ms.to_us(text.parse().ok()?)?, false))
 }
 
-/// The narrowest type that holds every cell and gives each back as the number it was: i64, f64, bool, else string.
+/// Finds out the narrowest type that holds every cell it is shown and gives each back as the number it was: i64, f64,
+/// bool, else string.
+#[derive(Debug, Clone)]
+pub(crate) struct Inference {
+    any: bool,
+    all_whole: bool,
+    any_number: bool,
+    all_numbers: bool,
+    all_truths: bool,
+}
+
+impl Inference {
+    /// Nothing shown yet.
+    pub(crate) fn new() -> Self {
+        Self { any: false, all_whole: true, any_number: false, all_numbers: true, all_truths: true }
+    }
+
+    /// Looks at more cells.
+    pub(crate) fn look(&mut self, cells: &[Option<String>]) {
+        for text in cells.iter().flatten() {
+            self.any = true;
+            let whole = self.all_whole && text.parse::<i64>().is_ok_and(|value| value.to_string() == *text);
+            self.all_whole = whole;
+            // Every whole number as it is written here is a number.
+            let number = whole || (self.all_numbers && is_number(text));
+            self.any_number |= number;
+            self.all_numbers &= number || matches!(text.as_str(), "NaN" | "inf" | "-inf");
+            self.all_truths &= matches!(text.as_str(), "true" | "false" | "True" | "False" | "TRUE" | "FALSE");
+        }
+    }
+
+    /// The type of all cells so far.
+    pub(crate) fn data_type(&self) -> DataType {
+        match self {
+            Self { any: false, .. } => DataType::Utf8,
+            Self { all_whole: true, .. } => DataType::I64,
+            Self { all_numbers: true, any_number: true, .. } => DataType::F64,
+            Self { all_truths: true, .. } => DataType::Bool,
+            _ => DataType::Utf8,
+        }
+    }
+}
+
+/// A code such as `007` is no number; `1e5` and `0.50` are.
+fn is_number(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let code = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
+    !code && digits.starts_with(|first: char| first.is_ascii_digit() || first == '.') && text.parse::<f64>().is_ok()
+}
+
+/// The type of all cells of a column, see [`Inference`].
 pub(crate) fn infer(cells: &[Option<String>]) -> DataType {
-    let present = || cells.iter().flatten();
-    if present().next().is_none() {
-        return DataType::Utf8;
-    }
-    if present().all(|text| text.parse::<i64>().is_ok_and(|value| value.to_string() == *text)) {
-        return DataType::I64;
-    }
-    // A code such as `007` is no number; `1e5` and `0.50` are.
-    let number = |text: &String| {
-        let digits = text.strip_prefix('-').unwrap_or(text);
-        let code = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
-        !code && digits.starts_with(|first: char| first.is_ascii_digit() || first == '.') && text.parse::<f64>().is_ok()
-    };
-    let special = |text: &String| matches!(text.as_str(), "NaN" | "inf" | "-inf");
-    if present().any(number) && present().all(|text| number(text) || special(text)) {
-        return DataType::F64;
-    }
-    if present().all(|text| matches!(text.as_str(), "true" | "false" | "True" | "False" | "TRUE" | "FALSE")) {
-        return DataType::Bool;
-    }
-    DataType::Utf8
+    let mut inference = Inference::new();
+    inference.look(cells);
+    inference.data_type()
 }
