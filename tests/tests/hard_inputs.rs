@@ -163,6 +163,37 @@ fn damaged_and_foreign_files_are_named() {
     }
 }
 
+/// `tests/data/page_checksums.parquet` is of pyarrow (`write_page_checksum=True`, no compression, no dictionaries), so
+/// that a bit flipped in a value decodes as another value.
+#[test]
+fn a_bit_flipped_in_a_page_with_a_checksum_is_found() {
+    let folder = folder();
+    let here = folder.path();
+    let good = std::fs::read(process::repository().join("tests/data/page_checksums.parquet")).unwrap();
+    std::fs::write(here.join("x.parquet"), &good).unwrap();
+    let commands = [
+        "test user.wasm --events x.parquet",
+        "stats x.parquet",
+        "join --transform user.wasm --events x.parquet --labels labels.csv --out o.parquet",
+    ];
+    for words in commands {
+        json(here, words);
+    }
+    // The ends of the pages of `event_id`, `event_time`, `user_id`, `event_type` and `price`.
+    for (column, end) in [(0, 3657), (1, 6936), (2, 9383), (3, 13438), (4, 15166)] {
+        for back in [1, 40, 300] {
+            let mut damaged = good.clone();
+            damaged[end - back] ^= 1;
+            std::fs::write(here.join("x.parquet"), damaged).unwrap();
+            refused(here, "stats x.parquet", "`x.parquet` is a damaged Parquet file");
+            // The others read what their views need.
+            if [1, 2, 3].contains(&column) {
+                commands.iter().for_each(|words| refused(here, words, "`x.parquet` is a damaged Parquet file"));
+            }
+        }
+    }
+}
+
 #[test]
 fn no_damage_makes_a_panic() {
     let folder = folder();
