@@ -163,6 +163,42 @@ fn damaged_and_foreign_files_are_named() {
     }
 }
 
+#[test]
+fn nothing_that_is_read_is_written_over() {
+    let folder = folder();
+    let here = folder.path();
+    json(here, &format!("join {VIEWS} --events good.parquet --labels labels.csv --out set.parquet"));
+    std::fs::hard_link(here.join("good.parquet"), here.join("alias.parquet")).unwrap();
+    std::fs::create_dir(here.join("folder")).unwrap();
+    std::fs::copy(here.join("good.parquet"), here.join("folder/one.parquet")).unwrap();
+    let read = |name: &str| std::fs::read(here.join(name)).unwrap();
+    let names = ["good.parquet", "labels.csv", "set.parquet", "folder/one.parquet"];
+    let before = names.map(read);
+    let join = format!("join {VIEWS} --labels labels.csv");
+    let audit = format!("audit set.parquet --labels labels.csv --events good.parquet {VIEWS}");
+    for words in [
+        format!("{join} --events good.parquet --out good.parquet"),
+        format!("{join} --events good.parquet --out ./folder/../good.parquet"),
+        format!("{join} --events good.parquet --out alias.parquet"),
+        format!("{join} --events folder --out folder/one.parquet"),
+        format!("{join} --events good.parquet --out labels.csv"),
+        format!("{audit} --html set.parquet"),
+        format!("{audit} --html labels.csv"),
+        format!("{audit} --html good.parquet"),
+        "stats set.parquet --html set.parquet".to_owned(),
+        "compare set.parquet folder --html folder/one.parquet".to_owned(),
+    ] {
+        refused(here, &words, "` is read, and would be gone");
+    }
+    for words in [audit, "stats set.parquet".to_owned(), "compare set.parquet set.parquet".to_owned()] {
+        refused(here, &format!("{words} --html folder"), "--html folder: that is a folder; name a file");
+        refused(here, &format!("{words} --html nowhere/x.html"), "there is no folder `nowhere`");
+    }
+    assert!(names.map(read) == before);
+    // What is not read is replaced.
+    json(here, &format!("{join} --events good.parquet --out set.parquet"));
+}
+
 /// `tests/data/page_checksums.parquet` is of pyarrow (`write_page_checksum=True`, no compression, no dictionaries), so
 /// that a bit flipped in a value decodes as another value.
 #[test]

@@ -261,7 +261,7 @@ fn tables_that_cannot_be_looked_at() {
         ("stats a.txt", "`a.txt` does not exist"),
         ("stats empty", "folder `empty` holds no .parquet or .csv file"),
         ("stats a.csv --columns z", "`a.csv` has no column `z`; it has x"),
-        ("stats a.csv --columns z*", "`a.csv`: no column is wanted"),
+        ("stats a.csv --columns z*", "`a.csv`: no column is named by --columns z*; it has x"),
         ("stats mixed", "`mixed/2.csv`: column `x` is string, but i64 in a file before it"),
         ("compare a.csv no_rows.csv", "`no_rows.csv` has 0 rows: there is nothing to compare"),
         ("compare a.csv b.csv", "no column is in both tables: `a.csv` has x; `b.csv` has y"),
@@ -278,8 +278,11 @@ fn tables_that_cannot_be_looked_at() {
     assert_eq!((code, drift["retyped"][0]["column"].as_str()), (1, Some("x")));
     let (code, _) = json(here, "compare a.csv words.csv");
     assert_eq!(code, 0);
-    // A page that cannot be written leaves nothing, and is the disk's failure.
+    // A page for which there is no place is refused beforehand; one that cannot be written is the disk's failure.
     let output = plumb(here, "stats a.csv --html nowhere/page.html");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("there is no folder `nowhere`"), "{}", text(&output.stderr));
+    let output = plumb(here, "stats a.csv --html /proc/page.html");
     assert_eq!(output.status.code(), Some(3));
-    assert!(text(&output.stderr).contains("write `nowhere/page.html`"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("cannot write `/proc/page.html`"), "{}", text(&output.stderr));
 }

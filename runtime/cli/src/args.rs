@@ -92,7 +92,8 @@ pub(crate) struct Reading {
     /// Threads to use [default: the cores there are].
     #[arg(long)]
     pub(crate) threads: Option<usize>,
-    /// The instant against which `max_future` is measured (RFC 3339) [default: now].
+    /// Events more than the source's `max_future` after this instant (RFC 3339) are rejected; give one so that a later run
+    /// takes the same events [default: now].
     #[arg(long, value_name = "T")]
     pub(crate) now: Option<String>,
 }
@@ -101,10 +102,10 @@ pub(crate) struct Reading {
 #[derive(Debug, Args, Clone)]
 pub(crate) struct Memory {
     /// Memory for what grows with the input, such as 512MiB (at least 64MiB); what does not fit goes to disk for a
-    /// while. No value depends on it [default: half of what is free].
+    /// while. The result does not depend on it [default: half of what is free].
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<String>,
-    /// The folder for what does not fit in memory [default: that of the output, of an audit that of the training set].
+    /// The folder for what does not fit in memory [default: where the output is, or the audited training set].
     #[arg(long, value_name = "DIR")]
     pub(crate) spill_dir: Option<PathBuf>,
 }
@@ -194,7 +195,7 @@ pub(crate) struct Run {
     /// Print the effective settings, secrets masked, and stop.
     #[arg(long)]
     pub(crate) check: bool,
-    /// The instant against which `max_future` is measured for a file source (RFC 3339) [default: now].
+    /// Of a file source, events more than `max_future` after this instant (RFC 3339) are rejected [default: now].
     #[arg(long, value_name = "T")]
     pub(crate) now: Option<String>,
     /// Take a component whose name and version are known with another digest.
@@ -353,7 +354,8 @@ pub(crate) struct Join {
     /// Whether an event exactly at the label's time is seen.
     #[arg(long, default_value = "before")]
     pub(crate) as_of: AsOf,
-    /// The oldest newest contribution a view may have, e.g. 30d [default: the view's TTL].
+    /// A view whose newest event of the entity is older than this at the label, e.g. 30d, gives nulls [default: the
+    /// view's TTL].
     #[arg(long, value_name = "D")]
     pub(crate) max_age: Option<String>,
     /// What counts as known at the label's time; `ingested` needs events of plumb's archive.
@@ -378,16 +380,18 @@ pub(crate) struct Join {
 pub(crate) struct Audit {
     /// The training set.
     pub(crate) dataset: PathBuf,
-    /// The labels it was made from.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) labels: PathBuf,
+    /// The labels it was made from: a .parquet or .csv file or a folder of such; repeat for several, in the order of the
+    /// set's rows.
+    #[arg(long, value_name = "PATH", required = true)]
+    pub(crate) labels: Vec<PathBuf>,
     /// The column of the labels' time.
     #[arg(long, value_name = "COLUMN", default_value = "event_time")]
     pub(crate) label_time: String,
     /// Whether a label may see an event exactly at its time, as the set was meant to be.
     #[arg(long, default_value = "before")]
     pub(crate) as_of: AsOf,
-    /// The oldest newest contribution a view may have, e.g. 30d, if the set was made so [default: the view's TTL].
+    /// The --max-age that the set was made with: a view whose newest event of the entity is older gives nulls [default: the
+    /// view's TTL].
     #[arg(long, value_name = "D")]
     pub(crate) max_age: Option<String>,
     /// What counts as known at the label's time, as the set was meant to be.

@@ -8,6 +8,7 @@ use plumb_core::time::parse_duration;
 use plumb_pipeline::decode::time::parse_rfc3339;
 use plumb_pipeline::offline::MEMORY_MIN_BYTES;
 use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -56,6 +57,29 @@ impl Output {
     }
 }
 
+/// Whether both are there and the same file, under whatever names.
+pub(crate) fn is_same_file(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((place(a), place(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Refuses a page, before the work that it is to show, that cannot be written or that would take the place of a file
+/// that is read.
+pub(crate) fn check_page<'a>(page: Option<&Path>, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    let Some(page) = page else { return Ok(()) };
+    let shown = page.display();
+    if page.is_dir() {
+        return Err(usage(format!("--html {shown}: that is a folder; name a file")));
+    }
+    if let Some(folder) = page.parent().filter(|folder| *folder != Path::new("") && !folder.is_dir()) {
+        return Err(usage(format!("--html {shown}: there is no folder `{}`", folder.display())));
+    }
+    match inputs.into_iter().find(|input| is_same_file(page, input)) {
+        Some(input) => Err(usage(format!("--html {shown}: `{}` is read, and would be gone", input.display()))),
+        None => Ok(()),
+    }
+}
+
 /// Writes a page whole or not at all.
 pub(crate) fn write_page(path: &Path, page: &str) -> Result<()> {
     let mut name = path.file_name().ok_or_else(|| usage(format!("--html {}: name a file", path.display())))?.to_owned();
@@ -66,7 +90,7 @@ pub(crate) fn write_page(path: &Path, page: &str) -> Result<()> {
         // The failure that matters is told; what was written may not even be there.
         drop(std::fs::remove_file(&part));
     }
-    written.with_context(|| format!("write `{}`", path.display()))
+    written.with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 /// A progress bar on a terminal, nothing when piped.

@@ -58,12 +58,14 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
 
 /// Prints the error as one line on stderr and gives its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    // The chain on one line; a cause that its wrapper already printed is not printed twice.
-    let mut line = String::new();
+    // The chain on one line; a cause that its wrapper already printed is not printed twice. What failed of an outside
+    // system is named by what was done to it: "write `x`".
+    let is_outside = matches!(error.downcast_ref(), Some(plumb_pipeline::Error::Unavailable { .. }));
+    let mut line = String::from(if is_outside { "cannot " } else { "" });
     for cause in error.chain() {
         let text = cause.to_string();
         if !line.contains(&text) {
-            if !line.is_empty() {
+            if !line.is_empty() && !line.ends_with(' ') {
                 line.push_str(": ");
             }
             line.push_str(&text);

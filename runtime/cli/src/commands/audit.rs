@@ -2,16 +2,17 @@
 
 use super::offline::{Prepared, say_zoneless, scratch_folder};
 use crate::args::{AsOf as AsOfWord, Audit, Knowledge as KnowledgeWord};
-use crate::context::{Output, duration, memory_bytes, write_page};
+use crate::context::{Output, check_page, duration, memory_bytes, write_page};
 use crate::exit::{Done, usage};
 use anyhow::Result;
 use plumb_insight::html;
-use plumb_offline_parquet::{LabelFile, LocalScratch, read_table};
+use plumb_offline_parquet::{LabelFile, LocalScratch, Subfolders, read_table, table_files};
 use plumb_pipeline::offline::audit::{
     AGE_CLASSES, AgeAudit, AuditRequest, FeatureAudit, LeakageReport, Truncate, audit, expected_columns,
 };
 use plumb_pipeline::offline::{AsOf, Budget, Knowledge, Selection};
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 
 /// Recomputes the training set from history that ends strictly before each label, and compares.
 pub(crate) fn run(arguments: &Audit, output: Output) -> Result<Done> {
@@ -31,10 +32,14 @@ pub(crate) fn run(arguments: &Audit, output: Output) -> Result<Done> {
     let mut prepared = Prepared::new(&arguments.inputs)?;
     prepared.keep_ids_within(bytes, &scratch);
     let selection = Selection::all(&prepared.transforms);
-    let labels = LabelFile::read(&arguments.labels, &arguments.label_time, &prepared.key_fields(&selection))?;
+    let labels = LabelFile::read_all(&arguments.labels, &arguments.label_time, &prepared.key_fields(&selection))?;
     if labels.time_without_zone() {
-        say_zoneless(Some(&arguments.labels), &arguments.label_time);
+        say_zoneless(arguments.labels.first(), &arguments.label_time);
     }
+    let tables = table_files(std::slice::from_ref(&arguments.dataset), Subfolders::Refused)?;
+    let events = prepared.event_files()?;
+    let read = labels.files().map(|(path, _)| path).chain(tables.iter().map(PathBuf::as_path));
+    check_page(arguments.html.as_deref(), read.chain(events.iter().map(|file| file.path.as_path())))?;
     let mut types = labels.column_types()?;
     types.extend(expected_columns(&prepared.transforms));
     let dataset = read_table(&arguments.dataset, &types)?;

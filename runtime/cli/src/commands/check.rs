@@ -24,6 +24,13 @@ pub(crate) fn run(arguments: &Check, output: Output) -> Result<Done> {
     if arguments.sample == 0 {
         return Err(usage("--sample 0: compare at least one entity"));
     }
+    if !(0.0..=1.0).contains(&arguments.max_share) {
+        return Err(usage(format!("--max-share {}: write a share from 0 to 1", arguments.max_share)));
+    }
+    if !(arguments.max_difference >= 0.0 && arguments.max_difference.is_finite()) {
+        let given = arguments.max_difference;
+        return Err(usage(format!("--max-difference {given}: write a relative difference from 0 on, as in 0.05")));
+    }
     let settings = settings(arguments.config.as_deref())?;
     let at_us = arguments.at.as_deref().map(|text| instant("--at", text)).transpose()?;
     with_service(&settings, |local| check(arguments, &settings, local, at_us, output))

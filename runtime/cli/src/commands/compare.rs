@@ -2,15 +2,18 @@
 
 use super::stats::{profile, report_left_out};
 use crate::args::Compare;
-use crate::context::{Output, write_page};
+use crate::context::{Output, check_page, write_page};
 use crate::exit::{Done, usage};
 use anyhow::Result;
 use plumb_insight::{Measure, TableProfile, compare, html};
-use std::path::Path;
+use plumb_offline_parquet::{Subfolders, table_files};
+use std::path::{Path, PathBuf};
 
 /// Compares two tables; fails if a column is past a limit.
 pub(crate) fn run(arguments: &Compare, output: Output) -> Result<Done> {
     let limits = limits(&arguments.fail_on)?;
+    let files = table_files(&[arguments.a.clone(), arguments.b.clone()], Subfolders::Entered)?;
+    check_page(arguments.tables.html.as_deref(), files.iter().map(PathBuf::as_path))?;
     let (a, left_out_a) = profile(std::slice::from_ref(&arguments.a), &arguments.tables)?;
     let (b, left_out_b) = profile(std::slice::from_ref(&arguments.b), &arguments.tables)?;
     for (path, table) in [(&arguments.a, &a), (&arguments.b, &b)] {

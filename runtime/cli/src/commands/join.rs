@@ -7,7 +7,7 @@ use super::offline::{
     Answering, Prepared, event_paths, faults_json, guest_seconds, now, report_faults, say_zoneless, scratch_folder,
 };
 use crate::args::{AsOf as AsOfWord, ColdStart as ColdStartWord, Join, Knowledge as KnowledgeWord};
-use crate::context::{Output, duration, memory_bytes, settings};
+use crate::context::{Output, duration, is_same_file, memory_bytes, settings};
 use crate::exit::{Done, usage};
 use crate::interrupt;
 use anyhow::Result;
@@ -16,8 +16,19 @@ use plumb_offline_parquet::{LabelScan, LabelWindows, LocalScratch, Manifest, Opt
 use plumb_pipeline::decode::time::format_rfc3339;
 use plumb_pipeline::offline::{AsOf, Budget, ColdStart, JoinOptions, Knowledge, Selection, join_within};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Refuses an output that would take the place of what is read.
+fn refuse_inputs(plan: &Plan, out: &Path, labels: &[(PathBuf, u64)]) -> Result<()> {
+    let events = plan.prepared.event_files()?;
+    let labels = labels.iter().map(|(path, _)| path);
+    let mut read = labels.chain(events.iter().map(|file| &file.path)).chain(&plan.components);
+    match read.find(|read| is_same_file(out, read)) {
+        Some(read) => Err(usage(format!("--out {}: `{}` is read, and would be gone", out.display(), read.display()))),
+        None => Ok(()),
+    }
+}
 
 /// What to join, from the command line or from a manifest.
 struct Plan {
@@ -54,9 +65,10 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
     }
     let options = options(&plan.options, prepared.threads)?;
     let keys = prepared.key_fields(&selection);
-    let windows = || LabelWindows::open(&plan.labels, &plan.options.label_time, &keys);
-    let mut labels = LabelScan::new(windows()?);
-    let mut writer = TrainingWriter::new(&target, windows()?, selection.clone(), prepared.threads)?;
+    let windows = LabelWindows::open(&plan.labels, &plan.options.label_time, &keys)?;
+    refuse_inputs(&plan, &arguments.out, windows.files())?;
+    let mut writer = TrainingWriter::new(&target, windows.again()?, selection.clone(), prepared.threads)?;
+    let mut labels = LabelScan::new(windows);
     let transforms: Vec<_> = selection.views.iter().map(|view| &view.transform).collect();
     if options.knowledge == Knowledge::Ingested {
         prepared.require_ingest_times(&transforms)?;

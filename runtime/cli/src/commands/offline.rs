@@ -89,6 +89,12 @@ impl Prepared {
         Ok(())
     }
 
+    /// The event files of all paths.
+    pub(crate) fn event_files(&self) -> Result<Vec<EventFile>> {
+        let files = self.paths.values().map(|path| event_files(path)).collect::<plumb_pipeline::Result<Vec<_>>>()?;
+        Ok(files.into_iter().flatten().collect())
+    }
+
     /// Opens a reader per source that the transforms name, of only the columns they can need.
     pub(crate) fn open(&self, transforms: &[&Transform]) -> Result<Readers> {
         let mut readers = Readers::default();

@@ -64,9 +64,14 @@ pub(crate) fn active_transforms(
         entities.push(entry.entity.name);
     }
     if transforms.is_empty() {
+        entities.sort_unstable();
+        entities.dedup();
         let near = near_names(entity, entities.iter().map(String::as_str));
-        let hint = if near.is_empty() { quoted(entities.iter().map(String::as_str)) } else { near.join(", ") };
-        return Err(usage(format!("--entity {entity}: no active view has this entity; there are {hint}")));
+        let hint = match near.is_empty() {
+            true => format!("there are {}", quoted(entities.iter().map(String::as_str))),
+            false => format!("did you mean {}?", quoted(near.iter().map(String::as_str))),
+        };
+        return Err(usage(format!("--entity {entity}: no active view has this entity; {hint}")));
     }
     Ok(transforms)
 }

@@ -1,7 +1,7 @@
 //! `plumb stats`: what is in snapshots and training sets.
 
 use crate::args::{Stats, Tables};
-use crate::context::{Output, progress_of, write_page};
+use crate::context::{Output, check_page, progress_of, write_page};
 use crate::exit::{Done, usage};
 use anyhow::Result;
 use plumb_insight::{TableProfile, html};
@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 /// Prints the statistics of every column.
 pub(crate) fn run(arguments: &Stats, output: Output) -> Result<Done> {
+    let files = table_files(&arguments.paths, Subfolders::Entered)?;
+    check_page(arguments.tables.html.as_deref(), files.iter().map(PathBuf::as_path))?;
     let (profile, scanned) = profile(&arguments.paths, &arguments.tables)?;
     let names: Vec<String> = arguments.paths.iter().map(|path| path.display().to_string()).collect();
     if let Some(page) = &arguments.tables.html {
@@ -56,7 +58,13 @@ pub(crate) fn profile(paths: &[PathBuf], tables: &Tables) -> Result<(TableProfil
     }
     if profile.columns.is_empty() {
         let why = match scanned.left_out.is_empty() {
-            true => "no column is wanted".to_owned(),
+            true => {
+                let names = all_names(&files)?.join(", ");
+                match tables.columns.is_empty() {
+                    true => format!("all its columns begin with `_`; name those to look at by --columns: {names}"),
+                    false => format!("no column is named by --columns {}; it has {names}", tables.columns.join(",")),
+                }
+            }
             false => format!("no column has a type that is read: {}", left_out(&scanned)),
         };
         return Err(usage(format!("`{shown}`: {why}")));
