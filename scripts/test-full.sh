@@ -4,7 +4,7 @@
 #                    schedules of processes that share a log, of which one takes 0.7 s: ten minutes on two busy cores
 #   kills            the embedded service: a hundred random kills under load, one at every write and fsync of a commit
 #   Kafka: kills     a hundred random kills under load, one at every call of a commit, twenty zombies, two owners, a
-#                    rebalance storm of five minutes, rolling restarts
+#                    rebalance storm of five minutes, rolling restarts; the same of snapshots
 #   Kafka: faults    the broker away for 70 s, a full disk, damage, gaps, S3 answering 5xx for ten minutes
 #   Kafka: S3        sixty kills and 120 refusals in the middle of commits, with a reader of the bucket
 #   Redis: faults    emptied, hung for 30 s, slow, reset, cut, half open, failing over; single and Cluster
@@ -87,7 +87,7 @@ other_tests() {
     for file in tests/tests/*.rs; do
         name=$(basename "$file" .rs)
         case $name in
-            kill | kafka_process | kafka_faults | kafka_s3 | kafka_soak | redis_faults | redis_cluster) ;;
+            kill | kafka_process | kafka_snapshots | kafka_faults | kafka_s3 | kafka_soak | redis_faults | redis_cluster) ;;
             *) tests+=(--test "$name") ;;
         esac
     done
@@ -100,7 +100,7 @@ make --no-print-directory build
 export PLUMB_TEST_FULL=1 PROPTEST_CASES=${PROPTEST_CASES:-2000}
 stage "laws" laws
 stage "kills" cargo_test --workspace --test kill -- --nocapture
-stage "Kafka: kills" cargo_test --workspace --test kafka_process -- --nocapture --test-threads 2
+stage "Kafka: kills" cargo_test --workspace --test kafka_process --test kafka_snapshots -- --nocapture --test-threads 2
 stage "Kafka: faults" cargo_test --workspace --test kafka_faults -- --nocapture --test-threads 2
 stage "Kafka: S3" cargo_test --workspace --test kafka_s3 -- --nocapture --test-threads 2
 stage "Redis: faults" cargo_test --workspace --test redis_faults --test redis_cluster -- --nocapture --test-threads 2

@@ -40,6 +40,9 @@ impl ObjectStore for Nowhere {
     fn delete(&self, _: &str) -> Result<()> {
         Ok(())
     }
+    fn alone(&self, _: &str, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        work()
+    }
     fn local_path(&self, _: &str) -> Option<PathBuf> {
         None
     }

@@ -1,11 +1,18 @@
 //! Snapshots from the running stream, by the real process: against the oracle, against `plumb backfill` into another
 //! folder, and after kills.
 
+use plumb_testing::archive;
 use plumb_testing::process::{self, Service};
 use plumb_testing::snapshots::{check_rows, count, dates, tree};
+use plumb_testing::table::{instants, table, texts};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+
+fn full() -> bool {
+    std::env::var_os("PLUMB_TEST_FULL").is_some()
+}
 
 /// A folder with the components `spend.wasm` and `daily.wasm` and settings that make snapshots of such a kind.
 fn folder(snapshots: &str) -> tempfile::TempDir {
@@ -131,24 +138,99 @@ fn hourly_and_event_snapshots_hold_what_they_say() {
     }
 }
 
+fn copy(here: &Path, from: &str, to: &str) {
+    if here.join(to).exists() {
+        std::fs::remove_dir_all(here.join(to)).unwrap();
+    }
+    assert!(Command::new("cp").arg("-a").arg(here.join(from)).arg(here.join(to)).status().unwrap().success());
+}
+
+#[test]
+fn a_stream_killed_between_a_dates_files_and_its_manifest_keeps_the_hours_before() {
+    let folder = folder("hourly");
+    let here = folder.path();
+    // The second part goes on in the middle of a date.
+    let all = lines_in_order(here, 400, 3);
+    let noon = all.iter().position(|line| time_of(line).as_str() >= "2024-01-02T12").unwrap();
+    accept(here, &all[..noon]);
+    let hours_before = table_of_date(here, "user_spend", "2024-01-02").len();
+    assert!(hours_before > 3, "{hours_before}");
+    publish(here, &all[noon..]);
+    copy(here, "data", "fresh");
+    process::run_ok(here, ["run", "--until-end", "--no-serve"]);
+    let whole = tree(&here.join("data/offline"));
+    let (mut kills, mut apart) = (0, 0);
+    for (call, step) in [("renameat2", 1), ("rename", if full() { 1 } else { 2 })] {
+        for n in (1..).step_by(step) {
+            copy(here, "fresh", "data");
+            if !process::killed_at(here, call, n, ["run", "--until-end", "--no-serve"]) {
+                break;
+            }
+            kills += 1;
+            apart += u32::from(manifest_is_behind(&here.join("data/offline")));
+            process::run_ok(here, ["run", "--until-end", "--no-serve"]);
+            let found = tree(&here.join("data/offline"));
+            for (path, bytes) in &whole {
+                assert!(found.get(path) == Some(bytes), "{call} {n}: another {path} than without the kill");
+            }
+            assert!(found.len() == whole.len(), "{call} {n}: {:?}", found.keys());
+        }
+    }
+    eprintln!("{kills} kills, {apart} between the files of dates and their manifest");
+    assert!(kills > 3 && apart > 0);
+}
+
+/// Whether some date's files are not those of its manifest.
+fn manifest_is_behind(offline: &Path) -> bool {
+    let tree = tree(offline);
+    let mut behind = false;
+    for (path, bytes) in tree.iter().filter(|(path, _)| path.ends_with("/_manifest.json")) {
+        let folder = path.strip_suffix("/_manifest.json").unwrap();
+        let manifest: Value = serde_json::from_slice(bytes).unwrap();
+        let named: BTreeMap<String, u64> = manifest["dates"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(date, entry)| entry["files"].as_array().unwrap().iter().map(move |file| (date, file)))
+            .map(|(date, file)| {
+                (format!("{folder}/date={date}/{}", file["name"].as_str().unwrap()), file["bytes"].as_u64().unwrap())
+            })
+            .collect();
+        let in_folder = tree.iter().filter(|(path, _)| path.starts_with(folder) && !path.ends_with(".json"));
+        let there: BTreeMap<String, u64> = in_folder.map(|(path, bytes)| (path.clone(), bytes.len() as u64)).collect();
+        behind |= named != there;
+    }
+    behind
+}
+
+/// The rows' keys and instants of a date.
+fn table_of_date(here: &Path, view: &str, date: &str) -> Vec<(Option<String>, i64)> {
+    let files = archive::parquet_files(&here.join("data/offline/features"));
+    let of_date = |path: &&std::path::PathBuf| {
+        let path = path.display().to_string();
+        path.contains(&format!("view={view}/")) && path.contains(&format!("date={date}/"))
+    };
+    let rows = files.iter().filter(of_date).map(|path| table(path));
+    rows.flat_map(|rows| {
+        let keys = texts(&rows, "user_id");
+        keys.into_iter().zip(instants(&rows, "event_time")).collect::<Vec<_>>()
+    })
+    .collect()
+}
+
 #[test]
 fn a_killed_stream_leaves_whole_dates_and_goes_on() {
     let folder = folder("daily");
     let here = folder.path();
     let all = lines_in_order(here, 1200, 60);
     publish(here, &all);
-    let copy = |from: &str, to: &str| {
-        if here.join(to).exists() {
-            std::fs::remove_dir_all(here.join(to)).unwrap();
-        }
-        assert!(Command::new("cp").arg("-a").arg(here.join(from)).arg(here.join(to)).status().unwrap().success());
-    };
+    let copy = |from: &str, to: &str| copy(here, from, to);
     copy("data", "fresh");
     process::run_ok(here, ["run", "--until-end", "--no-serve"]);
     let whole = tree(&here.join("data/offline"));
     let whole_dates = dates(&whole);
     assert!(whole_dates.len() > 100);
-    let calls: Vec<(&str, Vec<usize>)> = if std::env::var_os("PLUMB_TEST_FULL").is_some() {
+    let calls: Vec<(&str, Vec<usize>)> = if full() {
         let calls = ["rename", "linkat", "fsync", "write", "unlink", "mkdir", "openat"];
         calls.map(|call| (call, (1..700).step_by(29).collect())).to_vec()
     } else {

@@ -7,9 +7,9 @@
 //! of the manifest (a process died in between, somebody removed a file) is one of which nothing is known, and made again.
 //! A name has the hash of the file's content in it: two files of one name are the same.
 //!
-//! A running stream and a backfill may write into one folder, of dates of their own: what there is, files and manifest, is
-//! looked at anew whenever something is shown. Between that look and the new manifest lie milliseconds, in which the
-//! other's may be lost: dates are then made again by the next backfill, and nobody reads anything wrong.
+//! Several may write into one folder: a running stream, whoever had its work before and has slept, backfills. What there is,
+//! files and manifest, is looked at anew whenever something is shown, alone from that look to the new manifest. A date that
+//! somebody else has made since it was planned is left to what sees more: of two the same stays, whoever comes last.
 
 mod manifest;
 
@@ -48,6 +48,9 @@ const SHOWN_EVERY: Duration = Duration::from_secs(5);
 /// The name of the manifest in a view's folder: readers of Hive folders pass over what begins with `_`.
 const MANIFEST: &str = "_manifest.json";
 
+/// What only one writer of a store does at a time: to look at what there is and to show what is complete.
+const ALONE: &str = "features";
+
 /// Writes snapshots into an object store.
 pub struct SnapshotWriter {
     store: Arc<dyn ObjectStore>,
@@ -64,6 +67,8 @@ pub struct SnapshotWriter {
     shown: Instant,
     /// What to do about a folder that holds other snapshots.
     remedy: Remedy,
+    /// Whether a date stays that somebody else has made meanwhile of the same events.
+    yields: bool,
 }
 
 /// What to do about a folder that holds other snapshots than these.
@@ -77,6 +82,8 @@ type Paths = BTreeMap<i64, BTreeMap<String, u64>>;
 struct ViewDates {
     /// What they are of, once it was asked which there are.
     view: Option<SnapshotView>,
+    /// By day: what there was when it was asked, or what was shown since.
+    known: BTreeMap<i64, SnapshotDate>,
     open: Option<OpenDate>,
     /// By day: what was written of it.
     parts: BTreeMap<i64, Vec<Part>>,
@@ -118,6 +125,7 @@ impl SnapshotWriter {
             staged: Vec::new(),
             shown: Instant::now(),
             remedy: |wanted| format!("give another --out for those of {}", wanted.kind()),
+            yields: false,
         }
     }
 
@@ -147,17 +155,38 @@ impl SnapshotWriter {
         self.store.put_all(std::mem::take(&mut self.held))
     }
 
-    /// Shows what is complete: files into the tree, those they replace out of it, then the manifests.
+    /// Shows what is complete.
     fn show(&mut self) -> Result<()> {
         self.put_held()?;
+        if self.views.values().all(|view| view.ready.is_empty()) {
+            return Ok(());
+        }
+        let store = self.store.clone();
+        store.alone(ALONE, &mut || self.show_alone())?;
+        self.shown = Instant::now();
+        Ok(())
+    }
+
+    /// Files into the tree, those they replace out of it, then the manifests.
+    fn show_alone(&mut self) -> Result<()> {
         let (mut appear, mut vanish, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
         let mut changed = Vec::new();
         for (folder, view) in self.views.iter_mut().filter(|(_, view)| !view.ready.is_empty()) {
             let Some(of) = &view.view else { continue };
             let (mut manifest, mut there) = look(self.store.as_ref(), folder, of, self.remedy)?;
+            let now = whole(&manifest, &there, folder);
             for (day, date) in std::mem::take(&mut view.ready) {
                 let name = date_of_day(day);
                 let parts = view.parts.remove(&day).unwrap_or_default();
+                let theirs = now.get(&day).filter(|theirs| view.known.get(&day) != Some(theirs));
+                if theirs.is_some_and(|theirs| stays(theirs, date.as_ref(), self.yields)) {
+                    tracing::info!(folder, name, "another process has made this date meanwhile");
+                    continue;
+                }
+                match &date {
+                    Some(date) => drop(view.known.insert(day, date.clone())),
+                    None => drop(view.known.remove(&day)),
+                }
                 let path = |part: &Part| (format!("{folder}/date={name}/{}", part.file.name), part.file.bytes);
                 let paths: BTreeMap<String, u64> = parts.iter().map(path).collect();
                 for (old, bytes) in there.remove(&day).unwrap_or_default() {
@@ -178,16 +207,11 @@ impl SnapshotWriter {
             }
             changed.push((format!("{folder}/{MANIFEST}"), manifest.to_bytes()));
         }
-        if changed.is_empty() {
-            return Ok(());
-        }
         self.store.delete_all(&damaged)?;
         self.store.swap(&appear, &vanish)?;
         let moved: BTreeSet<&str> = appear.iter().map(|(staged, _)| staged.as_str()).collect();
         self.staged.retain(|staged| !moved.contains(staged.as_str()));
-        self.store.put_all(changed)?;
-        self.shown = Instant::now();
-        Ok(())
+        self.store.put_all(changed)
     }
 
     fn ready(&mut self, view: &SnapshotView, day_us: i64, date: Option<&SnapshotDate>) -> Result<()> {
@@ -235,6 +259,27 @@ fn look(
     Ok((manifest, there))
 }
 
+/// By day the dates whose files are those that the manifest names.
+fn whole(manifest: &SnapshotManifest, there: &Paths, folder: &str) -> BTreeMap<i64, SnapshotDate> {
+    let of_entry = |(name, entry): (&String, &DateEntry)| {
+        let (day_us, date) = entry.date(name)?;
+        let files = entry.files.iter();
+        let wanted: BTreeMap<String, u64> =
+            files.map(|file| (format!("{folder}/date={name}/{}", file.name), file.bytes)).collect();
+        let is_whole = there.get(&day_of(day_us)).map_or(wanted.is_empty(), |found| *found == wanted);
+        is_whole.then_some((day_of(day_us), date))
+    };
+    manifest.dates.iter().filter_map(of_entry).collect()
+}
+
+/// Whether a date that somebody else has made meanwhile stays, in place of `mine`: it has instants that mine has not, or
+/// sees all that mine does and, unless `yields`, more. So it does not matter who of the two comes last.
+fn stays(theirs: &SnapshotDate, mine: Option<&SnapshotDate>, yields: bool) -> bool {
+    let Some(mine) = mine else { return true };
+    let (theirs, mine) = (&theirs.inputs, &mine.inputs);
+    !mine.covers(theirs) || (theirs.holds(mine) && (yields || !mine.holds(theirs)))
+}
+
 fn folder(view: &SnapshotView) -> String {
     format!("features/entity={}/view={}/version={}", view.entity, view.view, view.version_folder)
 }
@@ -252,16 +297,13 @@ impl SnapshotSink for SnapshotWriter {
         layout(view)?;
         let folder = folder(view);
         let (manifest, there) = look(self.store.as_ref(), &folder, view, self.remedy)?;
-        let mut dates: BTreeMap<i64, Option<SnapshotDate>> = there.keys().map(|&day| (day * DAY_US, None)).collect();
-        for (name, entry) in &manifest.dates {
-            let Some((day_us, date)) = entry.date(name) else { continue };
-            let files = entry.files.iter();
-            let wanted: BTreeMap<String, u64> =
-                files.map(|file| (format!("{folder}/date={name}/{}", file.name), file.bytes)).collect();
-            let is_whole = there.get(&day_of(day_us)).map_or(wanted.is_empty(), |found| *found == wanted);
-            dates.insert(day_us, is_whole.then_some(date));
+        let known = whole(&manifest, &there, &folder);
+        let mut dates: BTreeMap<i64, Option<SnapshotDate>> = BTreeMap::new();
+        let named = manifest.dates.iter().filter_map(|(name, entry)| Some(day_of(entry.date(name)?.0)));
+        for day in named.chain(there.keys().copied()) {
+            dates.insert(day * DAY_US, known.get(&day).cloned());
         }
-        self.views.insert(folder, ViewDates { view: Some(view.clone()), ..ViewDates::default() });
+        self.views.insert(folder, ViewDates { view: Some(view.clone()), known, ..ViewDates::default() });
         Ok(dates)
     }
 
@@ -340,6 +382,8 @@ impl SnapshotSinks for StreamSnapshots {
         };
         let mut writer = SnapshotWriter::new(self.store.clone());
         writer.remedy = remedy;
+        // What it sees of a late event depends on when it came: a backfill knows better.
+        writer.yields = true;
         Box::new(writer)
     }
 }

@@ -2,6 +2,7 @@
 //! block, and every error says by its kind whether to retry.
 
 use crate::Result;
+use crate::query::Position;
 use crossbeam_channel::Sender;
 use plumb_core::column::{Column, DataType};
 use plumb_core::entity::EntityKey;
@@ -313,6 +314,10 @@ pub trait ObjectStore: Send + Sync {
     fn delete_all(&self, paths: &[String]) -> Result<()> {
         paths.iter().try_for_each(|path| self.delete(path))
     }
+    /// Runs `work` while nobody else, of any process, runs what asks for the same `name` (a plain word): for a look and
+    /// a change that is made of it. Whoever dies in it holds up nobody for long. An error if others do not end, and
+    /// nothing is run then.
+    fn alone(&self, name: &str, work: &mut dyn FnMut() -> Result<()>) -> Result<()>;
     /// The local path of an object where there is one, for readers that map files.
     fn local_path(&self, path: &str) -> Option<std::path::PathBuf>;
 }
@@ -511,6 +516,28 @@ pub struct SnapshotInputs {
     pub events_hash: u128,
     /// The least position (a token, as in `default:0=12,1=34`) that holds all of them.
     pub position: String,
+}
+
+impl SnapshotInputs {
+    /// Whether a date was made of all events that another one is made of, at all of its instants.
+    pub fn holds(&self, other: &Self) -> bool {
+        let (Ok(has), Ok(wants)) = (Position::parse(&self.position), Position::parse(&other.position)) else {
+            return false;
+        };
+        let reaches = |source: &str, partition: u32, offset: u64| {
+            has.sources.get(source).and_then(|of| of.get(&partition)).is_some_and(|&has| has >= offset)
+        };
+        self.covers(other)
+            && wants
+                .sources
+                .iter()
+                .all(|(source, of)| of.iter().all(|(&partition, &next)| reaches(source, partition, next)))
+    }
+
+    /// Whether a date has all instants that another one has.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.first_us <= other.first_us && self.last_us >= other.last_us
+    }
 }
 
 /// A finished date of a view's snapshots.

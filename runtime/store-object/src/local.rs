@@ -12,7 +12,7 @@ use crate::sync::{flush_files, flush_folders};
 use plumb_pipeline::port::ObjectStore;
 use plumb_pipeline::{Error, Result};
 use std::collections::BTreeSet;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -22,6 +22,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often a folder is listed again because files in it have gone.
 const LISTINGS: usize = 20;
+/// For how long others are waited for that do something alone, and how often they are looked after.
+const ALONE_PATIENCE: Duration = Duration::from_secs(60);
+const ALONE_LOOK: Duration = Duration::from_millis(2);
 
 /// An object store in a local folder. Several processes may share one.
 #[derive(Debug)]
@@ -317,6 +320,33 @@ impl ObjectStore for LocalStore {
             }
             _ => Ok(()),
         }
+    }
+
+    /// By a lock of the system, which ends with the process that holds it. One that is stopped holds it.
+    fn alone(&self, name: &str, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        path::check(name)?;
+        let folder = self.root.join(scratch::FOLDER);
+        self.make_folders(std::slice::from_ref(&folder))?;
+        // Never removed: two who lock files of one name, of which one is gone, would not be alone.
+        let path = folder.join(format!("{name}.alone"));
+        let failed = |error: io::Error| Error::unavailable(format!("lock `{}`", path.display()), error);
+        let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        let begun = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                // Nobody is kept apart on a file system without locks.
+                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => break,
+                Err(TryLockError::Error(error)) if error.kind() != ErrorKind::Interrupted => {
+                    return Err(failed(error));
+                }
+                Err(_) if begun.elapsed() < ALONE_PATIENCE => std::thread::sleep(ALONE_LOOK),
+                Err(_) => {
+                    return Err(failed(io::Error::other("another process has held it for a minute; is it stopped?")));
+                }
+            }
+        }
+        work()
     }
 
     fn local_path(&self, path: &str) -> Option<PathBuf> {

@@ -4,6 +4,8 @@
 //! is there whole or not at all, as S3 promises. `create` needs a server that honours `If-None-Match: *`, which is
 //! tried when the store is opened: one that ignores it would let two owners commit the same manifest.
 
+mod alone;
+
 use crate::path;
 use crate::settings::S3Settings;
 use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
@@ -308,31 +310,39 @@ impl S3Store {
             }
         };
         let mut found = Vec::new();
-        let mut page_token = None;
-        loop {
-            let options = PaginatedListOptions { page_token, ..PaginatedListOptions::default() };
-            let asked = (!prefix.is_empty()).then_some(prefix.as_str());
-            let page = self
-                .run(0, 0, self.bucket.list_paginated(asked, options))
-                .map_err(|error| self.failed(self.at("list", folder), &error))?;
-            for object in page.result.objects {
-                let Some(path) = object.location.as_ref().strip_prefix(&self.prefix) else { continue };
-                let own = path.strip_prefix(OWN).is_some_and(|rest| rest.starts_with('/'));
-                if !own {
-                    found.push((path.to_owned(), object));
-                }
-            }
-            page_token = page.page_token;
-            if page_token.is_none() {
-                break;
+        for object in self.under(&prefix).map_err(|error| self.failed(self.at("list", folder), &error))? {
+            let Some(path) = object.location.as_ref().strip_prefix(&self.prefix) else { continue };
+            let own = path.strip_prefix(OWN).is_some_and(|rest| rest.starts_with('/'));
+            if !own {
+                found.push((path.to_owned(), object));
             }
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(found)
     }
 
+    /// Everything whose key begins with a prefix.
+    fn under(&self, prefix: &str) -> object_store::Result<Vec<ObjectMeta>> {
+        let mut found = Vec::new();
+        let mut page_token = None;
+        loop {
+            let options = PaginatedListOptions { page_token, ..PaginatedListOptions::default() };
+            let asked = (!prefix.is_empty()).then_some(prefix);
+            let page = self.run(0, 0, self.bucket.list_paginated(asked, options))?;
+            found.extend(page.result.objects);
+            page_token = page.page_token;
+            if page_token.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
     /// The store's own time, in ms since the epoch: what it stamps an object with that is written now.
     fn now_ms(&self) -> Result<i64> {
+        self.stamp_ms().map_err(|error| self.failed(format!("ask `{}` for its time", self.name), &error))
+    }
+
+    fn stamp_ms(&self) -> object_store::Result<i64> {
         let key = self.own_key("clock");
         let bucket = self.bucket.clone();
         let stamped = self.run(0, 0, async move {
@@ -341,8 +351,7 @@ impl S3Store {
             delete_one(&bucket, &key).await?;
             stamped
         });
-        let stamped = stamped.map_err(|error| self.failed(format!("ask `{}` for its time", self.name), &error))?;
-        Ok(stamped.last_modified.timestamp_millis())
+        Ok(stamped?.last_modified.timestamp_millis())
     }
 
     fn read(&self, path: &str, range: Option<Range<u64>>) -> Result<Option<Vec<u8>>> {
@@ -507,6 +516,11 @@ impl ObjectStore for S3Store {
     fn delete_all(&self, paths: &[String]) -> Result<()> {
         let keys = paths.iter().map(|path| self.key(path)).collect::<Result<Vec<Path>>>()?;
         self.each("delete", keys, 0, |bucket, key| async move { delete_one(&bucket, &key).await })
+    }
+
+    fn alone(&self, name: &str, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        path::check(name)?;
+        alone::alone(self, name, work)
     }
 
     fn local_path(&self, _: &str) -> Option<std::path::PathBuf> {

@@ -16,6 +16,7 @@ type Store = Arc<dyn ObjectStore>;
 pub fn conforms(open: &dyn Fn() -> Store) {
     objects_are_what_was_put(open().as_ref());
     one_of_many_creators_wins(open);
+    one_is_alone_at_a_time(open);
     readers_see_whole_objects_only(open().as_ref());
     folders_are_listed_whole_and_alone(open().as_ref());
     moving_twice_is_moving_once(open().as_ref());
@@ -78,6 +79,33 @@ fn one_of_many_creators_wins(open: &dyn Fn() -> Store) {
         assert_eq!(stores[2].get(&path).unwrap().unwrap(), [winner; 100]);
     }
     assert_eq!(listed(stores[0].as_ref(), "c").len(), 10);
+}
+
+fn one_is_alone_at_a_time(open: &dyn Fn() -> Store) {
+    let stores: Vec<Store> = (0..4).map(|_| open()).collect();
+    stores[0].put("l/count", b"0".to_vec()).unwrap();
+    let count = |store: &Store| {
+        let text = store.get("l/count").unwrap().unwrap();
+        std::str::from_utf8(&text).unwrap().parse::<u32>().unwrap()
+    };
+    // A look and a change that is made of it, which is lost where two look at once.
+    std::thread::scope(|scope| {
+        for store in &stores {
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    let next = &mut || store.put("l/count", (count(store) + 1).to_string().into_bytes());
+                    store.alone("counting", next).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(count(&stores[1]), 40);
+    let failing = stores[2].alone("counting", &mut || Err(plumb_pipeline::Error::internal("not today")));
+    assert!(failing.unwrap_err().to_string().contains("not today"));
+    // An error is an end too; and others are not waited for.
+    stores[3].alone("counting", &mut || stores[1].alone("another", &mut || Ok(()))).unwrap();
+    assert!(listed(stores[0].as_ref(), "").iter().all(|path| !path.contains("counting")), "no part of the store");
+    stores[0].delete("l/count").unwrap();
 }
 
 fn readers_see_whole_objects_only(store: &dyn ObjectStore) {

@@ -54,6 +54,8 @@ pub struct Stream {
     pub horizon_us: i64,
     /// More lines of `[source]`.
     pub source_lines: String,
+    /// Lines of `[offline]` beside where it is.
+    pub offline_lines: String,
     /// Lines of `[run]` beside `serve`.
     pub run_lines: String,
     root: tempfile::TempDir,
@@ -109,6 +111,7 @@ impl Stream {
             bucket: None,
             horizon_us: checker::HORIZON_US,
             source_lines: "session_timeout = \"3s\"\n".into(),
+            offline_lines: String::new(),
             run_lines: "publish_interval = \"30ms\"\ncommit_interval = \"200ms\"\n".into(),
             root,
         }
@@ -144,7 +147,7 @@ impl Stream {
              dedupe_horizon = \"{horizon}s\"\n{source}\
              [transforms]\npaths = [\"{components}/user_activity.wasm\", \"{components}/item_activity.wasm\"]\n\
              [online]\n{online}\
-             [offline]\n{offline}\
+             [offline]\n{offline}{offline_lines}\
              [run]\nserve = true\n{run}\
              [serve]\nlisten = \"{listen}\"\nadmin_listen = \"127.0.0.1:0\"\nmetrics_listen = \"{metrics}\"\n",
             data = folder.join("data").display(),
@@ -153,6 +156,7 @@ impl Stream {
             group = self.group,
             horizon = self.horizon_us / 1_000_000,
             source = self.source_lines,
+            offline_lines = self.offline_lines,
             components = process::repository().join("target/plumb").display(),
             run = self.run_lines,
         );

@@ -132,6 +132,9 @@ impl ObjectStore for Remote {
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         self.store.rename(from, to)
     }
+    fn alone(&self, name: &str, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        self.store.alone(name, work)
+    }
     fn delete(&self, path: &str) -> Result<()> {
         self.store.delete(path)
     }

@@ -153,6 +153,104 @@ fn a_date_that_is_not_as_its_manifest_says_is_unknown() {
     assert!(unknown(&store).is_empty());
 }
 
+/// A date whose instants end at an hour, of the events below an offset.
+fn up_to(day: i64, hour: i64, offset: u64, rows: u64) -> SnapshotDate {
+    let mut date = date(day, rows);
+    date.inputs.last_us = day * DAY_US + hour * HOUR_US;
+    date.inputs.position = format!("default:0={offset}");
+    date
+}
+
+/// Two writers plan a day of a store at the same moment; what there is after both have shown theirs, one after the other.
+fn after_both(yields: [bool; 2], dates: [&SnapshotDate; 2], known: bool) -> SnapshotDate {
+    let (_folder, store) = store();
+    if known {
+        run(&store, &[0, 1, 2], 1.0);
+    }
+    let mut writers = yields.map(|yields| {
+        let mut writer = SnapshotWriter::new(store.clone());
+        writer.yields = yields;
+        writer.dates(&view()).unwrap();
+        writer
+    });
+    for (number, (writer, date)) in writers.iter_mut().zip(dates).enumerate() {
+        // Each of a day of its own too, which the other's manifest must not forget.
+        let own = 5 + number as i64;
+        for day in [1, own] {
+            writer.write(&view(), &rows(day, 2.0 + number as f64)).unwrap();
+        }
+        writer.complete(&view(), DAY_US, date).unwrap();
+        writer.complete(&view(), own * DAY_US, &up_to(own, 23, 1, 3)).unwrap();
+        writer.finish().unwrap();
+    }
+    file_of(&store, 1);
+    let found = SnapshotWriter::new(store.clone()).dates(&view()).unwrap();
+    let days: Vec<i64> = found.keys().map(|day_us| day_us / DAY_US).collect();
+    assert_eq!(days, if known { vec![0, 1, 2, 5, 6] } else { vec![1, 5, 6] });
+    drop(writers);
+    assert!(paths(&store, "_staging").is_empty());
+    found[&DAY_US].clone().expect("files and manifest are of one date")
+}
+
+#[test]
+fn of_two_who_make_a_date_at_once_the_one_that_sees_more_stays() {
+    for known in [false, true] {
+        // (fewer, more): a stream that has slept, more hours, a late event, hours against a late event.
+        for (less, more) in [
+            (up_to(1, 23, 50, 3), up_to(1, 23, 60, 3)),
+            (up_to(1, 7, 50, 3), up_to(1, 8, 50, 3)),
+            (up_to(1, 7, 60, 3), up_to(1, 8, 50, 3)),
+        ] {
+            for yields in [[false, false], [true, false], [false, true], [true, true]] {
+                assert_eq!(after_both(yields, [&less, &more], known), more, "{yields:?}");
+                assert_eq!(after_both(yields, [&more, &less], known), more, "{yields:?}");
+            }
+        }
+        // Of the same instants and position, but of other events: what a backfill makes stays.
+        let backfilled = up_to(1, 23, 50, 3);
+        let mut streamed = backfilled.clone();
+        streamed.inputs.events -= 1;
+        assert_eq!(after_both([true, false], [&streamed, &backfilled], known), backfilled);
+        assert_eq!(after_both([false, true], [&backfilled, &streamed], known), backfilled);
+    }
+}
+
+#[test]
+fn a_date_that_somebody_has_made_meanwhile_is_not_removed() {
+    let (_folder, store) = store();
+    run(&store, &[0, 1], 1.0);
+    let mut removing = SnapshotWriter::new(store.clone());
+    removing.dates(&view()).unwrap();
+    let mut making = SnapshotWriter::new(store.clone());
+    making.dates(&view()).unwrap();
+    making.write(&view(), &rows(1, 2.0)).unwrap();
+    making.complete(&view(), DAY_US, &up_to(1, 23, 60, 3)).unwrap();
+    making.finish().unwrap();
+    (0..2).for_each(|day| removing.remove(&view(), day * DAY_US).unwrap());
+    removing.finish().unwrap();
+    let found = SnapshotWriter::new(store.clone()).dates(&view()).unwrap();
+    assert_eq!(found, BTreeMap::from([(DAY_US, Some(up_to(1, 23, 60, 3)))]));
+    file_of(&store, 1);
+}
+
+#[test]
+fn writers_that_show_dates_at_once_lose_none() {
+    let (_folder, store) = store();
+    std::thread::scope(|scope| {
+        for number in 0..3 {
+            let store = store.clone();
+            scope.spawn(move || {
+                for round in 0..8 {
+                    run(&store, &[30 * number + round], 1.0);
+                }
+            });
+        }
+    });
+    let found = SnapshotWriter::new(store.clone()).dates(&view()).unwrap();
+    assert_eq!(found.len(), 24);
+    assert!(found.values().all(Option::is_some), "{found:?}");
+}
+
 #[test]
 fn a_date_without_rows_has_no_files() {
     let (_folder, store) = store();

@@ -78,6 +78,12 @@ impl ObjectStore for FakeStore {
         })
     }
 
+    fn alone(&self, _: &str, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        work()
+    }
+
     fn local_path(&self, _: &str) -> Option<PathBuf> {
         None
     }

@@ -110,7 +110,12 @@ impl Asking<'_> {
         }
         for day_us in days {
             let made = there.get(&day_us).and_then(Option::as_ref);
-            let Some((first_us, last_us)) = self.instants(day_us, made, end_us) else { continue };
+            let Some((mut first_us, last_us)) = self.instants(day_us, made, end_us) else { continue };
+            // Files without their entry: a stream that died there had the hours before in them. Which events each of those
+            // saw is known for the whole date.
+            if self.follows && made.is_none() && there.contains_key(&day_us) {
+                first_us = day_us;
+            }
             let next_us = |time_us: i64| self.options.every.next_us(time_us);
             if made.is_none() && !self.options.has_all() && !self.prints.any_next(first_us, last_us, next_us) {
                 continue;
@@ -118,7 +123,7 @@ impl Asking<'_> {
             let inputs = self.inputs(first_us, last_us);
             match made {
                 Some(made) if made.inputs == inputs => plans.unchanged.push(made.clone()),
-                Some(made) if self.follows && holds(&made.inputs, &inputs) => plans.unchanged.push(made.clone()),
+                Some(made) if self.follows && made.inputs.holds(&inputs) => plans.unchanged.push(made.clone()),
                 _ => {
                     self.check_fewer(day_us, made, inputs.events)?;
                     let positions = self.positions(first_us, last_us);
@@ -239,20 +244,4 @@ impl Asking<'_> {
         }
         positions
     }
-}
-
-/// Whether a date was made of all events that it is wanted of, at least.
-fn holds(made: &SnapshotInputs, wanted: &SnapshotInputs) -> bool {
-    let (Ok(has), Ok(wants)) = (Position::parse(&made.position), Position::parse(&wanted.position)) else {
-        return false;
-    };
-    let reaches = |source: &str, partition: u32, offset: u64| {
-        has.sources.get(source).and_then(|of| of.get(&partition)).is_some_and(|&has| has >= offset)
-    };
-    made.first_us <= wanted.first_us
-        && made.last_us >= wanted.last_us
-        && wants
-            .sources
-            .iter()
-            .all(|(source, of)| of.iter().all(|(&partition, &next)| reaches(source, partition, next)))
 }
