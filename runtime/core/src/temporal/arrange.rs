@@ -69,8 +69,7 @@ impl Arranged {
                 for slot in bits(row.mask & layout.value_mask) {
                     let value = part.words[from];
                     let text = layout.text_mask >> slot & 1 == 1;
-                    words[to] =
-                        if text { u64::from(strings.of(codes[value as usize], &histories.texts)) } else { value };
+                    words[to] = if text { u64::from(strings.of(codes[value as usize])) } else { value };
                     (from, to) = (from + 1, to + 1);
                 }
                 word_ends[key] = to;
@@ -85,7 +84,8 @@ impl Arranged {
         }
         let (slices, lead) = (first.slices.len() as u32, first.layout.lead());
         let known = first.layout.keeps_known.then_some(usize::from(first.layout.keeps_ids));
-        Self { slices, rows, words, starts, first_us, known, lead, texts: strings.texts, ids }
+        let texts = Texts { all: histories.texts.clone(), codes: strings.codes };
+        Self { slices, rows, words, starts, first_us, known, lead, texts, ids }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::view::SlotType;
 use hashbrown::{HashMap, HashTable};
 use rustc_hash::{FxBuildHasher, FxHasher};
 use std::hash::Hasher;
+use std::sync::Arc;
 
 /// The key id of an event or label whose key is null or not asked for.
 pub const NO_KEY: u32 = u32::MAX;
@@ -45,11 +46,11 @@ impl Pool {
     }
 }
 
-/// Distinct strings by code.
+/// All distinct strings of a history, by code.
 #[derive(Debug, Default)]
-pub(super) struct Texts(Pool);
+pub(super) struct AllTexts(Pool);
 
-impl Texts {
+impl AllTexts {
     pub(super) fn get(&self, code: u32) -> &[u8] {
         self.0.get(u64::from(code))
     }
@@ -59,10 +60,28 @@ impl Texts {
     }
 }
 
+/// The strings of one slice, by their number in it: of all strings they are few, and many views never look at one.
+#[derive(Debug, Default)]
+pub(super) struct Texts {
+    pub(super) all: Arc<AllTexts>,
+    /// By number the code.
+    pub(super) codes: Vec<u32>,
+}
+
+impl Texts {
+    pub(super) fn get(&self, number: u32) -> &[u8] {
+        self.all.get(self.codes[number as usize])
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.codes.len()
+    }
+}
+
 /// Distinct strings and their codes, numbered in the order first seen; codes never reach a result.
 #[derive(Debug, Default)]
 pub(super) struct Dictionary {
-    pub(super) texts: Texts,
+    pub(super) texts: AllTexts,
     table: HashTable<Coded>,
 }
 
@@ -144,33 +163,38 @@ impl Dictionary {
 /// The strings that one slice has, numbered anew: of all that a history holds they are few.
 #[derive(Debug)]
 pub(super) struct Numbering {
-    codes: Codes,
-    pub(super) texts: Texts,
+    numbers: Numbers,
+    /// By number the code.
+    pub(super) codes: Vec<u32>,
 }
 
-/// From a code to the new one.
+/// From a code to the number.
 #[derive(Debug)]
-enum Codes {
+enum Numbers {
     /// By code; `u32::MAX` = none yet.
     Dense(Vec<u32>),
     Sparse(HashMap<u32, u32, FxBuildHasher>),
 }
 
 impl Numbering {
-    /// Of some of `all` strings, at most `most`.
+    /// Of some of so many strings, at most `most`.
     pub(super) fn new(all: usize, most: usize) -> Self {
-        let codes = if all / 8 <= most { Codes::Dense(vec![u32::MAX; all]) } else { Codes::Sparse(HashMap::default()) };
-        Self { codes, texts: Texts::default() }
+        let dense = all / 8 <= most;
+        let numbers = if dense { Numbers::Dense(vec![u32::MAX; all]) } else { Numbers::Sparse(HashMap::default()) };
+        Self { numbers, codes: Vec::new() }
     }
 
-    /// The number of the string `code` of `all`.
-    pub(super) fn of(&mut self, code: u32, all: &Texts) -> u32 {
-        let texts = &mut self.texts;
-        let mut next = || texts.0.push(all.get(code)) as u32;
-        match &mut self.codes {
-            Codes::Sparse(codes) => *codes.entry(code).or_insert_with(next),
-            Codes::Dense(codes) => {
-                let to = &mut codes[code as usize];
+    /// The number of the string `code`.
+    pub(super) fn of(&mut self, code: u32) -> u32 {
+        let codes = &mut self.codes;
+        let mut next = || {
+            codes.push(code);
+            codes.len() as u32 - 1
+        };
+        match &mut self.numbers {
+            Numbers::Sparse(numbers) => *numbers.entry(code).or_insert_with(next),
+            Numbers::Dense(numbers) => {
+                let to = &mut numbers[code as usize];
                 if *to == u32::MAX {
                     *to = next();
                 }
@@ -395,7 +419,7 @@ impl History {
 #[derive(Debug, Default)]
 pub struct Histories {
     pub(super) parts: Vec<History>,
-    pub(super) texts: Texts,
+    pub(super) texts: Arc<AllTexts>,
     /// Per history, by code of its dictionary, the string's place in `texts`.
     pub(super) codes: Vec<Vec<u32>>,
 }
@@ -414,7 +438,7 @@ impl Histories {
             codes.map(|code| all.code(dictionary.texts.get(code))).collect()
         });
         let codes = codes.collect();
-        Self { parts, texts: all.texts, codes }
+        Self { parts, texts: Arc::new(all.texts), codes }
     }
 }
 

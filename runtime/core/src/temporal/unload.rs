@@ -1,7 +1,7 @@
 //! Slices of a history as plain bytes, for what does not fit in memory: a driver that runs out of it unloads every
 //! slice to disk, goes on, and later loads one slice after the other.
 
-use super::history::{Dictionary, History, NO_ID, Numbering, Row, Slice, Texts, bits};
+use super::history::{Dictionary, History, NO_ID, Numbering, Row, Slice, bits};
 use crate::codec::plain::{halves, put_halves, put_words, words};
 use crate::codec::wire::{Reader, put_bytes, put_u64};
 use crate::{Error, Result};
@@ -16,16 +16,13 @@ impl History {
     /// one.
     pub fn unload(&mut self, slice: usize, out: &mut Vec<u8>) {
         let Slice { rows, mut words, ids, first_us } = std::mem::take(&mut self.slices[slice]);
-        let texts = self.renumber(&rows, &mut words);
-        if self.slices.iter().all(|slice| slice.rows.is_empty()) {
-            self.dictionary = Dictionary::default();
-        }
+        let codes = self.renumber(&rows, &mut words);
         let firsts = || first_us.iter().enumerate().filter(|&(_, &first_us)| first_us != i64::MAX);
         let seen = firsts().count();
         if seen == 0 && rows.is_empty() {
             return;
         }
-        for count in [seen, rows.len(), words.len(), texts.len(), ids.len()] {
+        for count in [seen, rows.len(), words.len(), codes.len(), ids.len()] {
             put_u64(out, count as u64);
         }
         for (key, first_us) in firsts() {
@@ -38,23 +35,25 @@ impl History {
         rows.iter().for_each(|row| out.extend_from_slice(&row.mask.to_le_bytes()[..width]));
         // A row's words follow the words of the row before: where they begin need not be kept.
         put_words(out, words.iter().copied());
-        (0..texts.len() as u32).for_each(|code| put_bytes(out, texts.get(code)));
+        codes.into_iter().for_each(|code| put_bytes(out, self.dictionary.texts.get(code)));
         (0..ids.len() as u64).for_each(|id| put_bytes(out, ids.get(id)));
+        if self.slices.iter().all(|slice| slice.rows.is_empty()) {
+            self.dictionary = Dictionary::default();
+        }
     }
 
-    /// Gives the strings among a slice's words codes of their own, and returns these strings.
-    fn renumber(&self, rows: &[Row], words: &mut [u64]) -> Texts {
-        let all = &self.dictionary.texts;
-        let mut strings = Numbering::new(all.len(), words.len());
+    /// Gives the strings among a slice's words numbers of their own, and returns by number the code.
+    fn renumber(&self, rows: &[Row], words: &mut [u64]) -> Vec<u32> {
+        let mut strings = Numbering::new(self.dictionary.texts.len(), words.len());
         for row in rows.iter().filter(|row| row.mask & self.layout.text_mask != 0) {
             let values = &mut words[row.word as usize + self.layout.lead()..];
             for (slot, word) in bits(row.mask & self.layout.value_mask).zip(values) {
                 if self.layout.text_mask >> slot & 1 == 1 {
-                    *word = u64::from(strings.of(*word as u32, all));
+                    *word = u64::from(strings.of(*word as u32));
                 }
             }
         }
-        strings.texts
+        strings.codes
     }
 
     /// Adds to a slice what [`unload`](Self::unload) took out of this slice of a history of the same view, cut into as
