@@ -640,6 +640,51 @@ impl Column {
             }
         }
     }
+
+    /// A column of `rows` rows, brought together from several of one type: the row `to` of a piece's `(to, from)` is its
+    /// row `from`, and one that no piece has is null. No two have the same. Panics on a piece of another type.
+    pub fn assemble(data_type: &DataType, rows: usize, pieces: &[(&[(u32, u32)], &Column)]) -> Column {
+        match data_type {
+            DataType::I64 => assembled(rows, pieces, Column::as_i64, Values::I64),
+            DataType::Timestamp => assembled(rows, pieces, Column::as_i64, Values::Timestamp),
+            DataType::F64 => assembled(rows, pieces, Column::as_f64, Values::F64),
+            DataType::Bool => assembled(rows, pieces, Column::as_bool, Values::Bool),
+            DataType::Utf8 | DataType::Bytes | DataType::List(_) => {
+                let mut places = vec![(u32::MAX, 0); rows];
+                for ((pairs, _), piece) in pieces.iter().zip(0..) {
+                    pairs.iter().for_each(|&(to, from)| places[to as usize] = (piece, from));
+                }
+                let columns: Vec<&Column> = pieces.iter().map(|&(_, column)| column).collect();
+                Self::gather(data_type, &columns, &places)
+            }
+        }
+    }
+}
+
+/// [`Column::assemble`] of columns of fixed width, a piece after the other: the rows of one lie together.
+fn assembled<'a, T: Copy + Default + 'a>(
+    rows: usize,
+    pieces: &[(&[(u32, u32)], &'a Column)],
+    of: impl Fn(&'a Column) -> Option<&'a [T]>,
+    values: impl Fn(Vec<T>) -> Values,
+) -> Column {
+    let mut to_rows = vec![T::default(); rows];
+    let mut given = 0;
+    for &(pairs, piece) in pieces {
+        let from_rows = of(piece).unwrap_or_else(|| panic_type("the type that is brought together", &piece.values));
+        pairs.iter().for_each(|&(to, from)| to_rows[to as usize] = from_rows[from as usize]);
+        given += pairs.len();
+    }
+    // Mostly no piece has a null and every row is given, which is quickly seen.
+    if given == rows && pieces.iter().all(|(_, piece)| piece.validity.is_none()) {
+        return Column::of(values(to_rows));
+    }
+    let mut valid = vec![false; rows];
+    for (pairs, piece) in pieces {
+        pairs.iter().for_each(|&(to, from)| valid[to as usize] = piece.is_valid(from as usize));
+    }
+    let has_null = valid.contains(&false);
+    Column { validity: has_null.then(|| valid.into_iter().collect()), values: values(to_rows) }
 }
 
 /// Rows of columns of fixed width.
@@ -729,6 +774,13 @@ mod tests {
                     }
                 }
                 assert_eq!(Column::gather(&data_type, &pieces.each_ref(), &places), pushed, "{data_type:?}");
+                let pairs = |piece: u32| {
+                    let of_piece = (0..).zip(&places).filter(|(_, place)| place.0 == piece);
+                    of_piece.map(|(to, place)| (to, place.1)).collect::<Vec<(u32, u32)>>()
+                };
+                let pairs = [pairs(0), pairs(1), pairs(2)];
+                let given: Vec<_> = pairs.iter().map(Vec::as_slice).zip(&pieces).collect();
+                assert_eq!(Column::assemble(&data_type, places.len(), &given), pushed, "{data_type:?}");
             }
             for piece in &pieces {
                 for rows in [vec![3, 3, 20, 0], vec![7, 1, 7], vec![], (0..21).rev().collect()] {

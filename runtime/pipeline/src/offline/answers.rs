@@ -1,7 +1,7 @@
 //! A view's answers on their way from slices of keys to parts of labels.
 
 use super::bounded::Parts;
-use super::compute::{Found, NOWHERE};
+use super::compute::Found;
 use super::spill::Spill;
 use super::{Status, ViewColumns};
 use crate::parallel::in_threads;
@@ -135,19 +135,17 @@ impl<'a> Answers<'a> {
 
     /// The answers to the labels `rows`, which are all of a part; they are taken out.
     pub(super) fn columns(&self, view: &str, part: usize, rows: Range<usize>, threads: usize) -> Result<ViewColumns> {
-        let pieces = self.take(part)?;
-        let mut places = vec![NOWHERE; rows.len()];
+        let mut pieces = self.take(part)?;
         let mut status = vec![Status::NotFound; rows.len()];
-        for (piece, index) in pieces.iter().zip(0..) {
-            for &(label, row) in &piece.labels {
-                let label = label as usize - rows.start;
-                places[label] = (index, row);
-                status[label] = piece.rows.status[row as usize];
+        for piece in &mut pieces {
+            for (label, row) in &mut piece.labels {
+                *label -= rows.start as u32;
+                status[*label as usize] = piece.rows.status[*row as usize];
             }
         }
         let gather = |column: usize, data_type: &DataType| {
-            let pieces: Vec<&Column> = pieces.iter().map(|piece| &piece.rows.columns[column]).collect();
-            Column::gather(data_type, &pieces, &places)
+            let pieces = pieces.iter().map(|piece| (piece.labels.as_slice(), &piece.rows.columns[column]));
+            Column::assemble(data_type, rows.len(), &pieces.collect::<Vec<_>>())
         };
         // A few rows are gathered sooner than a thread is there.
         let threads = if rows.len() < THREADS_ROWS { 1 } else { threads };

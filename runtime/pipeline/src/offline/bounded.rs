@@ -34,11 +34,9 @@ pub const MEMORY_MIN_BYTES: u64 = 64 << 20;
 /// Into how many slices keys are cut: a slice of 100 million events has some ten megabytes.
 const SLICES: usize = 256;
 
-/// A training set is put together in multiples of so many labels.
+/// A training set is put together so many labels at a time, whatever the budget: a column's values stay in the nearer
+/// caches until they are written.
 pub(super) const PART_ROWS: usize = 64 * 1024;
-
-/// How often that at most: more would have left the nearer caches before it is written.
-const PARTS_MOST: usize = 4;
 
 /// The most bytes that a worker sorts at once.
 const SORT_BYTES: usize = 16 << 20;
@@ -123,7 +121,7 @@ impl Limits {
             answer_bytes: bytes / 8,
             // Aggregates, features, and both in the order of the labels.
             answer_rows: (bytes / 8 / (4 * row_bytes)).max(1024),
-            part_rows: (bytes / 8 / (3 * row_bytes) / PART_ROWS).clamp(1, PARTS_MOST) * PART_ROWS,
+            part_rows: PART_ROWS,
             slice_bytes: bytes / 4,
         }
     }
