@@ -11,6 +11,7 @@ mod csv;
 mod dates;
 mod digest;
 mod files;
+mod hints;
 mod labels;
 mod manifest;
 mod rows_hash;

@@ -2,6 +2,7 @@
 //! parts, appears whole under its name or not at all, with its manifest.
 
 use crate::csv::push_cell;
+use crate::hints::{self, LOOK_ROWS};
 use crate::labels::{LabelFile, LabelWindows, WINDOW_ROWS};
 use crate::manifest::{OutputFile, SchemaColumn};
 use crate::rows_hash::{RowsHash, hex, type_name};
@@ -239,8 +240,26 @@ struct OpenFile {
 
 #[derive(Debug)]
 enum Body {
+    /// Parquet of which no row was seen yet.
+    New(Hashing),
     Parquet(Box<ParquetWriter<Hashing>>),
     Csv(Hashing),
+}
+
+impl OpenFile {
+    /// Begun, if it was not, its columns looking as `hints` says.
+    fn begun(mut self, schema: &SchemaRef, hints: impl FnOnce() -> Vec<ColumnHint>) -> Result<Self> {
+        self.body = match self.body {
+            Body::New(sink) => {
+                let hints = hints();
+                let hint = |name: &str| schema.index_of(name).map_or(ColumnHint::Repeating, |index| hints[index]);
+                let layout = Layout::new(schema.clone(), hint).keeping_arrow_types();
+                Body::Parquet(Box::new(ParquetWriter::new(self.path.display().to_string(), sink, &layout)?))
+            }
+            body => body,
+        };
+        Ok(self)
+    }
 }
 
 impl Set {
@@ -317,18 +336,20 @@ impl Set {
                 sink.write_all(&out).map_err(|error| cannot_write(&path, error))?;
                 Body::Csv(sink)
             }
-            _ => {
-                let layout = Layout::new(self.schema.clone(), |_| ColumnHint::Repeating).keeping_arrow_types();
-                Body::Parquet(Box::new(ParquetWriter::new(path.display().to_string(), sink, &layout)?))
-            }
+            _ => Body::New(sink),
         };
         self.open = Some(OpenFile { name, path, label_file, rows: 0, body });
         Ok(if is_file { usize::MAX } else { most })
     }
 
     fn append(&mut self, labels: &LabelFile, rows: &[u32], features: &[&Column], first: usize) -> Result<()> {
-        let Some(open) = &mut self.open else { return Err(Error::internal("rows without a file")) };
+        let Some(open) = self.open.take() else { return Err(Error::internal("rows without a file")) };
         let label_columns = labels.take(rows)?;
+        let open = self.open.insert(open.begun(&self.schema, || {
+            let looks = rows.len().min(LOOK_ROWS);
+            let of_labels = label_columns.columns().iter().map(|array| hints::of_array(&array.slice(0, looks)));
+            of_labels.chain(features.iter().map(|column| hints::of_column(column, first..first + looks))).collect()
+        })?);
         let made = |index: usize| -> Result<ArrayRef> {
             let array = match index.checked_sub(label_columns.num_columns()) {
                 None => label_columns.column(index).clone(),
@@ -343,6 +364,7 @@ impl Set {
         };
         open.rows += rows.len();
         match &mut open.body {
+            Body::New(_) => return Err(Error::internal("a file of a training set that is not begun")),
             Body::Parquet(writer) => writer.write_columns(rows.len(), self.threads, made)?,
             Body::Csv(sink) => {
                 in_threads(self.threads, 0..self.schema.fields().len(), |column| made(column).map(drop))?
@@ -362,10 +384,12 @@ impl Set {
     }
 
     fn close(&mut self) -> Result<()> {
-        let Some(OpenFile { name, path, rows, body, .. }) = self.open.take() else { return Ok(()) };
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let open = open.begun(&self.schema, || vec![ColumnHint::Repeating; self.schema.fields().len()])?;
+        let OpenFile { name, path, rows, body, .. } = open;
         let Hashing { sink, hash, bytes } = match body {
             Body::Parquet(writer) => writer.finish()?,
-            Body::Csv(sink) => sink,
+            Body::New(sink) | Body::Csv(sink) => sink,
         };
         let file = sink.into_inner().map_err(|error| cannot_write(&path, error.into_error()))?;
         file.sync_all().map_err(|error| cannot_write(&path, error))?;
