@@ -8,7 +8,7 @@ use arrow_array::{
 };
 use arrow_schema::{Field, Schema};
 use parquet::arrow::ArrowWriter;
-use plumb_testing::process;
+use plumb_testing::{archive, process};
 use serde_json::Value;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -228,6 +228,34 @@ fn a_bit_flipped_in_a_page_with_a_checksum_is_found() {
             }
         }
     }
+}
+
+#[test]
+fn a_bit_flipped_in_the_archive_is_found_by_a_join() {
+    let folder = folder();
+    let here = folder.path();
+    std::fs::write(here.join("plumb.toml"), "[transforms]\npaths = []\n[offline]\nsnapshots = \"none\"\n").unwrap();
+    plumb(here, "produce good.parquet");
+    assert!(plumb(here, "run --until-end --no-serve").status.success());
+    let join = format!("join {VIEWS} --events data/offline/events/default --labels labels.csv --out o.parquet");
+    json(here, &join);
+    std::fs::remove_file(here.join("o.parquet")).unwrap();
+    std::fs::remove_file(here.join("o.parquet.manifest.json")).unwrap();
+    let file = archive::parquet_files(&here.join("data/offline/events/default")).swap_remove(0);
+    let good = std::fs::read(&file).unwrap();
+    let mut by_hash = 0;
+    for at in (4..good.len() / 2).step_by(good.len() / 40) {
+        let mut damaged = good.clone();
+        damaged[at] ^= 4;
+        std::fs::write(&file, damaged).unwrap();
+        refused(here, &join, ".parquet` is ");
+        by_hash +=
+            usize::from(text(&plumb(here, &join).stderr).contains("SHA-256 is not the one it was committed with"));
+    }
+    // Most bits are of values, and nothing but the hash says what those were.
+    assert!(by_hash > 5, "{by_hash}");
+    std::fs::write(&file, good).unwrap();
+    json(here, &join);
 }
 
 #[test]

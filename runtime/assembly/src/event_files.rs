@@ -20,7 +20,8 @@ pub fn event_files(path: &Path) -> Result<Vec<EventFile>> {
     let (mut files, begun) = (Vec::new(), Instant::now());
     for (_, file) in committed_files(&LocalStore::reading(&root), &source)? {
         let inside = file.path.strip_prefix(&format!("events/{source}/")).unwrap_or(&file.path);
-        files.push(EventFile { path: place(&root, &file, begun)?, name: inside.to_owned(), format: Format::Parquet });
+        let (path, name) = (place(&root, &file, begun)?, inside.to_owned());
+        files.push(EventFile { path, name, format: Format::Parquet, sha256: Some(file.sha256) });
     }
     if files.is_empty() {
         return find(path);

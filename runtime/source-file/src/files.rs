@@ -43,6 +43,8 @@ pub struct EventFile {
     pub name: String,
     /// Its format.
     pub format: Format,
+    /// The SHA-256 that its commit names, hex; `None` of a file that no commit names.
+    pub sha256: Option<String>,
 }
 
 /// The event files of a path: the file itself, or those of the folder tree in byte order of their names.
@@ -62,7 +64,7 @@ pub fn find(path: &Path) -> Result<Vec<EventFile>> {
             )));
         };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        return Ok(vec![EventFile { path: path.to_owned(), name, format }]);
+        return Ok(vec![EventFile { path: path.to_owned(), name, format, sha256: None }]);
     }
     let mut found = Vec::new();
     walk(path, "", 0, &mut found)?;
@@ -138,7 +140,7 @@ fn walk_once(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<EventFil
         if metadata.is_dir() {
             folders.push((path, name));
         } else if let Some(format) = Format::of(&path) {
-            found.push(EventFile { path, name, format });
+            found.push(EventFile { path, name, format, sha256: None });
         }
     }
     for (path, name) in folders {

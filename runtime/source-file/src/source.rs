@@ -148,7 +148,7 @@ impl FileSourceReader {
         let path = if self.path.is_dir() { self.path.join(name) } else { self.path.clone() };
         let same = self.path.is_dir() || self.path.file_name().is_some_and(|own| own.to_string_lossy() == name);
         match Format::of(&path) {
-            Some(format) if same => Ok(EventFile { path, name: name.to_owned(), format }),
+            Some(format) if same => Ok(EventFile { path, name: name.to_owned(), format, sha256: None }),
             _ => Err(Error::invalid(format!(
                 "event file `{name}` was read before, but the source is now `{}`; bring it back, or start anew \
                  with another data_dir and offline store",

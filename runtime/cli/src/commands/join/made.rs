@@ -74,6 +74,12 @@ impl Digesting {
             let mut digested = Vec::with_capacity(files.len());
             for file in files {
                 let FileDigest { bytes, sha256 } = next()?;
+                if file.sha256.is_some_and(|committed| committed != sha256) {
+                    return Err(usage(format!(
+                        "`{}` is damaged: its SHA-256 is not the one it was committed with; restore it",
+                        file.path.display()
+                    )));
+                }
                 digested.push(InputFile { name: file.name, bytes, sha256 });
             }
             events.push((source, digested));
