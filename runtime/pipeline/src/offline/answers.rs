@@ -74,12 +74,17 @@ impl<'a> Answers<'a> {
 
     /// Keeps what was found for some labels, whose parts are `parts`.
     pub(super) fn put(&self, found: Found, parts: Parts<'_>) -> Result<()> {
-        let Found { mut labels, status, columns, .. } = found;
+        let Found { mut labels, mut status, mut columns, .. } = found;
         let Some(&(first, _)) = labels.first() else { return Ok(()) };
         let part = parts.of(first);
         let is_one = labels.iter().all(|&(label, _)| parts.of(label) == part);
         if !is_one {
+            // A part's rows lie together then: it reads them one after the other.
             labels = by_label(&labels);
+            let rows = || labels.iter().map(|&(_, row)| row as usize);
+            status = rows().map(|row| status[row]).collect();
+            columns = columns.iter().map(|column| column.take(rows())).collect();
+            labels.iter_mut().zip(0..).for_each(|((_, row), at)| *row = at);
         }
         let bytes = columns.iter().map(column_bytes).sum::<usize>() + size_of_val(&*status) + size_of_val(&*labels);
         let mut held = self.lock()?;
