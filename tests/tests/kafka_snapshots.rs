@@ -223,6 +223,13 @@ fn backfill(job: &Stream, folder: &str, more: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// What a process says of itself.
+fn state(member: &Member) -> String {
+    let ready = process::request(&member.address, "GET", "/ready", b"");
+    let owned = member.metric("plumb_owned_partitions", "");
+    format!("{ready:?} owns {owned:?}\n{}", member.service.log())
+}
+
 /// Kills processes of a job while it writes dates, lets another join in between, and compares.
 fn killed_and_joined(job: &Stream, glob: Glob, rounds: usize) {
     let days = 10 * rounds as u32 + 20;
@@ -243,12 +250,13 @@ fn killed_and_joined(job: &Stream, glob: Glob, rounds: usize) {
         let waiting = Instant::now();
         while count(job) <= before && !(early && decided(job, "1d")["made"] == false) {
             glob.must_live();
-            let logs: Vec<String> = members.values().map(|member| member.service.log()).collect();
             assert!(
                 waiting.elapsed() < Duration::from_secs(120),
-                "round {round}: no work on new dates, decided {}: {}",
+                "round {round}: no work on new dates, decided {}, committed {:?} of {:?}: {}",
                 decided(job, "1d"),
-                logs.join("\n--\n")
+                job.committed(),
+                job.kafka.watermarks(&job.topic),
+                members.values().map(state).collect::<Vec<_>>().join("\n--\n")
             );
             std::thread::sleep(Duration::from_millis(5));
         }
