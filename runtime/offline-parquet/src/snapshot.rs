@@ -294,7 +294,7 @@ fn day_of_path(path: &str, folder: &str) -> Option<i64> {
 impl SnapshotSink for SnapshotWriter {
     fn dates(&mut self, view: &SnapshotView) -> Result<BTreeMap<i64, Option<SnapshotDate>>> {
         // What cannot be written is said before anything is computed.
-        layout(view)?;
+        layout(view, None)?;
         let folder = folder(view);
         let (manifest, there) = look(self.store.as_ref(), &folder, view, self.remedy)?;
         let known = whole(&manifest, &there, &folder);
@@ -321,7 +321,7 @@ impl SnapshotSink for SnapshotWriter {
         let open = match &mut dates.open {
             Some(open) => open,
             none => {
-                let layout = layout(view)?;
+                let layout = layout(view, Some(rows))?;
                 let writer = ParquetWriter::new(&folder, Vec::new(), &layout)?;
                 none.insert(OpenDate { day, rows: 0, layout, writer })
             }
@@ -397,7 +397,8 @@ impl Drop for SnapshotWriter {
     }
 }
 
-fn layout(view: &SnapshotView) -> Result<Layout> {
+/// The settings of a file that begins with these rows.
+fn layout(view: &SnapshotView, rows: Option<&SnapshotRows>) -> Result<Layout> {
     let mut fields: Vec<Field> =
         view.key_fields.iter().map(|name| Field::new(name, arrow_type(&DataType::Utf8), false)).collect();
     fields.push(Field::new("event_time", arrow_type(&DataType::Timestamp), false));
@@ -415,14 +416,40 @@ fn layout(view: &SnapshotView) -> Result<Layout> {
             return Err(Error::invalid(format!("view `{view}`: two columns of its snapshots are named `{name}`")));
         }
     }
-    let names: Vec<String> = view.features.iter().map(|(name, _)| name.clone()).collect();
+    // Many features are the same for all entities of a day: to compress such a column makes it larger, and what is needed
+    // for it costs more than to write all of a small file.
+    let repeating = |index: usize| match rows {
+        Some(rows) if is_constant(&rows.features[index]) => ColumnHint::Constant,
+        _ => ColumnHint::Repeating,
+    };
+    let features = view.features.iter().enumerate().map(|(index, (name, _))| (name.clone(), repeating(index)));
+    let features: BTreeMap<String, ColumnHint> = features.collect();
     Ok(Layout::new(Arc::new(Schema::new(fields)), move |name| match name {
         "event_time" => ColumnHint::Rising,
+        "_position" => ColumnHint::Constant,
         // Counts and categories repeat; the dictionary gives up by itself where measurements do not.
-        _ if names.iter().any(|feature| feature == name) => ColumnHint::Repeating,
-        "_position" => ColumnHint::Repeating,
-        _ => ColumnHint::Distinct,
+        _ => features.get(name).copied().unwrap_or(ColumnHint::Distinct),
     }))
+}
+
+/// Whether all rows of a column are alike.
+fn is_constant(column: &Column) -> bool {
+    fn alike<T: PartialEq>(values: impl IntoIterator<Item = T>) -> bool {
+        let mut values = values.into_iter();
+        let first = values.next();
+        values.all(|value| Some(&value) == first.as_ref())
+    }
+    // A null row holds 0, or nothing.
+    let validity = column.validity.as_ref();
+    validity.is_none_or(|bits| [0, bits.len()].contains(&bits.count_set()))
+        && match &column.values {
+            Values::I64(values) | Values::Timestamp(values) => alike(values),
+            Values::F64(values) => alike(values.iter().map(|value| value.to_bits())),
+            Values::Bool(values) => alike(values),
+            Values::Utf8(values) | Values::Bytes(values) => alike(values.iter()),
+            // Elements have settings of their own.
+            Values::List { .. } => false,
+        }
 }
 
 fn batch(layout: &Layout, rows: &SnapshotRows) -> Result<RecordBatch> {

@@ -409,8 +409,11 @@ impl<'a> Sweep<'a> {
     fn emit(&mut self, ranks: &[Vec<f64>]) {
         let Self { instants, series, frames, arranged, plan, .. } = self;
         let columns = &mut self.answers.columns;
+        for slot in bits(self.used_mask) {
+            series[slot].see(instants);
+        }
         for frame in frames.iter_mut() {
-            frame.walk(&series[frame.slot].times_us, instants);
+            frame.walk(&series[frame.slot], instants);
         }
         for of_slot in &self.totalled {
             let of_slot_frames = || of_slot.frames.iter().map(|&frame| &frames[frame]);

@@ -20,6 +20,22 @@ pub(super) struct Series {
     pub(super) times_us: Vec<i64>,
     pub(super) words: Vec<u64>,
     pub(super) totals: Totals,
+    /// How many of the first elements are seen at each of the key's instants.
+    seen: Vec<u32>,
+}
+
+impl Series {
+    /// Finds what is seen at the instants, which rise.
+    pub(super) fn see(&mut self, instants: &[Instant]) {
+        self.seen.clear();
+        self.seen.reserve(instants.len());
+        let mut seen = 0;
+        for instant in instants {
+            seen = gallop(&self.times_us, seen, instant.until_us);
+            // A slice of keys holds less than 2^32 values.
+            self.seen.push(seen as u32);
+        }
+    }
 }
 
 /// An instant at which a key is asked for.
@@ -62,17 +78,25 @@ impl Frame {
         Self { slot, window, spans: Vec::new() }
     }
 
-    /// Finds the spans of all instants, which rise.
-    pub(super) fn walk(&mut self, times_us: &[i64], instants: &[Instant]) {
+    /// Finds the spans of all instants, which rise and for which the series knows what is seen.
+    pub(super) fn walk(&mut self, series: &Series, instants: &[Instant]) {
+        let times_us = series.times_us.as_slice();
         self.spans.clear();
         self.spans.reserve(instants.len());
         let (mut low, mut high) = (0, 0);
-        for instant in instants {
+        // Most windows end at the instant.
+        let ends_before = matches!(self.window, WindowSpec::Hopping { .. });
+        for (instant, &seen) in instants.iter().zip(&series.seen) {
             let (start_us, end_us) = self.window.bounds(instant.as_of_us);
             low = gallop(times_us, low, start_us);
-            high = gallop(times_us, high.max(low), end_us.min(instant.until_us)).max(low);
-            // A slice of keys holds less than 2^32 values.
-            self.spans.push(Span { low: low as u32, high: high as u32 });
+            let end = if ends_before {
+                high = gallop(times_us, high, end_us);
+                high.min(seen as usize)
+            } else {
+                seen as usize
+            };
+            // What was not known yet may lie before the start.
+            self.spans.push(Span { low: low as u32, high: end.max(low) as u32 });
         }
     }
 
@@ -88,11 +112,20 @@ fn gallop(times_us: &[i64], from: usize, bound_us: i64) -> usize {
     gallop_while(times_us, from, |&time_us| time_us < bound_us)
 }
 
-/// The first index at or after `from` whose item is not `before`, as the first items are: steps double, then halve, so the
-/// cost is logarithmic in the distance and a walk over all of them stays linear.
+/// The first index at or after `from` whose item is not `before`, as the first items are. The next few are looked at one
+/// after the other; then steps double, then halve, so the cost is logarithmic in the distance and a walk over all of them
+/// stays linear.
 #[inline]
 pub(super) fn gallop_while<T>(items: &[T], from: usize, before: impl Fn(&T) -> bool) -> usize {
+    const NEAR: usize = 8;
     let mut low = from;
+    let near = items.len().min(from + NEAR);
+    while low < near {
+        if !before(&items[low]) {
+            return low;
+        }
+        low += 1;
+    }
     let mut step = 1;
     while low + step <= items.len() && before(&items[low + step - 1]) {
         low += step;

@@ -9,6 +9,9 @@ use crate::Result;
 use crate::port::ScratchFolder;
 use plumb_core::temporal::NO_KEY;
 
+/// How many keys' latest instants are remembered while a batch is noted.
+const LATEST: usize = 2048;
+
 /// An instant and a key with an event between the instant before and it.
 pub(super) type Active = (i64, u32);
 
@@ -36,7 +39,17 @@ impl<'a> Activity<'a> {
     /// Takes note of events of an entity: their keys ([`NO_KEY`]: none that counts) and times. `buffer` is the worker's.
     pub(super) fn note(&self, entity: usize, keys: &[u32], times_us: &[i64], buffer: &mut Vec<Active>) -> Result<()> {
         let active = keys.iter().zip(times_us).filter(|&(&key, _)| key != NO_KEY);
-        buffer.extend(active.map(|(&key, &time_us)| (self.every.next_us(time_us), key)));
+        let active = active.map(|(&key, &time_us)| (self.every.next_us(time_us), key));
+        if self.every == Every::Event {
+            buffer.extend(active);
+        } else {
+            // Most events of a key come soon after one that counts for the same instant: noted once, they need no sorting.
+            let mut latest = [(i64::MIN, NO_KEY); LATEST];
+            buffer.extend(active.filter(|&active| {
+                let latest = &mut latest[active.1 as usize % LATEST];
+                std::mem::replace(latest, active) != active
+            }));
+        }
         if buffer.len() < self.buffer_rows { Ok(()) } else { self.flush(entity, buffer) }
     }
 

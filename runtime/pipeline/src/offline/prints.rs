@@ -3,7 +3,7 @@
 
 use super::gather::Wanted;
 use super::needed_columns;
-use plumb_core::column::{Column, Values};
+use plumb_core::column::{Bitmap, Column, Values};
 use plumb_core::event::EventBatch;
 use plumb_core::time::{DAY_US, HOUR_US, floor_to};
 use std::collections::BTreeMap;
@@ -30,11 +30,15 @@ impl Default for DayPrint {
 }
 
 impl DayPrint {
-    /// Adds an event, by its hash and the offset after it.
-    fn add(&mut self, partition: u32, time_us: i64, hash: u128, next: u64) {
+    /// Adds an event, by its hash.
+    fn add(&mut self, time_us: i64, hash: u128) {
         self.events += 1;
         self.sum = self.sum.wrapping_add(hash);
         self.times_us = (self.times_us.0.min(time_us), self.times_us.1.max(time_us));
+    }
+
+    /// Takes note of the offset after an event.
+    fn reach(&mut self, partition: u32, next: u64) {
         let known = self.next.entry(partition).or_default();
         *known = (*known).max(next);
     }
@@ -142,66 +146,93 @@ impl Printer {
 
     /// Adds a batch of one partition's events.
     pub(super) fn add(&self, partition: u32, batch: &EventBatch, prints: &mut Prints) {
+        let fields: Vec<Field<'_>> = self.columns.iter().map(|&column| Field::of(&batch.columns[column])).collect();
+        let keys: Vec<&Bitmap> = self.key.iter().filter_map(|&key| batch.columns[key].validity.as_ref()).collect();
         let (mut bytes, mut start_us, mut print) = (Vec::new(), i64::MIN, DayPrint::default());
+        // After the last event of `print`: a map is looked into once a date, not once an event.
+        let mut print_next = 0;
         let width_us = if self.grain == Grain::Days { DAY_US } else { HOUR_US };
         for (row, &time_us) in batch.times_us.iter().enumerate() {
             // Events without the entity are none of the view's.
-            let is_keyed = self.key.iter().all(|&column| batch.columns[column].is_valid(row));
+            let is_keyed = keys.iter().all(|bits| bits.get(row));
             if !is_keyed || !self.times_us.contains(&time_us) {
                 continue;
             }
             bytes.clear();
             bytes.extend_from_slice(&time_us.to_le_bytes());
-            for &column in &self.columns {
-                put(&batch.columns[column], row, &mut bytes);
-            }
+            fields.iter().for_each(|field| field.put(row, &mut bytes));
             let (hash, next) = (xxh3_128(&bytes), batch.offsets[row].saturating_add(1));
             let unseen_us = if self.keeps_known { batch.record_times_us[row] } else { i64::MIN };
             if unseen_us > time_us {
                 if unseen_us < self.times_us.end {
-                    let late = (floor_to(time_us, HOUR_US), unseen_us);
-                    prints.late.entry(late).or_default().add(partition, time_us, hash, next);
+                    let late = prints.late.entry((floor_to(time_us, HOUR_US), unseen_us)).or_default();
+                    late.add(time_us, hash);
+                    late.reach(partition, next);
                 }
                 continue;
             }
             if time_us < start_us || time_us >= start_us.saturating_add(width_us) || print.events == 0 {
-                self.flush(start_us, &mut print, prints);
+                self.flush(partition, start_us, (&mut print, &mut print_next), prints);
                 start_us = floor_to(time_us, width_us);
             }
-            print.add(partition, time_us, hash, next);
+            print.add(time_us, hash);
+            print_next = print_next.max(next);
         }
-        self.flush(start_us, &mut print, prints);
+        self.flush(partition, start_us, (&mut print, &mut print_next), prints);
     }
 
-    fn flush(&self, start_us: i64, print: &mut DayPrint, prints: &mut Prints) {
+    fn flush(&self, partition: u32, start_us: i64, (print, next): (&mut DayPrint, &mut u64), prints: &mut Prints) {
+        let (mut print, next) = (std::mem::take(print), std::mem::take(next));
         if print.events == 0 {
             return;
         }
-        let print = std::mem::take(print);
+        print.reach(partition, next);
         prints.days.entry(floor_to(start_us, DAY_US)).or_default().merge(&print);
         if self.grain == Grain::Hours {
             prints.hours.entry(start_us).or_default().merge(&print);
         }
     }
 }
-/// Writes a value so that different rows of the same columns are different bytes. Kept in manifests: another form would
-/// make every date look changed.
-fn put(column: &Column, row: usize, bytes: &mut Vec<u8>) {
-    let is_valid = column.is_valid(row);
-    bytes.push(u8::from(is_valid));
-    if !is_valid {
-        return;
+
+/// A column of a batch.
+#[derive(Debug)]
+struct Field<'a> {
+    validity: Option<&'a Bitmap>,
+    values: &'a Values,
+}
+
+impl<'a> Field<'a> {
+    fn of(column: &'a Column) -> Self {
+        Self { validity: column.validity.as_ref(), values: &column.values }
     }
-    match &column.values {
-        Values::I64(values) | Values::Timestamp(values) => bytes.extend_from_slice(&values[row].to_le_bytes()),
-        Values::F64(values) => bytes.extend_from_slice(&values[row].to_bits().to_le_bytes()),
-        Values::Bool(values) => bytes.push(values[row]),
-        Values::Utf8(values) | Values::Bytes(values) => {
-            let value = values.get(row);
-            bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
-            bytes.extend_from_slice(value);
+
+    /// Writes a value so that different rows of the same columns are different bytes. Kept in manifests: another form would
+    /// make every date look changed.
+    #[inline]
+    fn put(&self, row: usize, bytes: &mut Vec<u8>) {
+        let is_valid = self.validity.is_none_or(|bits| bits.get(row));
+        if !is_valid {
+            bytes.push(0);
+            return;
         }
-        // A schema's fields are no lists.
-        Values::List { .. } => {}
+        let mut put_word = |word: [u8; 8]| {
+            let mut field = [1; 9];
+            field[1..].copy_from_slice(&word);
+            bytes.extend_from_slice(&field);
+        };
+        match self.values {
+            Values::I64(values) | Values::Timestamp(values) => put_word(values[row].to_le_bytes()),
+            Values::F64(values) => put_word(values[row].to_bits().to_le_bytes()),
+            Values::Bool(values) => bytes.extend_from_slice(&[1, values[row]]),
+            Values::Utf8(values) | Values::Bytes(values) => {
+                let value = values.get(row);
+                let mut head = [1; 5];
+                head[1..].copy_from_slice(&(value.len() as u32).to_le_bytes());
+                bytes.extend_from_slice(&head);
+                bytes.extend_from_slice(value);
+            }
+            // A schema's fields are no lists.
+            Values::List { .. } => bytes.push(1),
+        }
     }
 }
