@@ -1,6 +1,6 @@
 //! A slice's rows of all workers in key order, each key's by time.
 
-use super::history::{Histories, NO_ID, Numbering, Pool, Row, Texts, bits};
+use super::history::{Histories, NO_ID, Numbering, Pool, Row, Slice, Texts, bits};
 use crate::view::SlotType;
 use std::cmp::Ordering;
 
@@ -22,16 +22,38 @@ pub struct Arranged {
     pub(super) ids: Pool,
 }
 
+/// One slice of histories, taken out of them.
+#[derive(Debug, Default)]
+pub struct Cut(Vec<Slice>);
+
+impl Histories {
+    /// Takes the contributions of every slice out, there being `slices`, so that the memory of each is free as soon as it
+    /// is arranged.
+    pub fn cut(&mut self, slices: usize) -> Vec<Cut> {
+        let of_slice = |slice| Cut(self.parts.iter_mut().map(|part| std::mem::take(&mut part.slices[slice])).collect());
+        (0..slices).map(of_slice).collect()
+    }
+}
+
 impl Arranged {
-    /// Gathers slice `slice` of histories: a counting sort by key, then each key's rows by time, which are mostly in
-    /// order already.
+    /// Arranges a slice that was taken out of histories.
+    pub fn of(histories: &Histories, cut: Cut) -> Self {
+        Self::of_slices(histories, &cut.0.iter().collect::<Vec<_>>())
+    }
+
+    /// Gathers slice `slice` of histories.
     pub fn new(histories: &Histories, slice: usize) -> Self {
+        Self::of_slices(histories, &histories.parts.iter().map(|part| &part.slices[slice]).collect::<Vec<_>>())
+    }
+
+    /// Of one slice of each part: a counting sort by key, then each key's rows by time, which are mostly in order already.
+    fn of_slices(histories: &Histories, cut: &[&Slice]) -> Self {
         let parts = &histories.parts;
         let Some(first) = parts.first() else { return Self { slices: 1, starts: vec![0], ..Self::default() } };
-        let keys = parts.iter().map(|part| part.slices[slice].first_us.len()).max().unwrap_or(0);
+        let keys = cut.iter().map(|part| part.first_us.len()).max().unwrap_or(0);
         let mut first_us = vec![i64::MAX; keys];
         let (mut row_ends, mut word_ends) = (vec![0usize; keys + 1], vec![0usize; keys + 1]);
-        for part in parts.iter().map(|part| &part.slices[slice]) {
+        for part in cut {
             for (to, &from) in first_us.iter_mut().zip(&part.first_us) {
                 *to = from.min(*to);
             }
@@ -48,8 +70,7 @@ impl Arranged {
         let mut rows = vec![Row { time_us: 0, mask: 0, key: 0, word: 0 }; row_ends[keys]];
         let mut words = vec![0; word_ends[keys]];
         let (mut strings, mut ids) = (Numbering::new(histories.texts.len(), words.len()), Pool::default());
-        for (part, codes) in parts.iter().zip(&histories.codes) {
-            let (layout, part) = (&part.layout, &part.slices[slice]);
+        for ((part, codes), layout) in cut.iter().zip(&histories.codes).zip(parts.iter().map(|part| &part.layout)) {
             for row in &part.rows {
                 let key = row.key as usize;
                 let (at, mut to) = (row_ends[key], word_ends[key]);

@@ -16,7 +16,7 @@ mod totals;
 mod unload;
 mod window;
 
-pub use arrange::Arranged;
+pub use arrange::{Arranged, Cut};
 pub use history::{Histories, History, NO_KEY};
 pub use rank::{RankHistory, Standings, Turns, ranks};
 

@@ -292,65 +292,74 @@ fn give_f64(frame: &Frame, column: &mut Column, mut of: impl FnMut(Span) -> Opti
     }
 }
 
-/// The least or greatest value of a frame. It cannot be taken away again, so what may still become the extreme is
-/// kept: an element that a later one beats never can, for it leaves the frame first. The rest falls off in order,
-/// the present extreme at the front; every element comes and goes once.
+/// The least or greatest value of a frame. It cannot be taken away again, so the elements are in two runs: of the older
+/// one it is known what the extreme is from each element on, of the newer one what it is of all. Once the older run has
+/// left, what is there becomes the older one, element by element from the newest on; so each is looked at twice.
 #[derive(Debug)]
 pub(super) struct ExtremeWindow {
     pub(super) frame: usize,
     pub(super) end: End,
     pub(super) column: usize,
     slot_type: SlotType,
-    /// Elements that are or were held, by index and by a number that is greatest at the extreme: rising in index, each
-    /// beaten by none after it.
-    open: Vec<(u32, i64)>,
+    /// The key's values as numbers of which the greatest is the extreme; those of the older run have been replaced by the
+    /// greatest from there on.
+    numbers: Vec<i64>,
 }
 
 impl ExtremeWindow {
     pub(super) fn new(frame: usize, end: End, slot_type: SlotType, column: usize) -> Self {
-        Self { frame, end, column, slot_type, open: Vec::new() }
+        Self { frame, end, column, slot_type, numbers: Vec::new() }
     }
 
     pub(super) fn answer(&mut self, frame: &Frame, words: &[u64], column: &mut Column) {
         let is_float = self.slot_type == SlotType::F64;
-        match (is_float, self.end) {
-            (true, End::Greatest) => self.slide(frame, words, column, total_order),
-            (true, End::Least) => self.slide(frame, words, column, |word| !total_order(word)),
-            (false, End::Greatest) => self.slide(frame, words, column, u64::cast_signed),
-            (false, End::Least) => self.slide(frame, words, column, |word| !word.cast_signed()),
+        let number = |word: u64| if is_float { total_order(word.cast_signed()) } else { word.cast_signed() };
+        self.numbers.clear();
+        match self.end {
+            End::Greatest => self.numbers.extend(words.iter().map(|&word| number(word))),
+            End::Least => self.numbers.extend(words.iter().map(|&word| !number(word))),
         }
-    }
-
-    fn slide(&mut self, frame: &Frame, words: &[u64], column: &mut Column, number_of: impl Fn(u64) -> i64) {
-        let is_float = self.slot_type == SlotType::F64;
-        self.open.clear();
-        // What lies before the front has left the frame.
-        let (mut front, mut high) = (0, 0);
-        for span in &frame.spans {
-            while self.open.get(front).is_some_and(|&(index, _)| index < span.low) {
-                front += 1;
-            }
-            for index in high.max(span.low)..span.high {
-                let number = number_of(words[index as usize]);
-                while self.open.len() > front && self.open.last().is_some_and(|&(_, held)| held <= number) {
-                    self.open.pop();
+        let end = self.end;
+        slide_greatest(&mut self.numbers, frame, |greatest| match greatest {
+            None => column.push_null(),
+            Some(greatest) => {
+                let number = if end == End::Least { !greatest } else { greatest };
+                match is_float {
+                    true => column.push_f64(f64::from_bits(total_order(number).cast_unsigned())),
+                    false => column.push_i64(number),
                 }
-                self.open.push((index, number));
             }
-            high = span.high;
-            match self.open.get(front).map(|&(index, _)| words[index as usize]) {
-                None => column.push_null(),
-                Some(word) if is_float => column.push_f64(f64::from_bits(word)),
-                Some(word) => column.push_i64(word.cast_signed()),
-            }
-        }
+        });
     }
 }
 
-/// A number that rises with a float in the total order.
-fn total_order(word: u64) -> i64 {
-    let bits = word.cast_signed();
-    // As `f64::total_cmp` does: of a negative one all bits but the sign are turned round.
+/// Gives the greatest number of each span; see [`ExtremeWindow`] for what becomes of the numbers.
+fn slide_greatest(numbers: &mut [i64], frame: &Frame, mut give: impl FnMut(Option<i64>)) {
+    // The newer run, and its greatest number.
+    let (mut from, mut end, mut newer) = (0, 0, i64::MIN);
+    for &span in &frame.spans {
+        let Span { low, high } = span;
+        if low >= from {
+            let mut greatest = i64::MIN;
+            for number in numbers[span.range()].iter_mut().rev() {
+                greatest = greatest.max(*number);
+                *number = greatest;
+            }
+            (from, newer) = (high, i64::MIN);
+        } else {
+            newer = numbers[end as usize..high as usize].iter().fold(newer, |newer, &number| newer.max(number));
+        }
+        end = high;
+        give(match span.count() {
+            0 => None,
+            _ => Some(newer.max(numbers[low as usize])),
+        });
+    }
+}
+
+/// From a float's bits to a number that rises with it in the total order, and back: as `f64::total_cmp` does, of a negative
+/// one all bits but the sign are turned round.
+fn total_order(bits: i64) -> i64 {
     bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed()
 }
 
@@ -704,9 +713,12 @@ pub(super) fn push_f64(column: &mut Column, value: Option<f64>) {
 }
 
 pub(super) fn push_list<'a>(column: &mut Column, elements: impl Iterator<Item = &'a [u8]>) {
-    if let Values::List { offsets, child } = &mut column.values {
-        elements.for_each(|element| child.push_bytes(element));
-        offsets.push(u32::try_from(child.len()).expect("a column holds less than 2^32 elements"));
+    if let Values::List { offsets, child } = &mut column.values
+        && let Values::Utf8(strings) | Values::Bytes(strings) = &mut child.values
+    {
+        // Elements are never null.
+        elements.for_each(|element| strings.push(element));
+        offsets.push(u32::try_from(strings.len()).expect("a column holds less than 2^32 elements"));
     }
     column.mark_valid();
 }

@@ -427,7 +427,7 @@ impl SourceJob<'_> {
                 history.parts = Histories::default();
                 Slices::Unloaded(&unloading.histories[number])
             } else {
-                arranged = arrange(&history, room.limits.slices, self.threads)?;
+                arranged = arrange(&mut history, room.limits.slices, self.threads)?;
                 history.parts = Histories::default();
                 Slices::Arranged(&arranged)
             };

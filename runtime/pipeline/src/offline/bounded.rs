@@ -24,7 +24,7 @@ use crate::port::{EventReader, ScratchFolder};
 use crate::{Error, Result};
 use plumb_core::codec::plain::{put_column, read_columns};
 use plumb_core::column::{Column, DataType, Values};
-use plumb_core::temporal::{Arranged, Histories, History, NO_KEY, Question};
+use plumb_core::temporal::{Arranged, Cut, Histories, History, NO_KEY, Question};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -226,8 +226,11 @@ pub(super) fn run<'r>(
         let in_time = in_time.into_iter().map(|of| of.map(InTime::finish).transpose()).collect::<Result<Vec<_>>>()?;
         for (index, (mut history, wanted)) in gathered.views.into_iter().zip(wanted).enumerate() {
             let def = views[index].transform.def();
+            let mut cuts = Vec::new();
             if unloading.is_used() {
                 history.parts = Histories::default();
+            } else {
+                cuts = history.parts.cut(limits.slices).into_iter().map(Mutex::new).collect();
             }
             let mut ranks = Vec::new();
             for (ranked, in_time) in unloading.ranked[index].iter().zip(in_time[wanted.keys].iter().cycle()) {
@@ -246,7 +249,7 @@ pub(super) fn run<'r>(
                 keeps_known,
                 slices: match unloading.is_used() {
                     true => Slices::Unloaded(&unloading.histories[index]),
-                    false => Slices::Gathered,
+                    false => Slices::Gathered(&cuts),
                 },
                 questions: &questions[wanted.keys],
                 ranks: &ranks,
@@ -332,8 +335,8 @@ fn ask(
 /// Where a view's slices are.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Slices<'a> {
-    /// In the workers' shares.
-    Gathered,
+    /// As the workers gathered them, each for one look.
+    Gathered(&'a [Mutex<Cut>]),
     /// Sorted.
     Arranged(&'a [Arranged]),
     /// Put down.
@@ -451,8 +454,9 @@ impl View<'_> {
         let made;
         let arranged = match self.slices {
             Slices::Arranged(slices) => &slices[slice],
-            Slices::Gathered => {
-                made = Arranged::new(&self.history.parts, slice);
+            Slices::Gathered(cuts) => {
+                let mut cut = cuts[slice].lock().map_err(|_| Error::internal("a worker of the join panicked"))?;
+                made = Arranged::of(&self.history.parts, std::mem::take(&mut *cut));
                 &made
             }
             Slices::Unloaded(unloaded) => {

@@ -35,9 +35,10 @@ struct SliceRows {
     faults: Vec<plumb_transform::RowFault>,
 }
 
-/// Sorts a view's history, a slice at a time, in threads.
-pub(super) fn arrange(history: &ViewHistory, slices: usize, threads: usize) -> Result<Slices> {
-    in_threads(threads, 0..slices, |slice| Arranged::new(&history.parts, slice))
+/// Sorts a view's history, which is taken out of memory a slice at a time, in threads.
+pub(super) fn arrange(history: &mut ViewHistory, slices: usize, threads: usize) -> Result<Slices> {
+    let cuts = history.parts.cut(slices);
+    in_threads(threads, cuts, |cut| Arranged::of(&history.parts, cut))
 }
 
 /// Answers all labels of one view. `total_keys` is the number of keys met, asked for or not.

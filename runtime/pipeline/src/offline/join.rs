@@ -209,7 +209,7 @@ impl<'a> Request<'a> {
             keys.into_iter().map(|keys| keys.into_index().map(|index| index.len())).collect::<Result<_>>()?;
         summary.events += gathered.events;
         let mut answered = Vec::with_capacity(views.len());
-        for ((selected, wanted), history) in self.asked.iter().zip(views).zip(gathered.views) {
+        for ((selected, wanted), mut history) in self.asked.iter().zip(views).zip(gathered.views) {
             let def = selected.transform.def();
             let asked = Asked {
                 transform: &selected.transform,
@@ -218,7 +218,7 @@ impl<'a> Request<'a> {
                 as_of_us: self.as_of_us,
                 max_age_us: max_age_us.or(def.ttl_us),
             };
-            let arranged = arrange(&history, slices, threads)?;
+            let arranged = arrange(&mut history, slices, threads)?;
             let (columns, faults) = compute(asked, &history, &arranged, totals[wanted.keys], threads)?;
             for (list, faults) in
                 [(&mut summary.extract_faults, history.faults), (&mut summary.finalize_faults, faults)]
