@@ -199,6 +199,18 @@ fn nothing_that_is_read_is_written_over() {
     json(here, &format!("{join} --events good.parquet --out set.parquet"));
 }
 
+#[test]
+fn a_set_of_several_label_files_is_audited_with_all_of_them() {
+    let folder = folder();
+    let here = folder.path();
+    std::fs::write(here.join("more.csv"), "label,event_time,item_id,user_id\n2,2024-01-01T05:00:00Z,3,7\n").unwrap();
+    let rest = format!("--labels labels.csv --labels more.csv --events good.parquet {VIEWS}");
+    json(here, &format!("join {rest} --out set.parquet"));
+    assert_eq!(json(here, &format!("audit set.parquet {rest}"))["rows_kept"], 3);
+    let one = format!("audit set.parquet --labels labels.csv --events good.parquet {VIEWS}");
+    refused(here, &one, "training-set row 3 is no label");
+}
+
 /// `tests/data/page_checksums.parquet` is of pyarrow (`write_page_checksum=True`, no compression, no dictionaries), so
 /// that a bit flipped in a value decodes as another value.
 #[test]

@@ -82,6 +82,12 @@ impl LabelFile {
         self.file.table(&self.types())
     }
 
+    /// The times and keys with [`table`](Self::table), and nothing else of the file in memory.
+    pub fn into_parts(self) -> Result<(Labels, Table)> {
+        let types = self.types();
+        Ok((self.labels, self.file.into_table(&types)?))
+    }
+
     /// The types of the table's columns, to read a training set of these labels with.
     pub fn column_types(&self) -> Result<BTreeMap<String, DataType>> {
         Ok(self.table()?.columns.into_iter().map(|(name, column)| (name, column.data_type())).collect())

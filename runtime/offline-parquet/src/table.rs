@@ -237,6 +237,37 @@ impl TableFile {
         Ok(Table { columns })
     }
 
+    /// As [`table`](Self::table); what was read of a column goes when it is converted, so that not everything is in memory
+    /// twice.
+    pub(crate) fn into_table(self, types: &BTreeMap<String, DataType>) -> Result<Table> {
+        let Self { parts, content } = self;
+        let alone = |content| TableFile { parts: parts.clone(), content };
+        let mut columns = Vec::new();
+        match content {
+            Content::Csv(file) => {
+                for (name, cells) in file.names.into_iter().zip(file.columns) {
+                    let one = alone(Content::Csv(CsvFile { names: vec![name], columns: vec![cells] }));
+                    columns.append(&mut one.table(types)?.columns);
+                }
+            }
+            Content::Parquet { schema, batches } => {
+                let mut arrays: Vec<Vec<ArrayRef>> = vec![Vec::with_capacity(batches.len()); schema.fields().len()];
+                for batch in batches {
+                    arrays.iter_mut().zip(batch.columns()).for_each(|(arrays, array)| arrays.push(array.clone()));
+                }
+                for (field, arrays) in schema.fields().iter().zip(arrays) {
+                    let schema = Arc::new(Schema::new(vec![field.clone()]));
+                    let batch = |array| RecordBatch::try_new(schema.clone(), vec![array]);
+                    let batches = arrays.into_iter().map(batch).collect::<Result<_, _>>();
+                    let batches = batches.map_err(|error| Error::internal(format!("a column alone: {error}")))?;
+                    let one = alone(Content::Parquet { schema: schema.clone(), batches });
+                    columns.append(&mut one.table(types)?.columns);
+                }
+            }
+        }
+        Ok(Table { columns })
+    }
+
     /// The columns of a CSV file that are wanted, as what their cells look like; texts that are all times as times.
     pub(crate) fn inferred(&self, wanted: &dyn Fn(&str) -> bool) -> Result<Table> {
         let Content::Csv(file) = &self.content else {
@@ -456,5 +487,5 @@ pub(crate) fn natural_type(found: &ArrowType) -> Option<DataType> {
 /// Reads a table, e.g. a training set to audit: the columns in `types` as these types, others as what they are in
 /// the file (CSV: whole numbers, floats, truth values, else strings). Parquet or CSV by ending.
 pub fn read_table(path: &Path, types: &BTreeMap<String, DataType>) -> Result<Table> {
-    TableFile::read(path)?.table(types)
+    TableFile::read(path)?.into_table(types)
 }

@@ -389,6 +389,8 @@ fn csv_in_csv_out_keeps_every_cell() {
         assert_eq!(&table.column(name).unwrap(), column, "{name}");
     }
     assert_eq!(table.columns[..5], file.table().unwrap().columns);
+    let (asked, label_table) = file.clone().into_parts().unwrap();
+    assert_eq!((&asked, &label_table), (file.labels(), &file.table().unwrap()));
     assert_eq!(table.column("code").unwrap(), &strings(&[Some("007"), None, Some("12")]));
     assert_eq!(table.column("score").unwrap(), &floats(&[Some(1.5), None, Some(1e5)]));
     assert_eq!(table.column("note").unwrap(), &strings(&[Some("a, \"b\""), None, Some("")]));

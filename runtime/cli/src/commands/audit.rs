@@ -12,6 +12,7 @@ use plumb_pipeline::offline::audit::{
 };
 use plumb_pipeline::offline::{AsOf, Budget, Knowledge, Selection};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Recomputes the training set from history that ends strictly before each label, and compares.
@@ -40,7 +41,9 @@ pub(crate) fn run(arguments: &Audit, output: Output) -> Result<Done> {
     let events = prepared.event_files()?;
     let read = labels.files().map(|(path, _)| path).chain(tables.iter().map(PathBuf::as_path));
     check_page(arguments.html.as_deref(), read.chain(events.iter().map(|file| file.path.as_path())))?;
-    let mut types = labels.column_types()?;
+    let (labels, label_table) = labels.into_parts()?;
+    let columns = label_table.columns.iter();
+    let mut types: BTreeMap<_, _> = columns.map(|(name, column)| (name.clone(), column.data_type())).collect();
     types.extend(expected_columns(&prepared.transforms));
     let dataset = read_table(&arguments.dataset, &types)?;
     let transforms: Vec<_> = prepared.transforms.iter().collect();
@@ -53,8 +56,8 @@ pub(crate) fn run(arguments: &Audit, output: Output) -> Result<Done> {
     }
     let readers = prepared.open(&transforms)?;
     let request = AuditRequest {
-        labels: labels.labels(),
-        label_table: &labels.table()?,
+        labels: &labels,
+        label_table: &label_table,
         label_time: &arguments.label_time,
         dataset: &dataset,
         as_of: match arguments.as_of {
