@@ -138,6 +138,30 @@ fn hourly_and_event_snapshots_hold_what_they_say() {
     }
 }
 
+#[test]
+fn hours_of_a_date_see_what_had_come_and_later_ones_what_came_late() {
+    let folder = folder("hourly");
+    let here = folder.path();
+    let offline = here.join("data/offline");
+    let all = lines_in_order(here, 600, 3);
+    let noon = all.iter().position(|line| time_of(line).as_str() >= "2024-01-02T12").unwrap();
+    // Half of the morning comes in the afternoon.
+    let mut of_morning = 0;
+    let (late, early): (Vec<String>, Vec<String>) = all[..noon].iter().cloned().partition(|line| {
+        let in_morning = time_of(line).contains("2024-01-02T");
+        of_morning += u32::from(in_morning);
+        in_morning && of_morning % 2 == 0
+    });
+    assert!(late.len() > 20, "{}", late.len());
+    accept(here, &early);
+    let before = check_rows(&offline);
+    accept(here, &[late.as_slice(), &all[noon..]].concat());
+    assert!(check_rows(&offline) > before + 20);
+    let report = backfill(here, "1h", "");
+    assert!(count(&report, "made") > 0, "a backfill makes the date of late events again: {report}");
+    check_rows(&offline);
+}
+
 fn copy(here: &Path, from: &str, to: &str) {
     if here.join(to).exists() {
         std::fs::remove_dir_all(here.join(to)).unwrap();
