@@ -164,6 +164,24 @@ fn damaged_and_foreign_files_are_named() {
 }
 
 #[test]
+fn a_table_of_which_no_row_is_an_event_makes_none() {
+    let folder = folder();
+    let here = folder.path();
+    json(here, &format!("join {VIEWS} --events good.parquet --labels labels.csv --out set.parquet"));
+    let before = names(here);
+    // The labels' columns are the events' but for what says which kind of event it was.
+    for words in commands().iter().filter(|words| words.contains("--events X") && !words.starts_with("test")) {
+        let output = plumb(here, &words.replace('X', "labels.csv"));
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words}: {error}");
+        assert!(error.contains("labels.csv row 0: missing field `event_type`"), "{words}: {error}");
+        let last = error.lines().last().unwrap_or_default();
+        assert!(last.starts_with("plumb: source `default`: none of 2 records is an event of it"), "{words}: {error}");
+        assert_eq!(names(here), before, "{words}");
+    }
+}
+
+#[test]
 fn nothing_that_is_read_is_written_over() {
     let folder = folder();
     let here = folder.path();

@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: &Audit, output: Output) -> Result<Done> {
         budget: Budget { bytes, scratch: &scratch, progress: None },
     };
     let report = audit(&mut readers.lend(), &prepared.transforms, request)?;
-    readers.report();
+    readers.report()?;
     if let Some(page) = &arguments.html {
         write_page(page, &html::audit_page(&arguments.dataset.display().to_string(), &report))?;
     }

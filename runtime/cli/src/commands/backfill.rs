@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
     };
     let summary = backfill(&mut open, &prepared.transforms, &options, budget, &mut sink)?;
     let position = job_store.map(|_| position.to_string());
-    readers.report();
+    readers.report()?;
     report_faults("extract", &summary.extract_faults);
     report_faults("finalize", &summary.finalize_faults);
     let mut failed = !summary.finalize_faults.is_empty();

@@ -84,7 +84,7 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
     if labels.time_without_zone() {
         say_zoneless(plan.labels.first(), &plan.options.label_time);
     }
-    readers.report();
+    readers.report()?;
     let staged = writer.finish()?;
     let manifest = made::manifest(&plan, &selection, digests.finish()?, &readers, &summary, &staged)?;
     if let Some(wanted) = &plan.wanted {

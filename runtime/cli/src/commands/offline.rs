@@ -199,8 +199,10 @@ impl Readers {
         })
     }
 
-    /// Says on stderr what was not accepted, with the first reasons.
-    pub(crate) fn report(&self) {
+    /// Says on stderr what was not accepted, with the first reasons. Records of which none is an event are a mistake: a
+    /// table without a value would come of them.
+    pub(crate) fn report(&self) -> Result<()> {
+        let mut none = Ok(());
         for (source, shared) in &self.open {
             shared.bar.finish_and_clear();
             let reader = shared.lock();
@@ -210,12 +212,20 @@ impl Readers {
                 for refusal in reader.refusals() {
                     eprintln!("plumb:   {} row {}: {}", refusal.file, refusal.row, refusal.reason);
                 }
+                if accounting.rejected == accounting.read {
+                    none = Err(usage(format!(
+                        "source `{source}`: none of {} records is an event of it; give its events, and its fields in \
+                         plumb.toml",
+                        accounting.read
+                    )));
+                }
             }
             if accounting.duplicate > 0 {
                 let (copies, conflicts) = (accounting.duplicate, accounting.dedupe_conflict);
                 eprintln!("plumb: source `{source}`: {copies} copies dropped, {conflicts} with another payload");
             }
         }
+        none
     }
 }
 
