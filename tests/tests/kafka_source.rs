@@ -691,3 +691,38 @@ fn kafka_static_member_that_restarts_moves_nothing() {
     one.membership.leave().unwrap();
     usurper.membership.leave().unwrap();
 }
+
+#[test]
+fn kafka_partitions_that_a_killed_member_had_just_given_up_get_an_owner() {
+    if skipped("kafka_partitions_that_a_killed_member_had_just_given_up_get_an_owner") {
+        return;
+    }
+    let kafka = Kafka::shared();
+    kafka.create_topic("orphans", 3, &[]);
+    // None is found dead while this lasts, which would share everything anew.
+    let named = |name: &str| KafkaSettings {
+        instance_id: Some(name.into()),
+        session_timeout: Duration::from_secs(300),
+        ..settings(kafka, "orphans")
+    };
+    let mut killed = Member::join(&named("one"));
+    settle(&mut [&mut killed], 3);
+    let mut other = Member::join(&named("two"));
+    // It has heard that it is to give some up, and gets no further: another comes under its name.
+    let held = eventually("a revocation", || match killed.membership.next(Duration::from_millis(20)).unwrap() {
+        Some(Change::Revoked { partitions, released }) => Some((partitions, released)),
+        Some(change) => panic!("{change:?}"),
+        None => None,
+    });
+    let mut again = Member::join(&named("one"));
+    eventually("the former partitions", || {
+        other.turn();
+        again.turn();
+        (!again.own.is_empty()).then_some(())
+    });
+    assert!(held.0.iter().all(|partition| !again.own.contains(partition) && !other.own.contains(partition)));
+    settle(&mut [&mut again, &mut other], 3);
+    drop(held);
+    again.membership.leave().unwrap();
+    other.membership.leave().unwrap();
+}

@@ -6,6 +6,7 @@
 //! does not disturb the reading of the partitions that stay, and slow partitions do not cost the membership.
 
 pub mod membership;
+mod orphans;
 pub mod settings;
 pub mod sink;
 pub mod source;

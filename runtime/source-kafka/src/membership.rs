@@ -5,6 +5,7 @@
 //! committed for the tools that show lag; nothing ever begins at them.
 
 use crate::client::{Events, Heard, consumer_config, log, note, number, refused};
+use crate::orphans::Watch;
 use crate::settings::KafkaSettings;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use plumb_pipeline::port::{Change, Membership};
@@ -231,6 +232,7 @@ impl KafkaMembership {
 /// Polls until the membership is to end, then leaves the group.
 fn poll(consumer: BaseConsumer<MemberContext>, shared: &Shared) {
     let mut passed_on = Instant::now();
+    let mut watch = Watch::new();
     while !shared.leaving.load(Ordering::Relaxed) {
         // A record that came before the pause did is read elsewhere as well.
         if let Some(Err(error)) = consumer.poll(POLL)
@@ -243,6 +245,7 @@ fn poll(consumer: BaseConsumer<MemberContext>, shared: &Shared) {
             passed_on = Instant::now();
             shared.pass_on(&consumer);
         }
+        watch.turn(&consumer, &shared.group, &shared.topic);
     }
     shared.leaving.store(true, Ordering::Relaxed);
     shared.pass_on(&consumer);
