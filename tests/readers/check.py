@@ -55,6 +55,9 @@ required = []
 fields = {{ {kinds} }}
 [transforms]
 paths = ["{components}/*.wasm", "kinds.wasm"]
+# The folder is of the backfills below, one of them hourly.
+[offline]
+snapshots = "none"
 [run]
 commit_interval = "1s"
 """
