@@ -44,7 +44,7 @@ pub struct IdsWithin {
 }
 
 /// About the bytes of an id in memory, with the free places of a table that is growing.
-const ID_BYTES: u64 = 57;
+const ID_BYTES: u64 = 60;
 
 /// A row that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
