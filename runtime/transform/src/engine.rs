@@ -35,6 +35,10 @@ const STACK_BYTES: usize = 512 << 10;
 /// written. Without that help, clearing a fixed part would cost more than new pages do.
 const KEEP_RESIDENT_BYTES: usize = 4 << 20;
 
+/// How much of an instance's table is cleared for the next one, where to give it back and get a new page would cost
+/// more: the tables of a component are mostly a page or two.
+const TABLE_KEEP_RESIDENT_BYTES: usize = 16 << 10;
+
 /// The core modules, and the tables, that one component may be made of.
 const MAX_CORE_MODULES: u32 = 8;
 
@@ -227,6 +231,7 @@ fn config(instances: u32) -> Config {
         .max_tables_per_component(MAX_CORE_MODULES)
         .max_memory_size(MEMORY_LIMIT_BYTES)
         .linear_memory_keep_resident(keep_resident)
+        .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
         .pagemap_scan(Enabled::Auto);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
