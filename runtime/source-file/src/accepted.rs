@@ -232,7 +232,12 @@ impl AcceptedEvents {
     fn next_decoded(&mut self) -> Result<Option<(EventBatch, Vec<u32>)>> {
         loop {
             match self.decoders.next()? {
-                Step::End => return Ok(None),
+                Step::End => {
+                    // Nothing comes that could be a copy: the memory is free for what is made of the events.
+                    self.acceptor.forget_ids();
+                    self.copies = None;
+                    return Ok(None);
+                }
                 Step::PieceEnd => {
                     self.base += self.piece_rows;
                     self.piece_rows = 0;
