@@ -98,7 +98,13 @@ pub struct ParquetWriter<W: Write + Send> {
     schema: SchemaRef,
     writer: SerializedFileWriter<W>,
     row_groups: ArrowRowGroupWriterFactory,
+    /// The threads that wrote last.
+    threads: usize,
     open: Option<RowGroup>,
+    /// A row group that is encoded and goes into the file beside the encoding of the next.
+    closed: Option<ClosedGroup>,
+    /// The row groups begun.
+    begun: usize,
 }
 
 /// A row group that is not yet in the file.
@@ -117,6 +123,25 @@ struct OpenColumn {
     array: Option<ArrayRef>,
 }
 
+/// The leaves of an encoded row group.
+struct ClosedGroup {
+    chunks: Vec<ArrowColumnChunk>,
+    /// About how many.
+    bytes: usize,
+}
+
+impl std::fmt::Debug for ClosedGroup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClosedGroup").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+/// What a thread does.
+enum Task<'a, W: Write + Send> {
+    Append(&'a mut SerializedFileWriter<W>, ClosedGroup),
+    Encode(usize, &'a mut OpenColumn),
+}
+
 impl OpenColumn {
     fn write(&mut self, field: &Field, rows: Range<usize>) -> parquet::errors::Result<()> {
         let Some(array) = &self.array else { return Ok(()) };
@@ -130,8 +155,24 @@ impl OpenColumn {
         Ok(())
     }
 
-    fn close(self) -> parquet::errors::Result<Vec<ArrowColumnChunk>> {
-        self.leaves.into_iter().map(ArrowColumnWriter::close).collect()
+    /// About how many bytes, and the encoded leaves.
+    fn close(&mut self) -> parquet::errors::Result<(usize, Vec<ArrowColumnChunk>)> {
+        let bytes = self.leaves.iter().map(ArrowColumnWriter::get_estimated_total_bytes).sum();
+        let chunks = self.leaves.drain(..).map(ArrowColumnWriter::close).collect::<parquet::errors::Result<_>>()?;
+        Ok((bytes, chunks))
+    }
+}
+
+impl ClosedGroup {
+    fn of(columns: Vec<(usize, Vec<ArrowColumnChunk>)>) -> Self {
+        let bytes = columns.iter().map(|(bytes, _)| bytes).sum();
+        Self { chunks: columns.into_iter().flat_map(|(_, chunks)| chunks).collect(), bytes }
+    }
+
+    fn append_to<W: Write + Send>(self, writer: &mut SerializedFileWriter<W>) -> parquet::errors::Result<()> {
+        let mut row_group = writer.next_row_group()?;
+        self.chunks.into_iter().try_for_each(|chunk| chunk.append_to_row_group(&mut row_group))?;
+        row_group.close().map(|_| ())
     }
 }
 
@@ -145,7 +186,8 @@ impl<W: Write + Send> ParquetWriter<W> {
         let (writer, row_groups) = ArrowWriter::try_new_with_options(sink, layout.schema.clone(), options)
             .and_then(ArrowWriter::into_serialized_writer)
             .map_err(|error| cannot_write(&name, error))?;
-        Ok(Self { name, schema: layout.schema.clone(), writer, row_groups, open: None })
+        let schema = layout.schema.clone();
+        Ok(Self { name, schema, writer, row_groups, threads: 1, open: None, closed: None, begun: 0 })
     }
 
     /// Appends rows.
@@ -160,6 +202,7 @@ impl<W: Write + Send> ParquetWriter<W> {
         threads: usize,
         make: impl Fn(usize) -> Result<ArrayRef> + Sync,
     ) -> Result<()> {
+        self.threads = threads;
         let mut done = 0;
         while done < rows {
             let mut group = match self.open.take() {
@@ -167,8 +210,9 @@ impl<W: Write + Send> ParquetWriter<W> {
                 None => self.begin_row_group()?,
             };
             let part = done..rows.min(done + (ROW_GROUP_ROWS - group.rows));
+            let is_full = group.rows + part.len() == ROW_GROUP_ROWS;
             let (schema, name, make) = (&self.schema, &self.name, &make);
-            let written = in_threads(threads, group.columns.iter_mut().enumerate(), |(index, column)| -> Result<()> {
+            let encode = |index: usize, column: &mut OpenColumn| -> Result<Option<(usize, Vec<ArrowColumnChunk>)>> {
                 if part.start == 0 {
                     let array = make(index)?;
                     let field = schema.field(index);
@@ -182,22 +226,38 @@ impl<W: Write + Send> ParquetWriter<W> {
                     }
                     column.array = Some(array);
                 }
-                column.write(schema.field(index), part.clone()).map_err(|error| cannot_write(name, error))
+                let failed = |error| cannot_write(name, error);
+                column.write(schema.field(index), part.clone()).map_err(failed)?;
+                is_full.then(|| column.close()).transpose().map_err(failed)
+            };
+            // What is in memory goes first, and all of it is there.
+            let append = self.closed.take().map(|closed| Task::Append(&mut self.writer, closed));
+            let columns = group.columns.iter_mut().enumerate();
+            let tasks: Vec<Task<'_, W>> =
+                append.into_iter().chain(columns.map(|(index, column)| Task::Encode(index, column))).collect();
+            let done_tasks = in_threads(threads, tasks, |task| match task {
+                Task::Append(writer, closed) => {
+                    closed.append_to(writer).map(|()| None).map_err(|error| cannot_write(name, error))
+                }
+                Task::Encode(index, column) => encode(index, column),
             })?;
-            written.into_iter().collect::<Result<()>>()?;
+            let closed = done_tasks.into_iter().filter_map(Result::transpose).collect::<Result<Vec<_>>>()?;
             group.rows += part.len();
             done = part.end;
-            if group.rows < ROW_GROUP_ROWS {
+            if !is_full {
                 self.open = Some(group);
-            } else {
+                continue;
+            }
+            self.closed = Some(ClosedGroup::of(closed));
+            if threads <= 1 {
+                self.append_closed()?;
+            }
+            if done < rows {
                 // What of a batch is still to come goes into the next row group.
-                let rest: Vec<Option<ArrayRef>> = group.columns.iter_mut().map(|column| column.array.take()).collect();
-                self.end_row_group(group, threads)?;
-                if done < rows {
-                    let mut next = self.begin_row_group()?;
-                    next.columns.iter_mut().zip(rest).for_each(|(column, array)| column.array = array);
-                    self.open = Some(next);
-                }
+                let mut next = self.begin_row_group()?;
+                let rest = group.columns.into_iter().map(|column| column.array);
+                next.columns.iter_mut().zip(rest).for_each(|(column, array)| column.array = array);
+                self.open = Some(next);
             }
         }
         Ok(())
@@ -206,40 +266,38 @@ impl<W: Write + Send> ParquetWriter<W> {
     /// About how many bytes the file would have if it were finished now.
     pub fn bytes_written(&self) -> usize {
         let leaves = self.open.iter().flat_map(|group| &group.columns).flat_map(|column| &column.leaves);
-        self.writer.bytes_written() + leaves.map(ArrowColumnWriter::get_estimated_total_bytes).sum::<usize>()
+        let closed = self.closed.as_ref().map_or(0, |closed| closed.bytes);
+        self.writer.bytes_written() + closed + leaves.map(ArrowColumnWriter::get_estimated_total_bytes).sum::<usize>()
     }
 
     /// Writes the footer and gives the sink back (not flushed to disk; that is the caller's).
     pub fn finish(mut self) -> Result<W> {
-        if let Some(group) = self.open.take() {
-            self.end_row_group(group, 1)?;
+        if let Some(mut group) = self.open.take() {
+            let closed = in_threads(self.threads, group.columns.iter_mut(), OpenColumn::close)?.into_iter();
+            let closed = closed.collect::<parquet::errors::Result<_>>();
+            let closed = ClosedGroup::of(closed.map_err(|error| cannot_write(&self.name, error))?);
+            self.append_closed()?;
+            self.closed = Some(closed);
         }
+        self.append_closed()?;
         self.writer.into_inner().map_err(|error| cannot_write(&self.name, error))
     }
 
-    fn begin_row_group(&self) -> Result<RowGroup> {
+    fn begin_row_group(&mut self) -> Result<RowGroup> {
         let failed = |error| cannot_write(&self.name, error);
-        let index = self.writer.flushed_row_groups().len();
-        let mut leaves = self.row_groups.create_column_writers(index).map_err(failed)?.into_iter();
+        let mut leaves = self.row_groups.create_column_writers(self.begun).map_err(failed)?.into_iter();
         let columns = self.schema.fields().iter().map(|field| {
             let count = compute_leaves(field, &new_empty_array(field.data_type())).map_err(failed)?.len();
             Ok(OpenColumn { leaves: leaves.by_ref().take(count).collect(), array: None })
         });
-        Ok(RowGroup { rows: 0, columns: columns.collect::<Result<_>>()? })
+        let columns = columns.collect::<Result<_>>()?;
+        self.begun += 1;
+        Ok(RowGroup { rows: 0, columns })
     }
 
-    fn end_row_group(&mut self, group: RowGroup, threads: usize) -> Result<()> {
-        let closed = in_threads(threads, group.columns, OpenColumn::close)?;
-        let append = |writer: &mut SerializedFileWriter<W>| {
-            let mut row_group = writer.next_row_group()?;
-            for chunks in closed {
-                for chunk in chunks? {
-                    chunk.append_to_row_group(&mut row_group)?;
-                }
-            }
-            row_group.close().map(|_| ())
-        };
-        append(&mut self.writer).map_err(|error| cannot_write(&self.name, error))
+    fn append_closed(&mut self) -> Result<()> {
+        let Some(closed) = self.closed.take() else { return Ok(()) };
+        closed.append_to(&mut self.writer).map_err(|error| cannot_write(&self.name, error))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Label files: the times and keys a join asks with, and every column of the file, to be carried through.
 
+use crate::ahead::Ahead;
 use crate::csv::{CsvFile, CsvReader};
 use crate::files::{Subfolders, table_files};
 use crate::table::{Content, Format, Part, TableFile, fit, merge_schemas, open_table, other_columns, same_names};
@@ -93,13 +94,9 @@ impl LabelFile {
         Ok(self.table()?.columns.into_iter().map(|(name, column)| (name, column.data_type())).collect())
     }
 
-    /// Rows of all columns, unchanged.
+    #[cfg(test)]
     pub(crate) fn take(&self, rows: &[u32]) -> Result<RecordBatch> {
         self.file.take(rows, &self.types())
-    }
-
-    pub(crate) fn file(&self) -> &TableFile {
-        &self.file
     }
 
     fn types(&self) -> BTreeMap<String, DataType> {
@@ -107,6 +104,35 @@ impl LabelFile {
         types.extend(self.labels.keys.keys().map(|key| (key.clone(), DataType::Utf8)));
         types.insert(self.time_column.clone(), DataType::Timestamp);
         types
+    }
+}
+
+/// Rows of label files as they came, to be carried through.
+#[derive(Debug)]
+pub(crate) struct LabelRows {
+    file: TableFile,
+    /// Of the columns of CSV that have a type of their own.
+    types: Arc<BTreeMap<String, DataType>>,
+}
+
+impl LabelRows {
+    /// The names of all columns, in file order.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.file.names()
+    }
+
+    /// How many rows.
+    pub(crate) fn len(&self) -> usize {
+        self.file.rows()
+    }
+
+    /// Rows of all columns, unchanged.
+    pub(crate) fn take(&self, rows: &[u32]) -> Result<RecordBatch> {
+        self.file.take(rows, &self.types)
+    }
+
+    pub(crate) fn file(&self) -> &TableFile {
+        &self.file
     }
 }
 
@@ -201,13 +227,27 @@ impl LabelWindows {
 
     /// The next window; `None` after the last. Files without rows have one, without rows.
     pub fn next_window(&mut self) -> Result<Option<LabelFile>> {
+        let Some(table) = self.next_table()? else { return Ok(None) };
+        LabelFile::of(table, &self.time_column, &self.keys, self.known.clone()).map(Some)
+    }
+
+    /// The windows, each as it came.
+    pub(crate) fn into_rows(mut self) -> impl FnMut() -> Result<Option<LabelRows>> + Send {
+        let mut types = BTreeMap::clone(&self.known);
+        types.extend(self.keys.iter().map(|key| (key.clone(), DataType::Utf8)));
+        types.insert(self.time_column.clone(), DataType::Timestamp);
+        let types = Arc::new(types);
+        move || Ok(self.next_table()?.map(|file| LabelRows { file, types: types.clone() }))
+    }
+
+    fn next_table(&mut self) -> Result<Option<TableFile>> {
         let any = std::mem::replace(&mut self.any, true);
         let next = match &mut self.rest {
             Rest::Parquet { schema, files, at } => next_batch(schema, files, at)?,
             Rest::Csv { names, files, at } => next_rows(names, files, at)?,
         };
         let table = match (next, self.files.first()) {
-            (Some(table), _) => table,
+            (Some(table), _) => return Ok(Some(table)),
             (None, Some((path, _))) if !any => {
                 let part = Part { path: path.clone(), first_row: 0, rows: 0, file: 0, skipped: 0 };
                 let content = match &self.rest {
@@ -216,11 +256,11 @@ impl LabelWindows {
                         Content::Csv(CsvFile { names: names.clone(), columns: vec![Vec::new(); names.len()] })
                     }
                 };
-                TableFile { parts: vec![part], content }
+                Some(TableFile { parts: vec![part], content })
             }
-            _ => return Ok(None),
+            _ => None,
         };
-        LabelFile::of(table, &self.time_column, &self.keys, self.known.clone()).map(Some)
+        Ok(table)
     }
 }
 
@@ -312,19 +352,22 @@ fn next_rows(
 /// Reads the labels of a file for a join, and takes note of what is worth saying of them.
 #[derive(Debug)]
 pub struct LabelScan {
-    windows: LabelWindows,
+    files: Vec<(PathBuf, u64)>,
+    windows: Ahead<LabelFile>,
     time_without_zone: bool,
 }
 
 impl LabelScan {
-    /// Reads these windows.
-    pub fn new(windows: LabelWindows) -> Self {
-        Self { windows, time_without_zone: false }
+    /// Reads these windows, ahead of who takes them where more than one thread may work (0 = one per core).
+    pub fn new(mut windows: LabelWindows, threads: usize) -> Self {
+        let files = windows.files().to_vec();
+        let windows = Ahead::new(threads, move || windows.next_window());
+        Self { files, windows, time_without_zone: false }
     }
 
     /// The files, each with the number of its rows, in order.
     pub fn files(&self) -> &[(PathBuf, u64)] {
-        self.windows.files()
+        &self.files
     }
 
     /// Whether some time read so far carried no zone and was taken as UTC.
@@ -335,7 +378,7 @@ impl LabelScan {
 
 impl LabelReader for LabelScan {
     fn next_labels(&mut self) -> Result<Option<Labels>> {
-        let Some(window) = self.windows.next_window()? else { return Ok(None) };
+        let Some(window) = self.windows.next()? else { return Ok(None) };
         self.time_without_zone |= window.time_without_zone;
         Ok(Some(window.labels))
     }

@@ -11,7 +11,7 @@ use plumb_core::entity::EntityDef;
 use plumb_core::event::SourceSchema;
 use plumb_core::time::{DAY_US, HOUR_US};
 use plumb_core::view::{AggregateDef, FeatureDef, Operator, SlotDef, SlotType, ViewDef, WindowSpec};
-use plumb_pipeline::offline::{JoinSummary, Selection as Asked, Status, TrainingSet, TrainingSink, ViewColumns};
+use plumb_pipeline::offline::{Selection as Asked, TrainingPart, TrainingSink, ViewColumns};
 use plumb_pipeline::{Error, Result};
 use plumb_transform::{Fault, Guest, GuestOutput, Transform};
 use sha2::{Digest, Sha256};
@@ -131,6 +131,26 @@ fn view_of(features: &[(&str, &Column)]) -> Asked {
     Asked::all(&[Transform::native(def, Arc::new(FakeGuest), &schema, HOUR_US).unwrap()])
 }
 
+/// Some rows as a join hands them over.
+struct Part {
+    rows: Vec<u32>,
+    columns: Vec<Column>,
+}
+
+impl TrainingPart for Part {
+    fn rows(&self) -> &[u32] {
+        &self.rows
+    }
+
+    fn column(&self, index: usize) -> Column {
+        self.columns[index].clone()
+    }
+
+    fn views(&self) -> Result<Vec<ViewColumns>> {
+        Err(Error::internal("a writer asks for columns"))
+    }
+}
+
 /// What a join found for label rows: the features of a view `v`, and when it last heard of the entity.
 struct Found<'a> {
     rows: &'a [u32],
@@ -147,14 +167,8 @@ impl Found<'_> {
         let mut done = 0;
         for rows in self.rows.chunk_by(|a, b| a / part_labels == b / part_labels) {
             let take = |column: &Column| column.take(done..done + rows.len());
-            let view = ViewColumns {
-                view: "v".into(),
-                features: self.features.iter().map(|(_, column)| take(column)).collect(),
-                event_time: take(self.event_time),
-                status: vec![Status::Found; rows.len()],
-            };
-            let summary = JoinSummary::default();
-            writer.write(&TrainingSet { rows: rows.to_vec(), views: vec![view], summary })?;
+            let columns = self.features.iter().map(|(_, column)| take(column)).chain([take(self.event_time)]);
+            writer.write(&Part { rows: rows.to_vec(), columns: columns.collect() })?;
             done += rows.len();
         }
         writer.finish()
@@ -171,8 +185,7 @@ fn write_labels(path: &Path, labels: &Path, rows: &[u32]) {
     let windows = LabelWindows::open(&[labels.to_owned()], "event_time", &user()).unwrap();
     let mut writer =
         TrainingWriter::new(&Target::new(path, usize::MAX).unwrap(), windows, Asked::default(), 1).unwrap();
-    let (views, summary) = (Vec::new(), JoinSummary::default());
-    writer.write(&TrainingSet { rows: rows.to_vec(), views, summary }).unwrap();
+    writer.write(&Part { rows: rows.to_vec(), columns: Vec::new() }).unwrap();
     writer.finish().unwrap().publish(None).unwrap();
 }
 
@@ -322,17 +335,21 @@ fn csv_labels_in_windows_are_those_of_all_rows() {
     for mut windows in [open(), from_second.again().unwrap()] {
         assert_eq!(windows.files(), [(paths[0].clone(), rows as u64), (paths[1].clone(), 0), (paths[2].clone(), 2)]);
         let (mut first_row, mut ends) = (0u32, Vec::new());
+        let mut next_rows = windows.again().unwrap().into_rows();
         while let Some(window) = windows.next_window().unwrap() {
+            let carried = next_rows().unwrap().unwrap();
             let count = window.labels().len() as u32;
             let own: Vec<u32> = (0..count).collect();
             let of_all: Vec<u32> = (first_row..first_row + count).collect();
-            assert_eq!(window.take(&own).unwrap(), whole.take(&of_all).unwrap());
+            assert_eq!(carried.len(), own.len());
+            assert_eq!(carried.take(&own).unwrap(), whole.take(&of_all).unwrap());
             let range = first_row as usize..(first_row + count) as usize;
             assert_eq!(window.labels().times_us, whole.labels().times_us[range.clone()]);
             assert_eq!(window.labels().keys["user_id"], whole.labels().keys["user_id"].take(range));
             first_row += count;
             ends.push(first_row as usize);
         }
+        assert!(next_rows().unwrap().is_none());
         assert_eq!(ends, [labels::WINDOW_ROWS, rows, rows + 2]);
     }
     let types = whole.column_types().unwrap();

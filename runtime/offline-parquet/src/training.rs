@@ -1,9 +1,10 @@
 //! Writing training sets: the label columns as they came, then the feature columns. The file, or the folder of
 //! parts, appears whole under its name or not at all, with its manifest.
 
+use crate::ahead::Ahead;
 use crate::csv::push_cell;
 use crate::hints::{self, LOOK_ROWS};
-use crate::labels::{LabelFile, LabelWindows, WINDOW_ROWS};
+use crate::labels::{LabelRows, LabelWindows, WINDOW_ROWS};
 use crate::manifest::{OutputFile, SchemaColumn};
 use crate::rows_hash::{RowsHash, hex, type_name};
 use crate::table::{Content, Format};
@@ -13,12 +14,13 @@ use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
 use plumb_columnar::{ColumnHint, Layout, ParquetWriter, arrow_type, convert, into_arrow};
 use plumb_core::column::{Column, DataType};
-use plumb_pipeline::offline::{Selection, TrainingSet, TrainingSink};
+use plumb_pipeline::offline::{Selection, TrainingPart, TrainingSink};
 use plumb_pipeline::parallel::{in_threads, thread_count};
 use plumb_pipeline::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -102,9 +104,9 @@ pub struct StagedSet {
 #[derive(Debug)]
 pub struct TrainingWriter {
     target: Target,
-    windows: LabelWindows,
+    windows: Ahead<LabelRows>,
     /// The window at hand, and its first row.
-    window: Option<(u64, LabelFile)>,
+    window: Option<(u64, LabelRows)>,
     selection: Selection,
     threads: usize,
     set: Option<Set>,
@@ -115,6 +117,7 @@ impl TrainingWriter {
     /// the place or with the names of the columns is said here, before hours of joining.
     pub fn new(target: &Target, windows: LabelWindows, selection: Selection, threads: usize) -> Result<Self> {
         let threads = thread_count(threads);
+        let windows = Ahead::new(threads, windows.into_rows());
         let mut writer = Self { target: target.clone(), windows, window: None, selection, threads, set: None };
         writer.next_window()?;
         Ok(writer)
@@ -122,8 +125,8 @@ impl TrainingWriter {
 
     /// Goes to the next window, the set being begun with the first; `false` after the last window.
     fn next_window(&mut self) -> Result<bool> {
-        let first = self.window.take().map_or(0, |(first, window)| first + window.labels().len() as u64);
-        let Some(window) = self.windows.next_window()? else { return Ok(false) };
+        let first = self.window.take().map_or(0, |(first, window)| first + window.len() as u64);
+        let Some(window) = self.windows.next()? else { return Ok(false) };
         if self.set.is_none() {
             self.set = Some(Set::begin(&self.target, &window, &self.selection.column_types(), self.threads)?);
         }
@@ -141,13 +144,13 @@ impl TrainingWriter {
 }
 
 impl TrainingSink for TrainingWriter {
-    fn write(&mut self, part: &TrainingSet) -> Result<()> {
-        let columns: Vec<&Column> = part.columns(&self.selection).into_iter().map(|(_, column)| column).collect();
-        let mut done = 0;
-        while done < part.rows.len() {
-            let row = u64::from(part.rows[done]);
-            let end_of = |window: &Option<(u64, LabelFile)>| {
-                window.as_ref().map_or(0, |(first, window)| first + window.labels().len() as u64)
+    fn write(&mut self, part: &dyn TrainingPart) -> Result<()> {
+        let rows = part.rows();
+        let (mut features, mut done) = (Features::new(part, self.selection.column_types().len()), 0);
+        while done < rows.len() {
+            let row = u64::from(rows[done]);
+            let end_of = |window: &Option<(u64, LabelRows)>| {
+                window.as_ref().map_or(0, |(first, window)| first + window.len() as u64)
             };
             while end_of(&self.window) <= row {
                 if !self.next_window()? {
@@ -160,15 +163,50 @@ impl TrainingSink for TrainingWriter {
             // Cut at fixed rows of the labels, where the parts of a join end too, so that the file is the same however
             // they were; and few rows are converted at once.
             let end = end_of(&self.window).min((row / WINDOW_ROWS as u64 + 1) * WINDOW_ROWS as u64);
-            let rows: Vec<u32> = part.rows[done..]
+            let rows: Vec<u32> = rows[done..]
                 .iter()
                 .take_while(|&&row| u64::from(row) < end)
                 .map(|&row| (u64::from(row) - first) as u32)
                 .collect();
-            set.write(window, &rows, &columns, done)?;
+            set.write(window, &rows, &mut features, done)?;
             done += rows.len();
         }
         Ok(())
+    }
+}
+
+/// The feature columns of a part of a join.
+struct Features<'a> {
+    part: &'a dyn TrainingPart,
+    count: usize,
+    /// All of them, where they are looked at more than once.
+    made: Vec<Column>,
+}
+
+impl<'a> Features<'a> {
+    fn new(part: &'a dyn TrainingPart, count: usize) -> Self {
+        Self { part, count, made: Vec::new() }
+    }
+
+    /// Makes all columns, of which then only these rows may be asked: unless they are all there are and each is looked at once.
+    fn prepare(&mut self, rows: &Range<usize>, is_looked_at: bool, threads: usize) -> Result<()> {
+        if self.made.is_empty() && (is_looked_at || rows.len() < self.part.rows().len()) {
+            self.made = in_threads(threads, 0..self.count, |index| self.part.column(index))?;
+        }
+        Ok(())
+    }
+
+    /// These rows of a column.
+    fn array(&self, index: usize, rows: &Range<usize>) -> Result<ArrayRef> {
+        match self.made.get(index) {
+            None => into_arrow(self.part.column(index)),
+            Some(made) if rows.len() == made.len() => into_arrow(made.clone()),
+            Some(made) => {
+                let mut column = Column::new(&made.data_type());
+                column.append_rows(made, rows.clone());
+                into_arrow(column)
+            }
+        }
     }
 }
 
@@ -264,7 +302,7 @@ impl OpenFile {
 
 impl Set {
     /// Begins a set whose rows have the columns of `labels`, then features of these names and types.
-    fn begin(target: &Target, labels: &LabelFile, features: &[(String, DataType)], threads: usize) -> Result<Self> {
+    fn begin(target: &Target, labels: &LabelRows, features: &[(String, DataType)], threads: usize) -> Result<Self> {
         let label_names = labels.names();
         for (index, (name, _)) in features.iter().enumerate() {
             if label_names.contains(&name.as_str()) {
@@ -291,7 +329,7 @@ impl Set {
 
     /// Appends the label rows `rows` (rising) of `labels` with the features' rows from `first` on. A part of a folder
     /// ends when it has so many rows, and where a label file ends.
-    fn write(&mut self, labels: &LabelFile, rows: &[u32], features: &[&Column], first: usize) -> Result<()> {
+    fn write(&mut self, labels: &LabelRows, rows: &[u32], features: &mut Features<'_>, first: usize) -> Result<()> {
         let mut done = 0;
         for part in &labels.file().parts {
             let end = done + rows[done..].partition_point(|&row| (row as usize) < part.first_row + part.rows);
@@ -328,7 +366,7 @@ impl Set {
             }
         };
         let file = File::create(&path).map_err(|error| cannot_write(&path, error))?;
-        let mut sink = Hashing { sink: BufWriter::new(file), hash: Sha256::new(), bytes: 0 };
+        let mut sink = Hashing::new(file);
         let body = match self.target.format {
             Some(Format::Csv) => {
                 let mut out = Vec::new();
@@ -342,22 +380,20 @@ impl Set {
         Ok(if is_file { usize::MAX } else { most })
     }
 
-    fn append(&mut self, labels: &LabelFile, rows: &[u32], features: &[&Column], first: usize) -> Result<()> {
+    fn append(&mut self, labels: &LabelRows, rows: &[u32], features: &mut Features<'_>, first: usize) -> Result<()> {
         let Some(open) = self.open.take() else { return Err(Error::internal("rows without a file")) };
         let label_columns = labels.take(rows)?;
+        let of_part = first..first + rows.len();
+        features.prepare(&of_part, !matches!(open.body, Body::Parquet(_)), self.threads)?;
         let open = self.open.insert(open.begun(&self.schema, || {
             let looks = rows.len().min(LOOK_ROWS);
             let of_labels = label_columns.columns().iter().map(|array| hints::of_array(&array.slice(0, looks)));
-            of_labels.chain(features.iter().map(|column| hints::of_column(column, first..first + looks))).collect()
+            of_labels.chain(features.made.iter().map(|column| hints::of_column(column, first..first + looks))).collect()
         })?);
         let made = |index: usize| -> Result<ArrayRef> {
             let array = match index.checked_sub(label_columns.num_columns()) {
                 None => label_columns.column(index).clone(),
-                Some(feature) => {
-                    let mut column = Column::new(&features[feature].data_type());
-                    column.append_rows(features[feature], first..first + rows.len());
-                    into_arrow(column)?
-                }
+                Some(feature) => features.array(feature, &of_part)?,
             };
             self.hash.add(index, &array)?;
             Ok(array)
@@ -374,7 +410,7 @@ impl Set {
                 let label_cells = LabelCells::new(labels, rows)?;
                 for row in 0..rows.len() {
                     let labels = (0..label_cells.columns()).map(|column| label_cells.cell(column, row));
-                    push_line(&mut out, labels.chain(features.iter().map(|column| to_text(column, first + row))));
+                    push_line(&mut out, labels.chain(features.made.iter().map(|column| to_text(column, first + row))));
                 }
                 sink.write_all(&out).map_err(|error| cannot_write(&open.path, error))?;
             }
@@ -387,7 +423,7 @@ impl Set {
         let Some(open) = self.open.take() else { return Ok(()) };
         let open = open.begun(&self.schema, || vec![ColumnHint::Repeating; self.schema.fields().len()])?;
         let OpenFile { name, path, rows, body, .. } = open;
-        let Hashing { sink, hash, bytes } = match body {
+        let Hashing { sink, hash, bytes, .. } = match body {
             Body::Parquet(writer) => writer.finish()?,
             Body::New(sink) | Body::Csv(sink) => sink,
         };
@@ -415,12 +451,35 @@ fn cannot_write(path: &Path, error: std::io::Error) -> Error {
     Error::unavailable(format!("write `{}`", path.display()), error)
 }
 
+/// So many bytes are on their way to the disk before the next are written.
+const SENT_BYTES: u64 = 4 << 20;
+
 /// Counts and hashes what is written.
 #[derive(Debug)]
 struct Hashing {
     sink: BufWriter<File>,
     hash: Sha256,
     bytes: u64,
+    /// What was sent on its way to the disk.
+    sent_bytes: u64,
+}
+
+impl Hashing {
+    fn new(file: File) -> Self {
+        Self { sink: BufWriter::new(file), hash: Sha256::new(), bytes: 0, sent_bytes: 0 }
+    }
+
+    /// Has the system begin to write what it holds of the file, so that the sync at the end does not wait for all of it.
+    /// That nothing of it is needed any more is the one advice by which it does; what is not on disk yet stays.
+    fn send(&mut self) {
+        #[cfg(target_os = "linux")]
+        if let Some(bytes) = std::num::NonZeroU64::new(self.bytes - self.sent_bytes) {
+            // An advice: where it is not taken, the sync does all.
+            rustix::fs::fadvise(self.sink.get_ref(), self.sent_bytes, Some(bytes), rustix::fs::Advice::DontNeed)
+                .unwrap_or_default();
+        }
+        self.sent_bytes = self.bytes;
+    }
 }
 
 impl Write for Hashing {
@@ -428,6 +487,9 @@ impl Write for Hashing {
         let written = self.sink.write(bytes)?;
         self.hash.update(&bytes[..written]);
         self.bytes += written as u64;
+        if self.bytes - self.sent_bytes >= SENT_BYTES {
+            self.send();
+        }
         Ok(written)
     }
 
@@ -459,7 +521,7 @@ enum LabelColumn {
 }
 
 impl<'a> LabelCells<'a> {
-    fn new(labels: &'a LabelFile, rows: &'a [u32]) -> Result<Self> {
+    fn new(labels: &'a LabelRows, rows: &'a [u32]) -> Result<Self> {
         if let Content::Csv(file) = &labels.file().content {
             return Ok(LabelCells::Csv(&file.columns, rows));
         }

@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
     let windows = LabelWindows::open(&plan.labels, &plan.options.label_time, &keys)?;
     refuse_inputs(&plan, &arguments.out, windows.files())?;
     let mut writer = TrainingWriter::new(&target, windows.again()?, selection.clone(), prepared.threads)?;
-    let mut labels = LabelScan::new(windows);
+    let mut labels = LabelScan::new(windows, prepared.threads);
     let transforms: Vec<_> = selection.views.iter().map(|view| &view.transform).collect();
     if options.knowledge == Knowledge::Ingested {
         prepared.require_ingest_times(&transforms)?;

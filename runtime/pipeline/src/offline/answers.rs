@@ -139,7 +139,7 @@ impl<'a> Answers<'a> {
     }
 
     /// The answers to the labels `rows`, which are all of a part; they are taken out.
-    pub(super) fn columns(&self, view: &str, part: usize, rows: Range<usize>, threads: usize) -> Result<ViewColumns> {
+    pub(super) fn part(&self, part: usize, rows: Range<usize>) -> Result<PartAnswers<'_>> {
         let mut pieces = self.take(part)?;
         let mut status = vec![Status::NotFound; rows.len()];
         for piece in &mut pieces {
@@ -148,17 +148,43 @@ impl<'a> Answers<'a> {
                 status[*label as usize] = piece.rows.status[*row as usize];
             }
         }
-        let gather = |column: usize, data_type: &DataType| {
-            let pieces = pieces.iter().map(|piece| (piece.labels.as_slice(), &piece.rows.columns[column]));
-            Column::assemble(data_type, rows.len(), &pieces.collect::<Vec<_>>())
-        };
+        Ok(PartAnswers { types: &self.types, pieces, status })
+    }
+}
+
+/// The answers to the labels of a part, still as they were made.
+#[derive(Debug)]
+pub(super) struct PartAnswers<'a> {
+    /// Of the event times and the features.
+    types: &'a [&'a DataType],
+    /// Their labels count from the part's first.
+    pieces: Vec<Piece>,
+    pub(super) status: Vec<Status>,
+}
+
+impl PartAnswers<'_> {
+    /// A feature's values in the order of the labels.
+    pub(super) fn feature(&self, index: usize) -> Column {
+        self.gather(index + 1)
+    }
+
+    /// The newest contributions in the order of the labels.
+    pub(super) fn event_time(&self) -> Column {
+        self.gather(0)
+    }
+
+    fn gather(&self, column: usize) -> Column {
+        let pieces = self.pieces.iter().map(|piece| (piece.labels.as_slice(), &piece.rows.columns[column]));
+        Column::assemble(self.types[column], self.status.len(), &pieces.collect::<Vec<_>>())
+    }
+
+    /// All columns.
+    pub(super) fn columns(&self, view: &str, threads: usize) -> Result<ViewColumns> {
         // A few rows are gathered sooner than a thread is there.
-        let threads = if rows.len() < THREADS_ROWS { 1 } else { threads };
-        let columns = self.types.iter().enumerate();
-        let mut columns = in_threads(threads, columns, |(index, data_type)| gather(index, data_type))?;
-        let features = columns.split_off(1);
-        let event_time = columns.pop().ok_or_else(|| Error::internal("answers without times"))?;
-        Ok(ViewColumns { view: view.to_owned(), features, event_time, status })
+        let threads = if self.status.len() < THREADS_ROWS { 1 } else { threads };
+        let mut features = in_threads(threads, 0..self.types.len(), |column| self.gather(column))?;
+        let event_time = features.remove(0);
+        Ok(ViewColumns { view: view.to_owned(), features, event_time, status: self.status.clone() })
     }
 }
 

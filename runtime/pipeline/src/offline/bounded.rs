@@ -10,10 +10,10 @@
 //! events, and at any time the history of one slice per thread and some 65,000 rows of the
 //! training set.
 
-use super::answers::Answers;
+use super::answers::{Answers, PartAnswers};
 use super::compute::{Asked, answer_slice};
 use super::gather::{Gathered, Gatherer, ViewHistory, Wanted};
-use super::join::{AsOf, ColdStart, JoinOptions, JoinSummary, Knowledge, TrainingSet};
+use super::join::{AsOf, ColdStart, JoinOptions, JoinSummary, Knowledge};
 use super::keys::{KeyIndex, SharedKeys};
 use super::ranks::{self, InTime, LabelRank, rank_labels};
 use super::select::{Selection, ViewSelection};
@@ -68,11 +68,21 @@ pub trait LabelReader {
     fn next_labels(&mut self) -> Result<Option<Labels>>;
 }
 
+/// Some rows of a training set, whose columns are made when they are asked for: by the threads that need them, one
+/// after the other, so that a column is still near when it is written.
+pub trait TrainingPart: Sync {
+    /// The labels kept, by their place among all labels, ascending.
+    fn rows(&self) -> &[u32];
+    /// A column beside the labels', by its place among [`Selection::column_types`].
+    fn column(&self, index: usize) -> Column;
+    /// All answers of all views.
+    fn views(&self) -> Result<Vec<ViewColumns>>;
+}
+
 /// Takes a training set part by part, in the order of the labels.
 pub trait TrainingSink {
-    /// Takes the next rows; every part has all views, and `rows` counts from the first label of all. Its summary is
-    /// empty.
-    fn write(&mut self, part: &TrainingSet) -> Result<()>;
+    /// Takes the next rows; every part has all views.
+    fn write(&mut self, part: &dyn TrainingPart) -> Result<()>;
 }
 
 /// What the budget allows, in numbers.
@@ -496,30 +506,53 @@ fn put_together(
     summary: &mut JoinSummary,
     sink: &mut dyn TrainingSink,
 ) -> Result<()> {
-    let (total, threads) = (summary.rows_in as usize, thread_count(options.threads));
+    let total = summary.rows_in as usize;
     for (part, first) in (0..total).step_by(part_rows).enumerate() {
         go_on()?;
         let rows = part_rows.min(total - first);
-        let views = selection
-            .views
-            .iter()
-            .map(|view| {
-                let name = view.transform.def().name.as_str();
-                answers[name].columns(name, part, first..first + rows, threads)
-            })
-            .collect::<Result<Vec<ViewColumns>>>()?;
+        let of_view =
+            |view: &ViewSelection| answers[view.transform.def().name.as_str()].part(part, first..first + rows);
+        let views = selection.views.iter().map(of_view).collect::<Result<Vec<_>>>()?;
         let cold = |row: usize| views.iter().any(|view| view.status[row] == Status::NotFound);
         let kept: Vec<u32> = match options.cold_start {
             ColdStart::Null => (0..rows as u32).collect(),
             ColdStart::Drop => (0..rows as u32).filter(|&row| !cold(row as usize)).collect(),
         };
-        let views = if kept.len() < rows { views.iter().map(|view| view.take(&kept)).collect() } else { views };
         summary.rows_kept += kept.len() as u64;
         summary.rows_dropped += (rows - kept.len()) as u64;
-        let kept = kept.into_iter().map(|row| row + first as u32).collect();
-        sink.write(&TrainingSet { rows: kept, views, summary: JoinSummary::default() })?;
+        let rows = kept.iter().map(|row| row + first as u32).collect();
+        sink.write(&Part { selection, views, kept, rows })?;
     }
     Ok(())
+}
+
+/// A part of the labels and its answers.
+struct Part<'a> {
+    selection: &'a Selection,
+    views: Vec<PartAnswers<'a>>,
+    /// The labels kept, by their place in the part and among all.
+    kept: Vec<u32>,
+    rows: Vec<u32>,
+}
+
+impl TrainingPart for Part<'_> {
+    fn rows(&self) -> &[u32] {
+        &self.rows
+    }
+
+    fn column(&self, index: usize) -> Column {
+        let order = &self.selection.order;
+        let column = match order.get(index) {
+            Some(&(view, feature)) => self.views[view].feature(feature),
+            None => self.views[index - order.len()].event_time(),
+        };
+        if self.kept.len() == column.len() { column } else { column.take(self.kept.iter().map(|&row| row as usize)) }
+    }
+
+    fn views(&self) -> Result<Vec<ViewColumns>> {
+        let names = self.selection.views.iter().map(|view| view.transform.def().name.as_str());
+        names.zip(&self.views).map(|(name, view)| Ok(view.columns(name, 1)?.take(&self.kept))).collect()
+    }
 }
 
 #[cfg(test)]

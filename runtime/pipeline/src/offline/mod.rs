@@ -31,7 +31,7 @@ mod spill;
 
 pub use at::{AtRequest, at};
 pub use backfill::{BackfillOptions, BackfillSummary, DateCounts, Entities, Every, backfill};
-pub use bounded::{Budget, LabelReader, MEMORY_MIN_BYTES, Progress, TrainingSink, join_within};
+pub use bounded::{Budget, LabelReader, MEMORY_MIN_BYTES, Progress, TrainingPart, TrainingSink, join_within};
 pub use check::{CheckOptions, ConsistencyReport, compare};
 pub use copies::{Copies, IdRows};
 pub use join::{AsOf, ColdStart, JoinOptions, JoinSummary, Knowledge, TrainingSet, join};

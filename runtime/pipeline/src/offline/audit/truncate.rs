@@ -6,7 +6,9 @@ use super::history::History;
 use super::report::{LeakageReport, ViolationKind};
 use super::{Asked, coerced, is_same, shown};
 use crate::offline::select::Selection;
-use crate::offline::{Budget, JoinOptions, Knowledge, LabelReader, Labels, TrainingSet, TrainingSink, join_within};
+use crate::offline::{
+    Budget, JoinOptions, Knowledge, LabelReader, Labels, TrainingPart, TrainingSink, ViewColumns, join_within,
+};
 use crate::port::EventReader;
 use crate::{Error, Result};
 use hashbrown::HashMap;
@@ -175,9 +177,9 @@ impl<'a> Cut<'a> {
             progress: None,
             ..asked.request.budget
         };
-        let (mut one, mut rows) = (One(Some(labels)), Rows(None));
+        let (mut one, mut rows) = (One(Some(labels)), Rows(Vec::new()));
         join_within(&mut readers, selection, &mut one, &options, budget, &mut rows)?;
-        let view = rows.0.and_then(|mut set| set.views.pop());
+        let view = rows.0.pop();
         Ok(view.ok_or_else(|| Error::internal("the join of a view gave no view"))?.features)
     }
 }
@@ -199,11 +201,11 @@ impl LabelReader for One {
 }
 
 /// The rows joined last.
-struct Rows(Option<TrainingSet>);
+struct Rows(Vec<ViewColumns>);
 
 impl TrainingSink for Rows {
-    fn write(&mut self, part: &TrainingSet) -> Result<()> {
-        self.0 = Some(part.clone());
+    fn write(&mut self, part: &dyn TrainingPart) -> Result<()> {
+        self.0 = part.views()?;
         Ok(())
     }
 }

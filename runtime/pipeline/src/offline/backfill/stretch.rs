@@ -145,7 +145,7 @@ impl<'a> Stretch<'a> {
             let labels = labels.collect::<Option<Vec<_>>>();
             let labels = labels.ok_or_else(|| Error::internal("a scratch file holds no labels"))?;
             let rows = first as usize..first as usize + labels.len();
-            let columns = answers.columns(&selected.transform.def().name, part, rows, threads)?;
+            let columns = answers.part(part, rows)?.columns(&selected.transform.def().name, threads)?;
             dates.write(&labels, &columns)?;
             dates.complete_before(self.done_before_us[part])?;
         }

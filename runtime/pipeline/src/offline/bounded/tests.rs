@@ -1,7 +1,7 @@
 //! The join in bounded memory against the join in memory, with limits so small that everything goes to disk.
 
 use super::*;
-use crate::offline::join::join;
+use crate::offline::join::{TrainingSet, join};
 use crate::offline::testing::{Event, FakeScratch, everything, labels, readers};
 use crate::offline::tests::{LabelRow, event, events, label_rows, options};
 use proptest::prelude::*;
@@ -25,8 +25,9 @@ impl LabelReader for Reader {
 struct Parts(Vec<TrainingSet>);
 
 impl TrainingSink for Parts {
-    fn write(&mut self, part: &TrainingSet) -> Result<()> {
-        self.0.push(part.clone());
+    fn write(&mut self, part: &dyn TrainingPart) -> Result<()> {
+        let (rows, views) = (part.rows().to_vec(), part.views()?);
+        self.0.push(TrainingSet { rows, views, summary: JoinSummary::default() });
         Ok(())
     }
 }
