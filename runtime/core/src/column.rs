@@ -29,6 +29,11 @@ impl Bitmap {
         Self { bytes, len }
     }
 
+    /// `len` bits, none set.
+    pub fn none_set(len: usize) -> Self {
+        Self { bytes: vec![0; len.div_ceil(8)], len }
+    }
+
     /// Takes `bytes` as the bits of `len` rows; bits past the end are cleared.
     pub fn from_bytes(mut bytes: Vec<u8>, len: usize) -> Result<Self> {
         if bytes.len() != len.div_ceil(8) {
@@ -59,6 +64,7 @@ impl Bitmap {
     }
 
     /// Appends a bit.
+    #[inline]
     pub fn push(&mut self, set: bool) {
         if self.len.is_multiple_of(8) {
             self.bytes.push(0);
@@ -70,9 +76,19 @@ impl Bitmap {
     }
 
     /// The bit of a row; panics past the end.
+    #[inline]
     pub fn get(&self, row: usize) -> bool {
         assert!(row < self.len, "row {row} of {} bits", self.len);
         self.bytes[row / 8] >> (row % 8) & 1 == 1
+    }
+
+    /// Sets or clears the bit of a row; panics past the end.
+    #[inline]
+    pub fn set(&mut self, row: usize, is_set: bool) {
+        assert!(row < self.len, "row {row} of {} bits", self.len);
+        let bit = 1 << (row % 8);
+        let byte = &mut self.bytes[row / 8];
+        *byte = if is_set { *byte | bit } else { *byte & !bit };
     }
 
     /// The number of set bits.
@@ -169,6 +185,7 @@ impl Strings {
     }
 
     /// The bytes of a row.
+    #[inline]
     pub fn get(&self, row: usize) -> &[u8] {
         &self.bytes[self.offsets[row] as usize..self.offsets[row + 1] as usize]
     }
@@ -334,7 +351,7 @@ impl Column {
             DataType::Timestamp => Values::Timestamp(vec![0; rows]),
             DataType::List(of) => Values::List { offsets: vec![0; rows + 1], child: Box::new(Column::new(of)) },
         };
-        let validity = (rows > 0).then(|| Bitmap { bytes: vec![0; rows.div_ceil(8)], len: rows });
+        let validity = (rows > 0).then(|| Bitmap::none_set(rows));
         Self { validity, values }
     }
 
@@ -368,6 +385,7 @@ impl Column {
     }
 
     /// Whether a row is present.
+    #[inline]
     pub fn is_valid(&self, row: usize) -> bool {
         self.validity.as_ref().is_none_or(|bits| bits.get(row))
     }
@@ -389,6 +407,7 @@ impl Column {
     }
 
     /// Marks the row just pushed onto the values as present; every `push_*` below ends with it.
+    #[inline]
     pub fn mark_valid(&mut self) {
         if let Some(bits) = &mut self.validity {
             bits.push(true);
@@ -396,6 +415,7 @@ impl Column {
     }
 
     /// Appends to an `i64` or `timestamp` column; panics on another type.
+    #[inline]
     pub fn push_i64(&mut self, value: i64) {
         match &mut self.values {
             Values::I64(v) | Values::Timestamp(v) => v.push(value),
@@ -405,6 +425,7 @@ impl Column {
     }
 
     /// Appends to an `f64` column; panics on another type.
+    #[inline]
     pub fn push_f64(&mut self, value: f64) {
         match &mut self.values {
             Values::F64(v) => v.push(value),
@@ -464,6 +485,7 @@ impl Column {
     }
 
     /// The bytes of a string row, `None` when null; panics on another type.
+    #[inline]
     pub fn str_bytes(&self, row: usize) -> Option<&[u8]> {
         match &self.values {
             Values::Utf8(v) | Values::Bytes(v) => self.is_valid(row).then(|| v.get(row)),
@@ -679,12 +701,19 @@ fn assembled<'a, T: Copy + Default + 'a>(
     if given == rows && pieces.iter().all(|(_, piece)| piece.validity.is_none()) {
         return Column::of(values(to_rows));
     }
-    let mut valid = vec![false; rows];
+    let mut valid = if given == rows { Bitmap::all_set(rows) } else { Bitmap::none_set(rows) };
+    let mut has_null = given < rows;
     for (pairs, piece) in pieces {
-        pairs.iter().for_each(|&(to, from)| valid[to as usize] = piece.is_valid(from as usize));
+        if given < rows {
+            pairs.iter().for_each(|&(to, _)| valid.set(to as usize, true));
+        }
+        let Some(bits) = &piece.validity else { continue };
+        for &(to, _) in pairs.iter().filter(|&&(_, from)| !bits.get(from as usize)) {
+            valid.set(to as usize, false);
+            has_null = true;
+        }
     }
-    let has_null = valid.contains(&false);
-    Column { validity: has_null.then(|| valid.into_iter().collect()), values: values(to_rows) }
+    Column { validity: has_null.then_some(valid), values: values(to_rows) }
 }
 
 /// Rows of columns of fixed width.

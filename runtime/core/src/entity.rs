@@ -74,6 +74,16 @@ pub fn key_of_row(columns: &[&Column], row: usize, out: &mut Vec<u8>) -> bool {
     true
 }
 
+/// The canonical key of a row, which lies in its column or else in `out`; `None` if a field is null.
+///
+/// `columns` are the key's fields in order, each of strings.
+pub fn key_of<'a>(columns: &[&'a Column], row: usize, out: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    match columns {
+        [column] => column.str_bytes(row),
+        _ => key_of_row(columns, row, out).then_some(out),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -156,13 +156,15 @@ fn fixed<T: Copy>(array: &dyn Array, out: &mut Vec<u8>, values: &[T], bytes: imp
             rows.iter_mut().zip(values).for_each(|(row, &value)| row[1..].copy_from_slice(&bytes(value)));
         }
         Some(nulls) => {
-            out.reserve(values.len() * 9);
+            // A null's value is written too and then written over, which is sooner than to ask.
+            out.resize(start + values.len() * 9, 0);
+            let mut at = start;
             for (is_valid, &value) in nulls.iter().zip(values) {
-                out.push(u8::from(is_valid));
-                if is_valid {
-                    out.extend(bytes(value));
-                }
+                out[at] = u8::from(is_valid);
+                out[at + 1..at + 9].copy_from_slice(&bytes(value));
+                at += 1 + 8 * usize::from(is_valid);
             }
+            out.truncate(at);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A slice's rows of all workers in key order, each key's by time.
 
-use super::history::{Histories, NO_ID, Numbering, Pool, Row, Slice, Texts, bits};
+use super::history::{Histories, NO_ID, Numbering, Row, Slice, Texts, bits};
+use crate::dictionary::Pool;
 use crate::view::SlotType;
 use std::cmp::Ordering;
 

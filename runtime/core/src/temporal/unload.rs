@@ -1,9 +1,10 @@
 //! Slices of a history as plain bytes, for what does not fit in memory: a driver that runs out of it unloads every
 //! slice to disk, goes on, and later loads one slice after the other.
 
-use super::history::{Dictionary, History, NO_ID, Numbering, Row, Slice, bits};
+use super::history::{History, NO_ID, Numbering, Row, Slice, bits};
 use crate::codec::plain::{halves, put_halves, put_words, words};
 use crate::codec::wire::{Reader, put_bytes, put_u64};
+use crate::dictionary::Dictionary;
 use crate::{Error, Result};
 
 impl History {

@@ -6,7 +6,7 @@
 //! the parts can be put together in the order of their rows. What fits in memory stays there. Neither the budget nor
 //! the number of threads changes a value: every slice has all contributions of its keys.
 //!
-//! In memory stay the distinct keys of the labels (some 50 bytes each), for ranks among all entities those of all
+//! In memory stay the distinct keys of the labels (some 70 bytes each), for ranks among all entities those of all
 //! events, and at any time the history of one slice per thread and some 65,000 rows of the
 //! training set.
 
@@ -24,7 +24,7 @@ use crate::port::{EventReader, ScratchFolder};
 use crate::{Error, Result};
 use plumb_core::codec::plain::{put_column, read_columns};
 use plumb_core::column::{Column, DataType, Values};
-use plumb_core::temporal::{Arranged, Cut, Histories, History, NO_KEY, Question};
+use plumb_core::temporal::{Arranged, Cut, Histories, History, NO_KEY, Question, in_order};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -484,7 +484,7 @@ impl View<'_> {
             question.label = (base + place) as u32;
         }
         // Cut by key and time, so that each cut slides on from label to label.
-        questions.sort_unstable_by_key(|question| (question.key, question.as_of_us, question.label));
+        let questions = in_order(questions, limits.slices as u32);
         let mut faults = Faults::default();
         for questions in questions.chunks(limits.answer_rows) {
             let mut found = answer_slice(self.asked, arranged, questions.to_vec(), ranked);

@@ -1,31 +1,24 @@
 //! Dense numbers for entity keys: asked keys first, then, where all entities count, the others as met.
 
 use crate::{Error, Result};
-use hashbrown::HashTable;
 use plumb_core::column::Column;
-use plumb_core::entity::key_of_row;
+use plumb_core::dictionary::Dictionary;
+use plumb_core::entity::key_of;
 use plumb_core::temporal::NO_KEY;
 use std::sync::RwLock;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Canonical key bytes and their numbers.
 #[derive(Debug, Default)]
-pub(super) struct KeyIndex {
-    ends: Vec<usize>,
-    bytes: Vec<u8>,
-    table: HashTable<u32>,
-}
+pub(super) struct KeyIndex(Dictionary);
 
 impl KeyIndex {
     pub(super) fn len(&self) -> usize {
-        self.ends.len()
+        self.0.len()
     }
 
     /// The canonical bytes of a key.
     pub(super) fn get(&self, key: u32) -> &[u8] {
-        let key = key as usize;
-        let start = if key == 0 { 0 } else { self.ends[key - 1] };
-        &self.bytes[start..self.ends[key]]
+        self.0.get(key)
     }
 
     /// Each row's number ([`NO_KEY`] for a null); keys not met before get the next ones.
@@ -33,30 +26,16 @@ impl KeyIndex {
         let mut bytes = Vec::new();
         let mut keys = Vec::with_capacity(rows);
         for row in 0..rows {
-            keys.push(if key_of_row(columns, row, &mut bytes) { self.find_or_insert(&bytes)? } else { NO_KEY });
+            keys.push(key_of(columns, row, &mut bytes).map_or(Ok(NO_KEY), |key| self.find_or_insert(key))?);
         }
         Ok(keys)
     }
 
-    fn find(&self, bytes: &[u8], hash: u64) -> Option<u32> {
-        self.table.find(hash, |&key| self.get(key) == bytes).copied()
-    }
-
     fn find_or_insert(&mut self, bytes: &[u8]) -> Result<u32> {
-        let hash = xxh3_64(bytes);
-        if let Some(key) = self.find(bytes, hash) {
-            return Ok(key);
+        if self.len() < NO_KEY as usize {
+            return Ok(self.0.code(bytes));
         }
-        let key = u32::try_from(self.ends.len()).ok().filter(|&key| key != NO_KEY);
-        let key = key.ok_or_else(|| Error::invalid("more than 2^32 entity keys in one job; split the labels"))?;
-        self.bytes.extend_from_slice(bytes);
-        self.ends.push(self.bytes.len());
-        let (ends, all) = (&self.ends, &self.bytes);
-        self.table.insert_unique(hash, key, |&key| {
-            let start = if key == 0 { 0 } else { ends[key as usize - 1] };
-            xxh3_64(&all[start..ends[key as usize]])
-        });
-        Ok(key)
+        self.0.find(bytes).ok_or_else(|| Error::invalid("more than 2^32 entity keys in one job; split the labels"))
     }
 }
 
@@ -101,30 +80,23 @@ impl SharedKeys {
         {
             let index = self.index.read().map_err(|_| poisoned())?;
             let mut bytes = Vec::new();
-            // Events of one entity often come together: the key before is the first guess.
-            let mut last = (Vec::new(), NO_KEY);
-            for row in 0..rows {
-                if !key_of_row(columns, row, &mut bytes) {
-                    keys.push(NO_KEY);
-                    continue;
-                }
-                if last.1 == NO_KEY || last.0 != bytes {
-                    let key = index.find(&bytes, xxh3_64(&bytes)).unwrap_or(NO_KEY);
-                    if key == NO_KEY && self.grows {
+            keys.extend((0..rows).map(|row| {
+                let Some(key) = key_of(columns, row, &mut bytes) else { return NO_KEY };
+                index.0.find(key).unwrap_or_else(|| {
+                    if self.grows {
                         unknown.push(row);
                     }
-                    std::mem::swap(&mut last.0, &mut bytes);
-                    last.1 = key;
-                }
-                keys.push(last.1);
-            }
+                    NO_KEY
+                })
+            }));
         }
         if !unknown.is_empty() {
             let mut index = self.index.write().map_err(|_| poisoned())?;
             let mut bytes = Vec::new();
             for row in unknown {
-                key_of_row(columns, row, &mut bytes);
-                keys[row] = index.find_or_insert(&bytes)?;
+                if let Some(key) = key_of(columns, row, &mut bytes) {
+                    keys[row] = index.find_or_insert(key)?;
+                }
             }
         }
         Ok(())

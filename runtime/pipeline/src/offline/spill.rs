@@ -268,6 +268,7 @@ pub(super) trait Record: Copy {
 impl Record for Question {
     const BYTES: usize = 16;
 
+    #[inline]
     fn put(self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.label.to_le_bytes());
         out.extend_from_slice(&self.key.to_le_bytes());
