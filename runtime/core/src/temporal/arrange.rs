@@ -58,7 +58,7 @@ impl Arranged {
             for (to, &from) in first_us.iter_mut().zip(&part.first_us) {
                 *to = from.min(*to);
             }
-            for row in &part.rows {
+            for row in part.rows() {
                 row_ends[row.key as usize + 1] += 1;
                 word_ends[row.key as usize + 1] += first.layout.words(row.mask);
             }
@@ -72,7 +72,7 @@ impl Arranged {
         let mut words = vec![0; word_ends[keys]];
         let (mut strings, mut ids) = (Numbering::new(histories.texts.len(), words.len()), Pool::default());
         for ((part, codes), layout) in cut.iter().zip(&histories.codes).zip(parts.iter().map(|part| &part.layout)) {
-            for row in &part.rows {
+            for (block, row) in part.blocks().flat_map(|block| block.rows.iter().map(move |row| (block, row))) {
                 let key = row.key as usize;
                 let (at, mut to) = (row_ends[key], word_ends[key]);
                 row_ends[key] += 1;
@@ -80,16 +80,16 @@ impl Arranged {
                 rows[at] = Row { word, ..*row };
                 let mut from = row.word as usize;
                 if layout.keeps_ids {
-                    let id = part.words[from];
+                    let id = block.words[from];
                     words[to] = if id == NO_ID { NO_ID } else { ids.push(part.ids.get(id)) };
                     (from, to) = (from + 1, to + 1);
                 }
                 if layout.keeps_known {
-                    words[to] = part.words[from];
+                    words[to] = block.words[from];
                     (from, to) = (from + 1, to + 1);
                 }
                 for slot in bits(row.mask & layout.value_mask) {
-                    let value = part.words[from];
+                    let value = block.words[from];
                     let text = layout.text_mask >> slot & 1 == 1;
                     words[to] = if text { u64::from(strings.of(codes[value as usize])) } else { value };
                     (from, to) = (from + 1, to + 1);

@@ -86,7 +86,7 @@ pub(super) struct Row {
     pub(super) mask: u64,
     /// The key's number within its slice.
     pub(super) key: u32,
-    /// Index of its first word: the event id where ids are kept, when it became known where that is kept, then the
+    /// Index of its first word among those of its block, or of its slice once that is arranged: the event id where ids are kept, when it became known where that is kept, then the
     /// present value slots' values.
     pub(super) word: u32,
 }
@@ -145,16 +145,67 @@ impl Layout {
     }
 }
 
-/// The contributions to the keys of one slice.
+/// The rows of a block. Blocks are filled one after the other and never grow: a list that doubles is copied, and leaves
+/// memory behind that was touched for nothing.
+const BLOCK_ROWS: usize = 1024;
+
+/// Some contributions, in the order they came.
 #[derive(Debug, Default)]
-pub(super) struct Slice {
+pub(super) struct Block {
     pub(super) rows: Vec<Row>,
     /// Strings are codes of the history's dictionary.
     pub(super) words: Vec<u64>,
+}
+
+/// The contributions to the keys of one slice.
+#[derive(Debug, Default)]
+pub(super) struct Slice {
+    full: Vec<Block>,
+    open: Block,
     pub(super) ids: Pool,
     /// Per key of the slice the first time of any accepted event that carries it (where it is kept when events became
     /// known: the first at which one had happened and was known); `i64::MAX` = none.
     pub(super) first_us: Vec<i64>,
+}
+
+impl Slice {
+    pub(super) fn blocks(&self) -> impl Iterator<Item = &Block> {
+        self.full.iter().chain(std::iter::once(&self.open))
+    }
+
+    pub(super) fn blocks_mut(&mut self) -> impl Iterator<Item = &mut Block> {
+        self.full.iter_mut().chain(std::iter::once(&mut self.open))
+    }
+
+    pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.blocks().flat_map(|block| &block.rows)
+    }
+
+    /// Adds a row, whose words are those pushed next.
+    #[inline]
+    pub(super) fn begin_row(&mut self, time_us: i64, mask: u64, key: u32) {
+        if self.open.rows.len() == BLOCK_ROWS {
+            let words = self.open.words.len();
+            let next = Block { rows: Vec::with_capacity(BLOCK_ROWS), words: Vec::with_capacity(words) };
+            self.full.push(std::mem::replace(&mut self.open, next));
+        }
+        // A row has at most 66 words.
+        let word = self.open.words.len() as u32;
+        self.open.rows.push(Row { time_us, mask, key, word });
+    }
+
+    #[inline]
+    pub(super) fn push_word(&mut self, word: u64) {
+        self.open.words.push(word);
+    }
+
+    /// The bytes in use.
+    pub(super) fn bytes(&self) -> usize {
+        let of_block = |block: &Block| block.rows.len() * size_of::<Row>() + size_of_val(&*block.words);
+        // Full ones are alike.
+        let full = self.full.last().map_or(0, of_block) * self.full.len();
+        full + of_block(&self.open) + self.first_us.len() * size_of::<i64>() + self.ids.bytes()
+    }
 }
 
 /// Contributions of many events to one view, by dense key ids.
@@ -248,14 +299,14 @@ impl History {
             let event = event as usize;
             let key = keys[event];
             let slice = &mut self.slices[(key % slices) as usize];
-            let word = u32::try_from(slice.words.len()).expect("a slice of keys holds less than 2^32 values");
-            slice.rows.push(Row { time_us: times_us[event], mask, key: key / slices, word });
+            slice.begin_row(times_us[event], mask, key / slices);
             if self.layout.keeps_ids {
                 let id = ids.and_then(|ids| ids.str_bytes(event));
-                slice.words.push(id.map_or(NO_ID, |id| slice.ids.push(id)));
+                let id = id.map_or(NO_ID, |id| slice.ids.push(id));
+                slice.push_word(id);
             }
             if self.layout.keeps_known {
-                slice.words.push(known_us[event].cast_unsigned());
+                slice.push_word(known_us[event].cast_unsigned());
             }
             for slot in bits(mask & self.layout.value_mask) {
                 let value = match &contributions.slots[slot].values {
@@ -265,7 +316,7 @@ impl History {
                     Values::Utf8(_) | Values::Bytes(_) => u64::from(codes[slot][index]),
                     Values::List { .. } => 0,
                 };
-                slice.words.push(value);
+                slice.push_word(value);
             }
         }
         self.codes = codes;
