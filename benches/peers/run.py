@@ -184,7 +184,7 @@ def write_growth(rows, options):
         f"`plumb join --memory {options.memory} --threads {options.threads}` of the twelve features of",
         "`benches/peers/purchases` over generated events with ids, a tenth as many labels, written by",
         "`benches/peers/run.py growth`. The slope is that of processor time: it does not hang on what else the machine",
-        "did. Peak memory holds, beside what `--memory` bounds, some 50 bytes for each distinct key of the labels. Ids of",
+        "did. Peak memory holds, beside what `--memory` bounds, some 80 bytes for each distinct key of the labels. Ids of",
         "events that do not fit go to disk, and the events are read twice (an archive needs no ids).",
         "",
         "| events | labels | seconds | processor seconds | µs of processor per event | peak MiB |",

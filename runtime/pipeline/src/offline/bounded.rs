@@ -6,7 +6,7 @@
 //! the parts can be put together in the order of their rows. What fits in memory stays there. Neither the budget nor
 //! the number of threads changes a value: every slice has all contributions of its keys.
 //!
-//! In memory stay the distinct keys of the labels (some 70 bytes each), for ranks among all entities those of all
+//! In memory stay the distinct keys of the labels (some 80 bytes each), for ranks among all entities those of all
 //! events, and at any time the history of one slice per thread and some 65,000 rows of the
 //! training set.
 
