@@ -5,6 +5,7 @@
 
 use plumb_testing::archive;
 use plumb_testing::checker::{self, Left, Truth};
+use plumb_testing::onlooker::Onlooker;
 use plumb_testing::reader::Reader;
 use plumb_testing::service::kafka::{Kafka, Stored};
 use plumb_testing::service::proxy::{Fault, Proxy};
@@ -14,9 +15,6 @@ use plumb_testing::service::{eventually, skipped, within};
 use plumb_testing::stream::{Bucket, Online, Stream, careless, generated, questions, record};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 fn full() -> bool {
@@ -38,49 +36,21 @@ fn position(job: &Stream) -> u64 {
 }
 
 /// Lists the bucket and reads every row that is there, again and again, until it is dropped or asked.
-struct Glob {
-    ended: Arc<AtomicBool>,
-    thread: Option<JoinHandle<usize>>,
-}
-
-impl Glob {
-    fn start(job: &Stream) -> Self {
-        let bucket = job.bucket.clone().expect("a job with a bucket");
-        let ended = Arc::new(AtomicBool::new(false));
-        let own = ended.clone();
-        let look = move || {
-            // An object under a key never changes: read once.
-            let mut rows: BTreeMap<String, Vec<(i32, i64)>> = BTreeMap::new();
-            let mut looks = 0;
-            while !own.load(Ordering::Relaxed) {
-                let keys = bucket.s3.list(&bucket.name, &format!("{}/events/", bucket.prefix));
-                let mut seen = BTreeSet::new();
-                for key in keys {
-                    let of_file = rows.entry(key).or_insert_with_key(|key| rows_of(&bucket, key));
-                    for place in of_file {
-                        assert!(seen.insert(*place), "a listing of the bucket shows {place:?} twice");
-                    }
-                }
-                looks += usize::from(!seen.is_empty());
-                std::thread::sleep(Duration::from_millis(20));
+fn glob(job: &Stream) -> Onlooker {
+    let bucket = job.bucket.clone().expect("a job with a bucket");
+    // An object under a key never changes: read once.
+    let mut rows: BTreeMap<String, Vec<(i32, i64)>> = BTreeMap::new();
+    Onlooker::start(Duration::from_millis(20), move || {
+        let keys = bucket.s3.list(&bucket.name, &format!("{}/events/", bucket.prefix));
+        let mut seen = BTreeSet::new();
+        for key in keys {
+            let of_file = rows.entry(key).or_insert_with_key(|key| rows_of(&bucket, key));
+            for place in of_file {
+                assert!(seen.insert(*place), "a listing of the bucket shows {place:?} twice");
             }
-            looks
-        };
-        Self { ended, thread: Some(std::thread::spawn(look)) }
-    }
-
-    /// Ends it; gives how often it has looked at some rows.
-    fn end(mut self) -> usize {
-        self.ended.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().expect("it runs");
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-}
-
-impl Drop for Glob {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
-    }
+        }
+        !seen.is_empty()
+    })
 }
 
 /// Partition and offset of each row of an object.
@@ -99,7 +69,7 @@ fn kafka_to_s3_killed_at_random_under_load() {
     let rounds = if full() { 60 } else { 6 };
     let lines = generated(rounds * 5000, 100, 40, 61);
     let job = job(3, None);
-    let glob = Glob::start(&job);
+    let glob = glob(&job);
     let feeder = job.feed(careless(&lines, 4), 600);
     let mut hits = 0;
     for round in 0..rounds {
@@ -138,7 +108,7 @@ fn kafka_to_s3_refused_in_the_middle_of_commits() {
     job.run_lines = "publish_interval = \"30ms\"\ncommit_interval = \"50ms\"\n".into();
     let mut member = job.start("a");
     let reader = Reader::start(vec![member.address.clone()], questions(&lines));
-    let glob = Glob::start(&job);
+    let glob = glob(&job);
     let feeder = job.feed(careless(&lines, 6), 300);
     let faults = [Fault::Status(500), Fault::Status(503), Fault::CutToClient(0), Fault::CutToServer(300)];
     for round in 0..rounds {

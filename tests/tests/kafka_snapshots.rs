@@ -6,6 +6,7 @@
 
 use plumb_testing::archive::parquet_files;
 use plumb_testing::case::parse_instant;
+use plumb_testing::onlooker::Onlooker;
 use plumb_testing::process;
 use plumb_testing::service::kafka::{Kafka, Sent};
 use plumb_testing::service::redis::Redis;
@@ -17,9 +18,7 @@ use plumb_testing::table::{instants, table};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 fn full() -> bool {
@@ -81,95 +80,56 @@ fn by_date<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeMap<String, BTreeSe
     dates
 }
 
-/// Looks at the snapshots again and again, as other programs do, until it is asked for what it has seen.
-struct Glob {
-    ended: Arc<AtomicBool>,
-    thread: Option<JoinHandle<usize>>,
+/// Looks at the snapshots in a local folder, as other programs do. Each look: every date has one file, which can be read
+/// whole, and no fewer instants than at the look before; with `once` the same file ever after.
+fn glob_of_folder(offline: PathBuf, once: bool) -> Onlooker {
+    let mut known = BTreeMap::<String, (String, i64)>::new();
+    Onlooker::start(Duration::from_millis(5), move || {
+        let paths = parquet_files(&offline.join("features"));
+        let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        for (date, files) in by_date(names.iter().map(String::as_str)) {
+            assert_eq!(files.len(), 1, "{date} has {files:?}");
+            let name = files.first().unwrap();
+            if known.get(&date).is_some_and(|(before, _)| before == name) {
+                continue;
+            }
+            assert!(!once || !known.contains_key(&date), "{date} was written again");
+            let path = Path::new(&date).join(name);
+            // Replaced since it was listed: the next look sees what is there then.
+            let copy = tempfile::tempdir().unwrap();
+            let kept = copy.path().join("one.parquet");
+            if std::fs::copy(&path, &kept).is_err() {
+                assert!(!once, "{} was listed and is gone", path.display());
+                continue;
+            }
+            let last = instants(&table(&kept), "event_time").into_iter().max().expect("a file has rows");
+            let before = known.insert(date.clone(), (name.clone(), last)).map_or(i64::MIN, |known| known.1);
+            assert!(last >= before, "{date} has lost hours");
+        }
+        !known.is_empty()
+    })
 }
 
-impl Glob {
-    /// Of a local folder. Each look: every date has one file, which can be read whole, and no fewer instants than at
-    /// the look before; with `once` the same file ever after.
-    fn local(offline: PathBuf, once: bool) -> Self {
-        let ended = Arc::new(AtomicBool::new(false));
-        let own = ended.clone();
-        let look = move || {
-            let (mut known, mut looks) = (BTreeMap::<String, (String, i64)>::new(), 0);
-            while !own.load(Ordering::Relaxed) {
-                let paths = parquet_files(&offline.join("features"));
-                let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-                for (date, files) in by_date(names.iter().map(String::as_str)) {
-                    assert_eq!(files.len(), 1, "{date} has {files:?}");
-                    let name = files.first().unwrap();
-                    if known.get(&date).is_some_and(|(before, _)| before == name) {
-                        continue;
-                    }
-                    assert!(!once || !known.contains_key(&date), "{date} was written again");
-                    let path = Path::new(&date).join(name);
-                    // Replaced since it was listed: the next look sees what is there then.
-                    let copy = tempfile::tempdir().unwrap();
-                    let kept = copy.path().join("one.parquet");
-                    if std::fs::copy(&path, &kept).is_err() {
-                        assert!(!once, "{} was listed and is gone", path.display());
-                        continue;
-                    }
-                    let last = instants(&table(&kept), "event_time").into_iter().max().expect("a file has rows");
-                    let before = known.insert(date.clone(), (name.clone(), last)).map_or(i64::MIN, |known| known.1);
-                    assert!(last >= before, "{date} has lost hours");
-                }
-                looks += usize::from(!known.is_empty());
-                std::thread::sleep(Duration::from_millis(5));
+/// Of a bucket: every date has one object, which is the same ever after and whole.
+fn glob_of_bucket(bucket: Bucket) -> Onlooker {
+    let mut known = BTreeMap::<String, BTreeSet<String>>::new();
+    Onlooker::start(Duration::from_millis(20), move || {
+        let keys = bucket.s3.list(&bucket.name, &format!("{}/features/", bucket.prefix));
+        for (date, files) in by_date(keys.iter().map(String::as_str)) {
+            assert_eq!(files.len(), 1, "{date} has {files:?}");
+            if let Some(before) = known.get(&date) {
+                assert_eq!(*before, files, "{date} was written again");
+                continue;
             }
-            looks
-        };
-        Self { ended, thread: Some(std::thread::spawn(look)) }
-    }
-
-    /// Of a bucket: every date has one object, which is the same ever after and whole.
-    fn bucket(bucket: Bucket) -> Self {
-        let ended = Arc::new(AtomicBool::new(false));
-        let own = ended.clone();
-        let look = move || {
-            let (mut known, mut looks) = (BTreeMap::<String, BTreeSet<String>>::new(), 0);
-            while !own.load(Ordering::Relaxed) {
-                let keys = bucket.s3.list(&bucket.name, &format!("{}/features/", bucket.prefix));
-                for (date, files) in by_date(keys.iter().map(String::as_str)) {
-                    assert_eq!(files.len(), 1, "{date} has {files:?}");
-                    if let Some(before) = known.get(&date) {
-                        assert_eq!(*before, files, "{date} was written again");
-                        continue;
-                    }
-                    let key = format!("{date}/{}", files.first().unwrap());
-                    let copy = tempfile::tempdir().unwrap();
-                    let kept = copy.path().join("one.parquet");
-                    std::fs::write(&kept, bucket.s3.get(&bucket.name, &key).expect("it was listed")).unwrap();
-                    assert!(!instants(&table(&kept), "event_time").is_empty());
-                    known.insert(date, files);
-                }
-                looks += usize::from(!known.is_empty());
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            looks
-        };
-        Self { ended, thread: Some(std::thread::spawn(look)) }
-    }
-
-    /// Fails if it has seen what must not be; how many dates there are comes from the caller's own look.
-    fn must_live(&self) {
-        assert!(self.thread.as_ref().is_some_and(|thread| !thread.is_finished()), "the glob has seen something");
-    }
-
-    fn end(mut self) -> usize {
-        self.ended.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().expect("it runs");
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-}
-
-impl Drop for Glob {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
-    }
+            let key = format!("{date}/{}", files.first().unwrap());
+            let copy = tempfile::tempdir().unwrap();
+            let kept = copy.path().join("one.parquet");
+            std::fs::write(&kept, bucket.s3.get(&bucket.name, &key).expect("it was listed")).unwrap();
+            assert!(!instants(&table(&kept), "event_time").is_empty());
+            known.insert(date, files);
+        }
+        !known.is_empty()
+    })
 }
 
 /// How many files of dates there are.
@@ -231,7 +191,7 @@ fn state(member: &Member) -> String {
 }
 
 /// Kills processes of a job while it writes dates, lets another join in between, and compares.
-fn killed_and_joined(job: &Stream, glob: Glob, rounds: usize) {
+fn killed_and_joined(job: &Stream, glob: Onlooker, rounds: usize) {
     let days = 10 * rounds as u32 + 20;
     let lines = in_order(60 * days as usize, days);
     let mut parts = lines.chunks(lines.len().div_ceil(rounds + 1));
@@ -298,7 +258,7 @@ fn kafka_snapshots_of_two_processes_that_are_killed_and_joined() {
         return;
     }
     let job = job(3);
-    let glob = Glob::local(job.offline.clone(), true);
+    let glob = glob_of_folder(job.offline.clone(), true);
     killed_and_joined(&job, glob, if full() { 30 } else { 5 });
 }
 
@@ -312,7 +272,7 @@ fn kafka_snapshots_in_s3_of_two_processes_that_are_killed_and_joined() {
     let endpoint = s3.endpoint();
     let bucket = Bucket { s3, endpoint, name: "plumb".into(), prefix: format!("snapshots-{}", job.topic) };
     job.bucket = Some(bucket.clone());
-    killed_and_joined(&job, Glob::bucket(bucket), if full() { 12 } else { 3 });
+    killed_and_joined(&job, glob_of_bucket(bucket), if full() { 12 } else { 3 });
 }
 
 #[test]
@@ -341,7 +301,7 @@ fn kafka_snapshots_with_a_backfill_into_the_same_folder_at_the_same_time() {
         let feeder = job.feed(records, 120);
         let mut member = job.start("a");
         wait_until_made(&job, &mut [&mut member], every, "2024-01-01T00:00:00Z");
-        let glob = Glob::local(job.offline.clone(), false);
+        let glob = glob_of_folder(job.offline.clone(), false);
         let stop = AtomicBool::new(false);
         let runs = std::thread::scope(|scope| {
             let (job, stop) = (&job, &stop);

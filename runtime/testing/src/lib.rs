@@ -4,6 +4,7 @@ pub mod archive;
 pub mod case;
 pub mod checker;
 pub mod online_suite;
+pub mod onlooker;
 pub mod oracle;
 pub mod process;
 pub mod reader;
