@@ -31,7 +31,14 @@ pub(crate) fn run(arguments: &Inspect, output: Output) -> Result<Done> {
         line("entity", format!("{} (key {})", def.entity.name, def.entity.key.join(", ")));
         line("source", def.source.clone());
         line("description", def.description.clone());
-        line("owner", format!("{} ({})", def.owner, def.team));
+        line(
+            "owner",
+            match (def.owner.as_str(), def.team.as_str()) {
+                (owner, "") => owner.to_owned(),
+                ("", team) => format!("team {team}"),
+                (owner, team) => format!("{owner} ({team})"),
+            },
+        );
         line("tags", def.tags.join(", "));
         line("ttl", def.ttl_us.map_or("none".to_owned(), format_duration));
         let field = |field: &plumb_core::view::FieldUse| {
