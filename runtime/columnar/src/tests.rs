@@ -315,8 +315,8 @@ fn projection_skipping_and_statistics() {
 
 #[test]
 fn row_groups_end_inside_batches_and_threads_change_no_byte() {
-    // Two row groups, the first of which ends inside a batch; a column of two leaves between columns of one.
-    let rows = 300_000;
+    // Three row groups, of which two end inside a batch; a column of two leaves between columns of one.
+    let rows = 600_000;
     let numbers: ArrayRef =
         Arc::new(Int64Array::from_iter((0..rows as i64).map(|row| (row % 7 > 0).then_some(row / 3))));
     let measures: ArrayRef = Arc::new(Float64Array::from_iter_values((0..rows).map(|row| f64::from(row).sqrt())));
@@ -341,10 +341,11 @@ fn row_groups_end_inside_batches_and_threads_change_no_byte() {
     let whole = written(1, usize::MAX >> 1);
     let read = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(whole.clone())).unwrap();
     let groups: Vec<i64> = read.metadata().row_groups().iter().map(|group| group.num_rows()).collect();
-    assert_eq!(groups, [256 * 1024, 300_000 - 256 * 1024]);
-    let read: Vec<RecordBatch> = read.with_batch_size(300_000).build().unwrap().map(Result::unwrap).collect();
+    assert_eq!(groups, [256 * 1024, 256 * 1024, 600_000 - 512 * 1024]);
+    let read: Vec<RecordBatch> = read.with_batch_size(600_000).build().unwrap().map(Result::unwrap).collect();
     assert_eq!(arrow_select::concat::concat_batches(&batch.schema(), &read).unwrap(), batch);
     assert!(written(1, 65_536) == written(3, 65_536));
+    assert!(written(1, 200_000) == written(2, 200_000));
     assert!(written(4, usize::MAX >> 1) == whole);
 
     let mut writer = ParquetWriter::new("test", Vec::new(), &layout).unwrap();

@@ -171,8 +171,9 @@ mod tests {
             }));
         }
         let mut dictionary = Dictionary::default();
-        for _ in 0..2 {
+        for round in 0..2 {
             for (code, text) in texts.iter().enumerate() {
+                assert_eq!(dictionary.find(text), (round == 1).then_some(code as u32), "{text:?}");
                 assert_eq!(dictionary.code(text) as usize, code, "{text:?}");
                 assert_eq!(dictionary.texts.get(code as u32), text);
             }

@@ -146,8 +146,8 @@ impl Layout {
 }
 
 /// The rows of a block. Blocks are filled one after the other and never grow: a list that doubles is copied, and leaves
-/// memory behind that was touched for nothing.
-const BLOCK_ROWS: usize = 1024;
+/// memory behind that was touched for nothing. The few rows of unit tests fill several too.
+const BLOCK_ROWS: usize = if cfg!(test) { 3 } else { 1024 };
 
 /// Some contributions, in the order they came.
 #[derive(Debug, Default)]
@@ -161,6 +161,7 @@ pub(super) struct Block {
 #[derive(Debug, Default)]
 pub(super) struct Slice {
     full: Vec<Block>,
+    full_words: usize,
     open: Block,
     pub(super) ids: Pool,
     /// Per key of the slice the first time of any accepted event that carries it (where it is kept when events became
@@ -188,6 +189,7 @@ impl Slice {
             let words = self.open.words.len();
             let next = Block { rows: Vec::with_capacity(BLOCK_ROWS), words: Vec::with_capacity(words) };
             self.full.push(std::mem::replace(&mut self.open, next));
+            self.full_words += words;
         }
         // A row has at most 66 words.
         let word = self.open.words.len() as u32;
@@ -201,10 +203,9 @@ impl Slice {
 
     /// The bytes in use.
     pub(super) fn bytes(&self) -> usize {
-        let of_block = |block: &Block| block.rows.len() * size_of::<Row>() + size_of_val(&*block.words);
-        // Full ones are alike.
-        let full = self.full.last().map_or(0, of_block) * self.full.len();
-        full + of_block(&self.open) + self.first_us.len() * size_of::<i64>() + self.ids.bytes()
+        let rows = self.full.len() * BLOCK_ROWS + self.open.rows.len();
+        let words = self.full_words + self.open.words.len();
+        rows * size_of::<Row>() + words * size_of::<u64>() + self.first_us.len() * size_of::<i64>() + self.ids.bytes()
     }
 }
 

@@ -392,6 +392,24 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
+    // Of few questions about many keys, and of many about few; labels in any order of time.
+    #[test]
+    fn questions_are_put_in_the_order_of_keys_and_instants(
+        asked in prop::collection::vec((0u32..600, -3i64..20), 0..80),
+        spread in prop::sample::select(vec![1u32, 40]),
+        slices in 1u32..4,
+    ) {
+        let mut questions: Vec<Question> = asked
+            .into_iter()
+            .zip(0..)
+            .map(|((key, as_of_us), label)| Question { key: key / spread * slices + slices - 1, label, as_of_us })
+            .collect();
+        let ordered = in_order(questions.clone(), slices);
+        // Labels rise as they come, so that a stable order is one by them too.
+        questions.sort_by_key(|question| (question.key, question.as_of_us, question.label));
+        prop_assert_eq!(ordered, questions);
+    }
+
     #[test]
     fn answers_follow_the_definitions(
         events in proptest::collection::vec(event(), 0..60),
