@@ -19,11 +19,11 @@ fn nulls_and_values_keep_their_rows() {
 fn gathering_equals_pushing_row_by_row() {
     for data_type in ["i64", "f64", "bool", "string", "bytes", "timestamp", "list<string>"] {
         let data_type = DataType::parse(data_type).unwrap();
-        let column = |from: i64, null: Option<i64>| {
+        let column = |from: i64, null_every: Option<i64>| {
             let mut column = Column::new(&data_type);
             for value in from..from + 21 {
                 match &mut column.values {
-                    _ if null == Some(value) => {
+                    _ if null_every.is_some_and(|every| value % every == 0) => {
                         column.push_null();
                         continue;
                     }
@@ -40,7 +40,7 @@ fn gathering_equals_pushing_row_by_row() {
             }
             column
         };
-        let pieces = [column(0, Some(7)), column(50, None), column(80, Some(80))];
+        let pieces = [column(0, Some(4)), column(50, None), column(80, Some(10))];
         let places = |piece: fn(u32) -> u32| (0..40).map(|at| (piece(at), at * 5 % 21)).collect::<Vec<_>>();
         for places in [places(|at| at % 3), places(|_| 1), places(|at| at % 4), places(|_| 9), Vec::new()] {
             let mut pushed = Column::new(&data_type);
