@@ -7,10 +7,10 @@
 //!
 //! Reading order: [`time`] and [`column`] are the vocabulary; [`event`] and [`entity`] say what comes
 //! in; [`view`] is a feature view as its component declares it and [`plan`] what that means for
-//! state; [`contribution`] is what `extract` returned, [`dictionary`] numbers its strings; [`accumulator`] holds the order-free exact
-//! sums; [`state`] is one key's base and tiles, [`codec`] its bytes; [`read`] answers a window at T
-//! from state, [`temporal`] answers many at once from sorted history; [`global`] is the rank among
-//! all entities.
+//! state; [`contribution`] is what `extract` returned, [`dictionary`] numbers its strings;
+//! [`accumulator`] holds the order-free exact sums; [`state`] is one key's base and tiles, [`codec`]
+//! its bytes; [`read`] answers a window at T from state, [`temporal`] answers many at once from sorted
+//! history; [`global`] is the rank among all entities.
 
 pub mod accumulator;
 pub mod codec;

@@ -12,6 +12,7 @@ mod csv;
 mod dates;
 mod digest;
 mod files;
+mod hashed_file;
 mod hints;
 mod labels;
 mod manifest;

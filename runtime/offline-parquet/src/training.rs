@@ -3,10 +3,11 @@
 
 use crate::ahead::Ahead;
 use crate::csv::push_cell;
+use crate::hashed_file::HashedFile;
 use crate::hints::{self, LOOK_ROWS};
 use crate::labels::{LabelRows, LabelWindows, WINDOW_ROWS};
 use crate::manifest::{OutputFile, SchemaColumn};
-use crate::rows_hash::{RowsHash, hex, type_name};
+use crate::rows_hash::{RowsHash, type_name};
 use crate::table::{Content, Format};
 use crate::values::to_text;
 use arrow_array::{Array, ArrayRef};
@@ -17,9 +18,8 @@ use plumb_core::column::{Column, DataType};
 use plumb_pipeline::offline::{Selection, TrainingPart, TrainingSink};
 use plumb_pipeline::parallel::{in_threads, thread_count};
 use plumb_pipeline::{Error, Result};
-use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -113,8 +113,8 @@ pub struct TrainingWriter {
 }
 
 impl TrainingWriter {
-    /// Writes beside `target`, with `threads` threads (0 = one per core), what is joined to the labels of these windows. What is wrong with
-    /// the place or with the names of the columns is said here, before hours of joining.
+    /// Writes beside `target`, with `threads` threads (0 = one per core), what is joined to the labels of these windows.
+    /// What is wrong with the place or with the names of the columns is said here, before hours of joining.
     pub fn new(target: &Target, windows: LabelWindows, selection: Selection, threads: usize) -> Result<Self> {
         let threads = thread_count(threads);
         let windows = Ahead::new(threads, windows.into_rows());
@@ -188,7 +188,8 @@ impl<'a> Features<'a> {
         Self { part, count, made: Vec::new() }
     }
 
-    /// Makes all columns, of which then only these rows may be asked: unless they are all there are and each is looked at once.
+    /// Makes all columns where one will be asked for more than once: where it is looked at before, or these rows are not
+    /// all of the part.
     fn prepare(&mut self, rows: &Range<usize>, is_looked_at: bool, threads: usize) -> Result<()> {
         if self.made.is_empty() && (is_looked_at || rows.len() < self.part.rows().len()) {
             self.made = in_threads(threads, 0..self.count, |index| self.part.column(index))?;
@@ -279,9 +280,9 @@ struct OpenFile {
 #[derive(Debug)]
 enum Body {
     /// Parquet of which no row was seen yet.
-    New(Hashing),
-    Parquet(Box<ParquetWriter<Hashing>>),
-    Csv(Hashing),
+    New(HashedFile),
+    Parquet(Box<ParquetWriter<HashedFile>>),
+    Csv(HashedFile),
 }
 
 impl OpenFile {
@@ -366,7 +367,7 @@ impl Set {
             }
         };
         let file = File::create(&path).map_err(|error| cannot_write(&path, error))?;
-        let mut sink = Hashing::new(file);
+        let mut sink = HashedFile::new(file);
         let body = match self.target.format {
             Some(Format::Csv) => {
                 let mut out = Vec::new();
@@ -423,13 +424,12 @@ impl Set {
         let Some(open) = self.open.take() else { return Ok(()) };
         let open = open.begun(&self.schema, || vec![ColumnHint::Repeating; self.schema.fields().len()])?;
         let OpenFile { name, path, rows, body, .. } = open;
-        let Hashing { sink, hash, bytes, .. } = match body {
+        let sink = match body {
             Body::Parquet(writer) => writer.finish()?,
             Body::New(sink) | Body::Csv(sink) => sink,
         };
-        let file = sink.into_inner().map_err(|error| cannot_write(&path, error.into_error()))?;
-        file.sync_all().map_err(|error| cannot_write(&path, error))?;
-        self.files.push(OutputFile { name, rows: rows as u64, bytes, sha256: hex(&hash.finalize()) });
+        let (bytes, sha256) = sink.finish().map_err(|error| cannot_write(&path, error))?;
+        self.files.push(OutputFile { name, rows: rows as u64, bytes, sha256 });
         Ok(())
     }
 
@@ -449,53 +449,6 @@ impl Set {
 
 fn cannot_write(path: &Path, error: std::io::Error) -> Error {
     Error::unavailable(format!("write `{}`", path.display()), error)
-}
-
-/// So many bytes are on their way to the disk before the next are written.
-const SENT_BYTES: u64 = 4 << 20;
-
-/// Counts and hashes what is written.
-#[derive(Debug)]
-struct Hashing {
-    sink: BufWriter<File>,
-    hash: Sha256,
-    bytes: u64,
-    /// What was sent on its way to the disk.
-    sent_bytes: u64,
-}
-
-impl Hashing {
-    fn new(file: File) -> Self {
-        Self { sink: BufWriter::new(file), hash: Sha256::new(), bytes: 0, sent_bytes: 0 }
-    }
-
-    /// Has the system begin to write what it holds of the file, so that the sync at the end does not wait for all of it.
-    /// That nothing of it is needed any more is the one advice by which it does; what is not on disk yet stays.
-    fn send(&mut self) {
-        #[cfg(target_os = "linux")]
-        if let Some(bytes) = std::num::NonZeroU64::new(self.bytes - self.sent_bytes) {
-            // An advice: where it is not taken, the sync does all.
-            rustix::fs::fadvise(self.sink.get_ref(), self.sent_bytes, Some(bytes), rustix::fs::Advice::DontNeed)
-                .unwrap_or_default();
-        }
-        self.sent_bytes = self.bytes;
-    }
-}
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let written = self.sink.write(bytes)?;
-        self.hash.update(&bytes[..written]);
-        self.bytes += written as u64;
-        if self.bytes - self.sent_bytes >= SENT_BYTES {
-            self.send();
-        }
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.sink.flush()
-    }
 }
 
 fn push_line(out: &mut Vec<u8>, cells: impl Iterator<Item = Option<String>>) {

@@ -86,8 +86,8 @@ pub(super) struct Row {
     pub(super) mask: u64,
     /// The key's number within its slice.
     pub(super) key: u32,
-    /// Index of its first word among those of its block, or of its slice once that is arranged: the event id where ids are kept, when it became known where that is kept, then the
-    /// present value slots' values.
+    /// Index of its first word among those of its block, or of its slice once that is arranged: the event id where ids
+    /// are kept, when it became known where that is kept, then the present value slots' values.
     pub(super) word: u32,
 }
 

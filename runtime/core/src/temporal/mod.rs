@@ -1,10 +1,10 @@
 //! The temporal join: aggregates of many (key, T) at once, from sorted history instead of state.
 //!
-//! Contributions come into a [`History`] as they are read; [`Arranged`] is one slice of the keys of all
-//! [`Histories`] by (key, time); [`answer`] orders the questions likewise and sweeps each key once, sliding every window from one
-//! instant to the next, one window after the other. Values are exactly those of [`crate::read`]: both are the same order-free exact
-//! aggregates over the same contributions with `event_time < T`. Ranks among all entities need all
-//! entities' contributions and are swept along time by [`ranks`] beforehand.
+//! Contributions come into a [`History`] as they are read; [`Arranged`] is one slice of the keys of all [`Histories`] by
+//! (key, time); [`answer`] orders the questions likewise and sweeps each key once, sliding every window from one instant
+//! to the next, one window after the other. Values are exactly those of [`crate::read`]: both are the same order-free
+//! exact aggregates over the same contributions with `event_time < T`. Ranks among all entities need all entities'
+//! contributions and are swept along time by [`ranks`] beforehand.
 //!
 //! The functions are pure and single-threaded; a driver runs slices in parallel.
 
