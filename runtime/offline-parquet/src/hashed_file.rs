@@ -36,9 +36,10 @@ impl HashedFile {
     fn send(&mut self) {
         #[cfg(target_os = "linux")]
         if let Some(bytes) = std::num::NonZeroU64::new(self.bytes - self.sent_bytes) {
-            // An advice: where it is not taken, the sync does all.
-            rustix::fs::fadvise(self.sink.get_ref(), self.sent_bytes, Some(bytes), rustix::fs::Advice::DontNeed)
-                .unwrap_or_default();
+            let (file, from) = (self.sink.get_ref(), self.sent_bytes);
+            if let Err(error) = rustix::fs::fadvise(file, from, Some(bytes), rustix::fs::Advice::DontNeed) {
+                tracing::debug!(%error, "the system takes no advice about a file, the sync will write all of it");
+            }
         }
         self.sent_bytes = self.bytes;
     }

@@ -100,11 +100,20 @@ impl LabelFile {
     }
 
     fn types(&self) -> BTreeMap<String, DataType> {
-        let mut types = BTreeMap::clone(&self.known);
-        types.extend(self.labels.keys.keys().map(|key| (key.clone(), DataType::Utf8)));
-        types.insert(self.time_column.clone(), DataType::Timestamp);
-        types
+        types(&self.known, self.labels.keys.keys(), &self.time_column)
     }
+}
+
+/// The types of the columns that have one of their own.
+fn types<'a>(
+    known: &BTreeMap<String, DataType>,
+    keys: impl Iterator<Item = &'a String>,
+    time_column: &str,
+) -> BTreeMap<String, DataType> {
+    let mut types = known.clone();
+    types.extend(keys.map(|key| (key.clone(), DataType::Utf8)));
+    types.insert(time_column.to_owned(), DataType::Timestamp);
+    types
 }
 
 /// Rows of label files as they came, to be carried through.
@@ -233,10 +242,7 @@ impl LabelWindows {
 
     /// The windows, each as it came.
     pub(crate) fn into_rows(mut self) -> impl FnMut() -> Result<Option<LabelRows>> + Send {
-        let mut types = BTreeMap::clone(&self.known);
-        types.extend(self.keys.iter().map(|key| (key.clone(), DataType::Utf8)));
-        types.insert(self.time_column.clone(), DataType::Timestamp);
-        let types = Arc::new(types);
+        let types = Arc::new(types(&self.known, self.keys.iter(), &self.time_column));
         move || Ok(self.next_table()?.map(|file| LabelRows { file, types: types.clone() }))
     }
 

@@ -8,7 +8,7 @@ use crate::dictionary::Dictionary;
 use crate::{Error, Result};
 
 impl History {
-    /// About how many bytes the contributions take up: what is in use, of buffers that may be up to twice as large.
+    /// About how many bytes the contributions take up: what is in use, without the rest of blocks that are being filled.
     pub fn bytes(&self) -> usize {
         self.slices.iter().map(Slice::bytes).sum::<usize>() + self.dictionary.bytes()
     }

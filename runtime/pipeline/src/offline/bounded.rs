@@ -123,7 +123,7 @@ impl Limits {
             .sum();
         Self {
             slices: SLICES,
-            // Buffers grow by doubling, and what is unloaded is copied once.
+            // Blocks have room left, and what is unloaded is copied once.
             share_bytes: bytes / 8 / threads,
             sort_bytes: (bytes / 16 / threads).min(SORT_BYTES),
             run_bytes: bytes / 16,

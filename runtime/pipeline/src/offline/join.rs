@@ -7,7 +7,7 @@ use super::select::{Selection, ViewSelection};
 use super::{Faults, Labels, SLICES_PER_THREAD, Status, ViewColumns, thread_count};
 use crate::port::EventReader;
 use crate::{Error, Result};
-use plumb_core::column::{Column, DataType};
+use plumb_core::column::DataType;
 use std::collections::BTreeMap;
 
 /// Which events a label sees.
@@ -98,19 +98,6 @@ impl Selection {
         });
         let times = self.views.iter().map(|view| view.transform.def().name.as_str());
         features.chain(times.map(|view| (format!("{view}__event_time"), DataType::Timestamp))).collect()
-    }
-}
-
-impl TrainingSet {
-    /// The output columns beside the labels': `view__feature` in the order asked, then `view__event_time`.
-    pub fn columns(&self, selection: &Selection) -> Vec<(String, &Column)> {
-        let features = selection.order.iter().map(|&(view, feature)| {
-            let selected = &selection.views[view];
-            let name = &selected.transform.def().features[selected.features[feature]].name;
-            (format!("{}__{name}", self.views[view].view), &self.views[view].features[feature])
-        });
-        let times = self.views.iter().map(|view| (format!("{}__event_time", view.view), &view.event_time));
-        features.chain(times).collect()
     }
 }
 

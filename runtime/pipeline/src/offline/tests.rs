@@ -35,7 +35,9 @@ fn tables(labels: &Labels, set: &TrainingSet, selection: &Selection) -> (Table, 
     let kept = |column: &Column| column.take(set.rows.iter().map(|&row| row as usize));
     let mut dataset: Vec<(String, Column)> =
         columns.iter().map(|(name, column)| (name.clone(), kept(column))).collect();
-    dataset.extend(set.columns(selection).into_iter().map(|(name, column)| (name, column.clone())));
+    let features = selection.order.iter().map(|&(view, feature)| &set.views[view].features[feature]);
+    let made = features.chain(set.views.iter().map(|view| &view.event_time)).cloned();
+    dataset.extend(selection.column_types().into_iter().map(|(name, _)| name).zip(made));
     (Table { columns }, Table { columns: dataset })
 }
 
