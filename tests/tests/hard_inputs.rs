@@ -210,10 +210,16 @@ fn nothing_that_is_read_is_written_over() {
     }
     std::fs::create_dir_all(here.join("folder/_sets")).unwrap();
     for out in ["folder/set.parquet", "folder/../folder/set.csv", "folder/set"] {
-        refused(here, &format!("{join} --events folder --out {out}"), "are read as events, and this one would be");
+        refused(here, &format!("{join} --events folder --out {out}"), "are read as events, and what is written there");
     }
     json(here, &format!("{join} --events folder --out folder/_sets/set.parquet"));
     json(here, &format!("{join} --events folder --out folder/_set.parquet"));
+    let backfill = format!("backfill {VIEWS} --every 1d --events folder");
+    for out in ["folder", "folder/new/snapshots"] {
+        refused(here, &format!("{backfill} --out {out}"), "are read as events, and what is written there");
+    }
+    assert!(!here.join("folder/features").exists() && !here.join("folder/new").exists());
+    json(here, &format!("{backfill} --out folder/_snapshots"));
     for words in [audit, "stats set.parquet".to_owned(), "compare set.parquet set.parquet".to_owned()] {
         refused(here, &format!("{words} --html folder"), "--html folder: that is a folder; name a file");
         refused(here, &format!("{words} --html nowhere/x.html"), "there is no folder `nowhere`");

@@ -286,8 +286,8 @@ pub(crate) struct Backfill {
     /// Also make dates again that were made from more events than are given now.
     #[arg(long)]
     pub(crate) allow_fewer_events: bool,
-    /// The folder to write to: dates in it that were made from the same events are left as they are [default: the offline
-    /// store of the settings, beside the committed events].
+    /// The folder to write to: dates in it that were made from the same events are left as they are. Not in a
+    /// folder of --events [default: the offline store of the settings, beside the committed events].
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
 }
@@ -339,7 +339,7 @@ pub(crate) struct Join {
     #[arg(long, value_name = "LIST", default_value = "*")]
     pub(crate) features: String,
     /// The training set to write: .parquet, .csv, or a new folder of Parquet files. Its manifest goes beside it, or into
-    /// the folder.
+    /// the folder. Not in a folder of --events, where it would be read as events the next time.
     #[arg(long, value_name = "PATH")]
     pub(crate) out: PathBuf,
     /// The most rows of a file in a folder of them; a label file's rows begin a new one.

@@ -7,7 +7,6 @@ use plumb_assembly::settings::parse_size;
 use plumb_core::time::parse_duration;
 use plumb_pipeline::decode::time::parse_rfc3339;
 use plumb_pipeline::offline::MEMORY_MIN_BYTES;
-use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -62,20 +61,6 @@ impl Output {
 pub(crate) fn is_same_file(a: &Path, b: &Path) -> bool {
     let place = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
     matches!((place(a), place(b)), (Ok(a), Ok(b)) if a == b)
-}
-
-/// Whether a file that need not be there yet would be read with a folder's files: it lies in it or below, under whatever
-/// names, and nowhere where readers pass by.
-pub(crate) fn is_read_with(folder: &Path, path: &Path) -> bool {
-    let above = path.parent().filter(|above| *above != Path::new("")).unwrap_or(Path::new("."));
-    let (Ok(folder), Ok(above), Some(name)) = (folder.canonicalize(), above.canonicalize(), path.file_name()) else {
-        return false;
-    };
-    let is_passed_by = |name: &OsStr| matches!(name.as_encoded_bytes().first(), Some(b'.' | b'_'));
-    match above.strip_prefix(&folder) {
-        Ok(between) => !between.iter().chain([name]).any(is_passed_by),
-        Err(_) => false,
-    }
 }
 
 /// Refuses a page, before the work that it is to show, that cannot be written or that would take the place of a file

@@ -100,6 +100,24 @@ pub fn require_ingest_times(files: &[EventFile]) -> Result<()> {
     Ok(())
 }
 
+/// Whether a file or folder of this name is none of a folder's events.
+fn is_passed_by(name: &str) -> bool {
+    name.starts_with(['.', '_'])
+}
+
+/// Whether [`find`] would come upon a path in a folder, were there an event file: it lies in it or below, under whatever
+/// names, and nowhere that is passed by. It need not be there yet.
+pub fn would_find(folder: &Path, path: &Path) -> bool {
+    let (Ok(folder), Ok(path)) = (folder.canonicalize(), std::path::absolute(path)) else { return false };
+    // What is there already may be a link to elsewhere.
+    let place = path.ancestors().skip(1).find_map(|above| {
+        let rest = path.strip_prefix(above).ok()?;
+        Some(above.canonicalize().ok()?.join(rest))
+    });
+    let below = place.as_deref().and_then(|place| place.strip_prefix(&folder).ok());
+    below.is_some_and(|below| !below.iter().any(|name| is_passed_by(&name.to_string_lossy())))
+}
+
 /// How often a folder is listed again because files in it have gone: plumb's own archive replaces files while it runs.
 const LISTINGS: usize = 20;
 
@@ -128,7 +146,7 @@ fn walk_once(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<EventFil
         let Some(own) = own.to_str() else {
             return Err(Error::invalid(format!("the name of `{}` is not UTF-8", path.display())));
         };
-        if own.starts_with(['.', '_']) {
+        if is_passed_by(own) {
             continue;
         }
         let name = if prefix.is_empty() { own.to_owned() } else { format!("{prefix}/{own}") };

@@ -22,7 +22,7 @@ mod reader;
 mod source;
 
 pub use accepted::{AcceptedEvents, EventOptions, IdsWithin, Refusal};
-pub use files::{EventFile, Format, find, require_ingest_times};
+pub use files::{EventFile, Format, find, require_ingest_times, would_find};
 pub use generate::{GenerateOptions, Generator, generate};
 pub use raw::{RawBatch, RawRecord, RawRecords};
 pub use source::{FileSource, FileSourceOptions};

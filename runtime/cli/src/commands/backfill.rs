@@ -61,6 +61,7 @@ pub(crate) fn run(arguments: &Backfill, output: Output) -> Result<Done> {
     let bytes = memory_bytes(arguments.memory.memory.as_deref())?;
     let (store, out) = match (&arguments.out, &job_store) {
         (Some(out), _) => {
+            prepared.refuse_among_events(out, &out.join("features"))?;
             let out = out.display().to_string();
             (plumb_store_object::open(&format!("file:{out}"))?, out)
         }

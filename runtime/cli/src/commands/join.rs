@@ -7,7 +7,7 @@ use super::offline::{
     Answering, Prepared, event_paths, faults_json, guest_seconds, now, report_faults, say_zoneless, scratch_folder,
 };
 use crate::args::{AsOf as AsOfWord, ColdStart as ColdStartWord, Join, Knowledge as KnowledgeWord};
-use crate::context::{Output, duration, is_read_with, is_same_file, memory_bytes, settings};
+use crate::context::{Output, duration, is_same_file, memory_bytes, settings};
 use crate::exit::{Done, usage};
 use crate::interrupt;
 use anyhow::Result;
@@ -27,14 +27,7 @@ fn refuse_inputs(plan: &Plan, out: &Path, labels: &[(PathBuf, u64)]) -> Result<(
     if let Some(read) = read.find(|read| is_same_file(out, read)) {
         return Err(usage(format!("--out {}: `{}` is read, and would be gone", out.display(), read.display())));
     }
-    match plan.prepared.paths.values().find(|folder| is_read_with(folder, out)) {
-        Some(folder) => Err(usage(format!(
-            "--out {}: all tables in folder `{}` are read as events, and this one would be the next time",
-            out.display(),
-            folder.display()
-        ))),
-        None => Ok(()),
-    }
+    plan.prepared.refuse_among_events(out, out)
 }
 
 /// What to join, from the command line or from a manifest.

@@ -13,7 +13,7 @@ use plumb_pipeline::Error;
 use plumb_pipeline::decode::time::format_rfc3339;
 use plumb_pipeline::offline::{Faults, Progress, Selection, needed_columns};
 use plumb_pipeline::port::EventReader;
-use plumb_source_file::{AcceptedEvents, EventFile, EventOptions, IdsWithin, require_ingest_times};
+use plumb_source_file::{AcceptedEvents, EventFile, EventOptions, IdsWithin, require_ingest_times, would_find};
 use plumb_transform::{Function, Transform};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -93,6 +93,18 @@ impl Prepared {
     pub(crate) fn event_files(&self) -> Result<Vec<EventFile>> {
         let files = self.paths.values().map(|path| event_files(path)).collect::<plumb_pipeline::Result<Vec<_>>>()?;
         Ok(files.into_iter().flatten().collect())
+    }
+
+    /// Refuses a place whose tables would be read as events the next time.
+    pub(crate) fn refuse_among_events(&self, out: &Path, tables: &Path) -> Result<()> {
+        match self.paths.values().find(|folder| would_find(folder, tables)) {
+            Some(folder) => Err(usage(format!(
+                "--out {}: all tables in folder `{}` are read as events, and what is written there would be the next time",
+                out.display(),
+                folder.display()
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Opens a reader per source that the transforms name, of only the columns they can need.
