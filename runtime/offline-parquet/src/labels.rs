@@ -1,6 +1,5 @@
 //! Label files: the times and keys a join asks with, and every column of the file, to be carried through.
 
-use crate::ahead::Ahead;
 use crate::csv::{CsvFile, CsvReader};
 use crate::files::{Subfolders, table_files};
 use crate::table::{Content, Format, Part, TableFile, fit, merge_schemas, open_table, other_columns, same_names};
@@ -11,6 +10,7 @@ use plumb_columnar::{Batches, ParquetFile, Selection};
 use plumb_core::column::DataType;
 use plumb_pipeline::offline::audit::Table;
 use plumb_pipeline::offline::{LabelReader, Labels};
+use plumb_pipeline::parallel::Ahead;
 use plumb_pipeline::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -367,7 +367,7 @@ impl LabelScan {
     /// Reads these windows, ahead of who takes them where more than one thread may work (0 = one per core).
     pub fn new(mut windows: LabelWindows, threads: usize) -> Self {
         let files = windows.files().to_vec();
-        let windows = Ahead::new(threads, move || windows.next_window());
+        let windows = Ahead::new(threads, 1, move || windows.next_window());
         Self { files, windows, time_without_zone: false }
     }
 
@@ -384,7 +384,7 @@ impl LabelScan {
 
 impl LabelReader for LabelScan {
     fn next_labels(&mut self) -> Result<Option<Labels>> {
-        let Some(window) = self.windows.next()? else { return Ok(None) };
+        let Some(window) = self.windows.next().transpose()? else { return Ok(None) };
         self.time_without_zone |= window.time_without_zone;
         Ok(Some(window.labels))
     }

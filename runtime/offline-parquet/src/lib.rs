@@ -6,7 +6,6 @@
 //! compares; [`LabelWindows`], [`TrainingWriter`] and [`LocalScratch`] are those on both ends of a join and beside it;
 //! [`scan_tables`] goes through tables of any size.
 
-mod ahead;
 mod archive;
 mod csv;
 mod dates;

@@ -1,7 +1,6 @@
 //! Writing training sets: the label columns as they came, then the feature columns. The file, or the folder of
 //! parts, appears whole under its name or not at all, with its manifest.
 
-use crate::ahead::Ahead;
 use crate::csv::push_cell;
 use crate::hashed_file::HashedFile;
 use crate::hints::{self, LOOK_ROWS};
@@ -16,7 +15,7 @@ use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
 use plumb_columnar::{ColumnHint, Layout, ParquetWriter, arrow_type, convert, into_arrow};
 use plumb_core::column::{Column, DataType};
 use plumb_pipeline::offline::{Selection, TrainingPart, TrainingSink};
-use plumb_pipeline::parallel::{in_threads, thread_count};
+use plumb_pipeline::parallel::{Ahead, in_threads, thread_count};
 use plumb_pipeline::{Error, Result};
 use std::fs::{self, File};
 use std::io::Write;
@@ -117,7 +116,7 @@ impl TrainingWriter {
     /// What is wrong with the place or with the names of the columns is said here, before hours of joining.
     pub fn new(target: &Target, windows: LabelWindows, selection: Selection, threads: usize) -> Result<Self> {
         let threads = thread_count(threads);
-        let windows = Ahead::new(threads, windows.into_rows());
+        let windows = Ahead::new(threads, 1, windows.into_rows());
         let mut writer = Self { target: target.clone(), windows, window: None, selection, threads, set: None };
         writer.next_window()?;
         Ok(writer)
@@ -126,7 +125,7 @@ impl TrainingWriter {
     /// Goes to the next window, the set being begun with the first; `false` after the last window.
     fn next_window(&mut self) -> Result<bool> {
         let first = self.window.take().map_or(0, |(first, window)| first + window.len() as u64);
-        let Some(window) = self.windows.next()? else { return Ok(false) };
+        let Some(window) = self.windows.next().transpose()? else { return Ok(false) };
         if self.set.is_none() {
             self.set = Some(Set::begin(&self.target, &window, &self.selection.column_types(), self.threads)?);
         }

@@ -1,5 +1,9 @@
 //! Work in threads.
 
+mod ahead;
+
+pub use ahead::Ahead;
+
 use crate::{Error, Result};
 use std::sync::Mutex;
 

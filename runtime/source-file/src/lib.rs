@@ -14,6 +14,7 @@ mod accepted;
 mod csv_rows;
 mod files;
 mod generate;
+mod intake;
 mod json_lines;
 mod parallel;
 mod parquet_rows;

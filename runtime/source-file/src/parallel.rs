@@ -132,6 +132,11 @@ impl Decoders {
         (0..=self.threads.len()).for_each(|_| self.hand_out());
     }
 
+    /// Whether pieces were handed out.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// Leaves out what of an archive begins at or after an instant, if nothing was begun; returns the number of rows.
     pub(crate) fn only_before(&mut self, before_us: i64) -> u64 {
         if self.begun {

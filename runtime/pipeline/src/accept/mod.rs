@@ -49,9 +49,14 @@ impl Default for AcceptRules {
 }
 
 impl AcceptRules {
+    #[inline]
+    fn is_within(&self, time_us: i64, record_time_us: i64) -> bool {
+        time_us >= self.min_time_us && time_us <= record_time_us.saturating_add(self.max_future_us)
+    }
+
     /// Checks an event time against the bounds; the error is the reason for the dead letters.
     pub fn check_time(&self, field: &str, time_us: i64, record_time_us: i64) -> Result<(), String> {
-        if time_us >= self.min_time_us && time_us <= record_time_us.saturating_add(self.max_future_us) {
+        if self.is_within(time_us, record_time_us) {
             return Ok(());
         }
         let time = format_rfc3339(time_us);
@@ -266,11 +271,13 @@ impl Acceptor {
         let decoded = rejected.len();
         // The rows accepted so far, listed only from the first one that is not.
         let mut kept: Option<Vec<usize>> = None;
+        let may_refuse = !self.refuses_none(&events);
         for row in 0..events.len() {
             if row.is_multiple_of(IDS_AHEAD) && !hashes.ids.is_empty() {
                 self.ids.come_near(&hashes.ids[row..events.len().min(row + IDS_AHEAD)]);
             }
-            let accepted = match self.refuse(&events, row) {
+            let refusal = if may_refuse { self.refuse(&events, row) } else { None };
+            let accepted = match refusal {
                 Some(reason) => {
                     self.accounting.rejected += 1;
                     rejected.push(self.reject(&events, row, reason));
@@ -295,6 +302,15 @@ impl Acceptor {
             None => events,
         };
         Accepted { events, rejected, next_offset }
+    }
+
+    /// Whether [`refuse`](Self::refuse) has nothing against any event of a batch, which all of them together are asked
+    /// sooner than one after the other.
+    fn refuses_none(&self, events: &EventBatch) -> bool {
+        let times = events.times_us.iter().zip(&events.record_times_us);
+        // Without a way out at the first one, so that the compiler may look at several at a time.
+        times.fold(true, |all, (&time_us, &record_us)| all & self.rules.is_within(time_us, record_us))
+            && self.required.iter().all(|&column| events.columns[column].validity.is_none())
     }
 
     /// Why a decoded event is refused, if it is.
