@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build transforms demo test test-full test-data lint fmt bench clean
+.PHONY: help setup build transforms dist demo test test-full test-data lint fmt bench clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,6 +14,10 @@ build: setup ## target/release/plumb and every shipped component as target/plumb
 	@# The whole workspace, so that build and tests share one set of compiled dependencies.
 	cargo build --release --locked --workspace
 	@scripts/build-transforms.sh
+
+dist: build ## target/dist/plumb: the binary of a release, by measured counts and across crates (25 minutes)
+	@[ "$$PLUMB_TEST_SKIP_SERVICES" = 1 ] || scripts/setup-tests.sh
+	@scripts/dist.sh
 
 demo: build ## the main job end to end on real events, without any service
 	@scripts/demo.sh

@@ -5,7 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
-plumb=$(realpath "$target/release/plumb")
+# Another binary than that of `make build` where one is named.
+plumb=$(realpath "${PLUMB_TEST_BINARY:-$target/release/plumb}")
 components=$(realpath target/plumb)
 work=target/demo
 rm -rf "$work"

@@ -18,9 +18,10 @@ pub fn release_dir() -> PathBuf {
     own.parent().and_then(Path::parent).expect("a test lies in <target>/release/deps").to_owned()
 }
 
-/// The `plumb` binary; fails with the reason when it is not built.
+/// The `plumb` binary, another one than that of `make build` where `PLUMB_TEST_BINARY` names one; fails with the reason
+/// when it is not there.
 pub fn plumb() -> PathBuf {
-    let path = release_dir().join("plumb");
+    let path = std::env::var_os("PLUMB_TEST_BINARY").map_or_else(|| release_dir().join("plumb"), PathBuf::from);
     assert!(path.exists(), "{} is missing: run `make build` first", path.display());
     path
 }
