@@ -8,13 +8,14 @@ use parquet::arrow::arrow_writer::{
 };
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
-use parquet::file::writer::SerializedFileWriter;
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::ColumnPath;
 use plumb_pipeline::parallel::in_threads;
 use plumb_pipeline::{Error, Result};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The most rows of a row group.
 const ROW_GROUP_ROWS: usize = 256 * 1024;
@@ -101,8 +102,6 @@ pub struct ParquetWriter<W: Write + Send> {
     /// The threads that wrote last.
     threads: usize,
     open: Option<RowGroup>,
-    /// A row group that is encoded and goes into the file beside the encoding of the next.
-    closed: Option<ClosedGroup>,
     /// The row groups begun.
     begun: usize,
 }
@@ -123,23 +122,19 @@ struct OpenColumn {
     array: Option<ArrayRef>,
 }
 
-/// The leaves of an encoded row group.
-struct ClosedGroup {
-    chunks: Vec<ArrowColumnChunk>,
-    /// About how many.
-    bytes: usize,
+/// A row group on its way into the file: its encoded columns go there in their order, each as soon as those before it did,
+/// beside the encoding of others.
+struct Appender<'a, W: Write + Send> {
+    file: Mutex<SerializedRowGroupWriter<'a, W>>,
+    encoded: Mutex<Encoded>,
 }
 
-impl std::fmt::Debug for ClosedGroup {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClosedGroup").field("bytes", &self.bytes).finish_non_exhaustive()
-    }
-}
-
-/// What a thread does.
-enum Task<'a, W: Write + Send> {
-    Append(&'a mut SerializedFileWriter<W>, ClosedGroup),
-    Encode(usize, &'a mut OpenColumn),
+/// The leaves of encoded columns that are not in the file yet.
+#[derive(Default)]
+struct Encoded {
+    waiting: BTreeMap<usize, Vec<ArrowColumnChunk>>,
+    /// The column to be the next in the file.
+    next: usize,
 }
 
 impl OpenColumn {
@@ -155,24 +150,46 @@ impl OpenColumn {
         Ok(())
     }
 
-    /// About how many bytes, and the encoded leaves.
-    fn close(&mut self) -> parquet::errors::Result<(usize, Vec<ArrowColumnChunk>)> {
-        let bytes = self.leaves.iter().map(ArrowColumnWriter::get_estimated_total_bytes).sum();
-        let chunks = self.leaves.drain(..).map(ArrowColumnWriter::close).collect::<parquet::errors::Result<_>>()?;
-        Ok((bytes, chunks))
+    /// The encoded leaves.
+    fn close(&mut self) -> parquet::errors::Result<Vec<ArrowColumnChunk>> {
+        self.leaves.drain(..).map(ArrowColumnWriter::close).collect()
     }
 }
 
-impl ClosedGroup {
-    fn of(columns: Vec<(usize, Vec<ArrowColumnChunk>)>) -> Self {
-        let bytes = columns.iter().map(|(bytes, _)| bytes).sum();
-        Self { chunks: columns.into_iter().flat_map(|(_, chunks)| chunks).collect(), bytes }
+impl<'a, W: Write + Send> Appender<'a, W> {
+    fn new(writer: &'a mut SerializedFileWriter<W>) -> parquet::errors::Result<Self> {
+        Ok(Self { file: Mutex::new(writer.next_row_group()?), encoded: Mutex::default() })
     }
 
-    fn append_to<W: Write + Send>(self, writer: &mut SerializedFileWriter<W>) -> parquet::errors::Result<()> {
-        let mut row_group = writer.next_row_group()?;
-        self.chunks.into_iter().try_for_each(|chunk| chunk.append_to_row_group(&mut row_group))?;
-        row_group.close().map(|_| ())
+    /// Takes an encoded column; it goes into the file now, unless one before it is missing or somebody writes already.
+    fn add(&self, column: usize, leaves: Vec<ArrowColumnChunk>) -> parquet::errors::Result<()> {
+        self.encoded.lock().unwrap_or_else(PoisonError::into_inner).waiting.insert(column, leaves);
+        match self.file.try_lock() {
+            Ok(mut file) => self.append(&mut file),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Writes what is next as long as it is there.
+    fn append(&self, file: &mut SerializedRowGroupWriter<'_, W>) -> parquet::errors::Result<()> {
+        let next = || {
+            let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = encoded.next;
+            let leaves = encoded.waiting.remove(&at);
+            encoded.next += usize::from(leaves.is_some());
+            leaves
+        };
+        while let Some(leaves) = next() {
+            leaves.into_iter().try_for_each(|leaf| leaf.append_to_row_group(file))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the row group, of which all columns were added.
+    fn finish(self) -> parquet::errors::Result<()> {
+        // Who added a column while somebody wrote left it.
+        self.append(&mut self.file.lock().unwrap_or_else(PoisonError::into_inner))?;
+        self.file.into_inner().unwrap_or_else(PoisonError::into_inner).close().map(|_| ())
     }
 }
 
@@ -187,7 +204,7 @@ impl<W: Write + Send> ParquetWriter<W> {
             .and_then(ArrowWriter::into_serialized_writer)
             .map_err(|error| cannot_write(&name, error))?;
         let schema = layout.schema.clone();
-        Ok(Self { name, schema, writer, row_groups, threads: 1, open: None, closed: None, begun: 0 })
+        Ok(Self { name, schema, writer, row_groups, threads: 1, open: None, begun: 0 })
     }
 
     /// Appends rows.
@@ -212,7 +229,9 @@ impl<W: Write + Send> ParquetWriter<W> {
             let part = done..rows.min(done + (ROW_GROUP_ROWS - group.rows));
             let is_full = group.rows + part.len() == ROW_GROUP_ROWS;
             let (schema, name, make) = (&self.schema, &self.name, &make);
-            let encode = |index: usize, column: &mut OpenColumn| -> Result<Option<(usize, Vec<ArrowColumnChunk>)>> {
+            let failed = |error| cannot_write(name, error);
+            let appender = if is_full { Some(Appender::new(&mut self.writer).map_err(failed)?) } else { None };
+            let encode = |(index, column): (usize, &mut OpenColumn)| -> Result<()> {
                 if part.start == 0 {
                     let array = make(index)?;
                     let field = schema.field(index);
@@ -226,32 +245,19 @@ impl<W: Write + Send> ParquetWriter<W> {
                     }
                     column.array = Some(array);
                 }
-                let failed = |error| cannot_write(name, error);
                 column.write(schema.field(index), part.clone()).map_err(failed)?;
-                is_full.then(|| column.close()).transpose().map_err(failed)
+                let Some(appender) = &appender else { return Ok(()) };
+                column.close().and_then(|leaves| appender.add(index, leaves)).map_err(failed)
             };
-            // What is in memory goes first, and all of it is there.
-            let append = self.closed.take().map(|closed| Task::Append(&mut self.writer, closed));
             let columns = group.columns.iter_mut().enumerate();
-            let tasks: Vec<Task<'_, W>> =
-                append.into_iter().chain(columns.map(|(index, column)| Task::Encode(index, column))).collect();
-            let done_tasks = in_threads(threads, tasks, |task| match task {
-                Task::Append(writer, closed) => {
-                    closed.append_to(writer).map(|()| None).map_err(|error| cannot_write(name, error))
-                }
-                Task::Encode(index, column) => encode(index, column),
-            })?;
-            let closed = done_tasks.into_iter().filter_map(Result::transpose).collect::<Result<Vec<_>>>()?;
+            in_threads(threads, columns, encode)?.into_iter().collect::<Result<()>>()?;
             group.rows += part.len();
             done = part.end;
-            if !is_full {
+            let Some(finished) = appender.map(Appender::finish) else {
                 self.open = Some(group);
                 continue;
-            }
-            self.closed = Some(ClosedGroup::of(closed));
-            if threads <= 1 {
-                self.append_closed()?;
-            }
+            };
+            finished.map_err(failed)?;
             if done < rows {
                 // What of a batch is still to come goes into the next row group.
                 let mut next = self.begin_row_group()?;
@@ -266,21 +272,20 @@ impl<W: Write + Send> ParquetWriter<W> {
     /// About how many bytes the file would have if it were finished now.
     pub fn bytes_written(&self) -> usize {
         let leaves = self.open.iter().flat_map(|group| &group.columns).flat_map(|column| &column.leaves);
-        let closed = self.closed.as_ref().map_or(0, |closed| closed.bytes);
-        self.writer.bytes_written() + closed + leaves.map(ArrowColumnWriter::get_estimated_total_bytes).sum::<usize>()
+        self.writer.bytes_written() + leaves.map(ArrowColumnWriter::get_estimated_total_bytes).sum::<usize>()
     }
 
     /// Writes the footer and gives the sink back (not flushed to disk; that is the caller's).
     pub fn finish(mut self) -> Result<W> {
+        let failed = |error| cannot_write(&self.name, error);
         if let Some(mut group) = self.open.take() {
-            let closed = in_threads(self.threads, group.columns.iter_mut(), OpenColumn::close)?.into_iter();
-            let closed = closed.collect::<parquet::errors::Result<_>>();
-            let closed = ClosedGroup::of(closed.map_err(|error| cannot_write(&self.name, error))?);
-            self.append_closed()?;
-            self.closed = Some(closed);
+            let appender = Appender::new(&mut self.writer).map_err(failed)?;
+            let close = |(index, column): (usize, &mut OpenColumn)| appender.add(index, column.close()?);
+            let closed = in_threads(self.threads, group.columns.iter_mut().enumerate(), close)?;
+            closed.into_iter().collect::<parquet::errors::Result<()>>().map_err(failed)?;
+            appender.finish().map_err(failed)?;
         }
-        self.append_closed()?;
-        self.writer.into_inner().map_err(|error| cannot_write(&self.name, error))
+        self.writer.into_inner().map_err(failed)
     }
 
     fn begin_row_group(&mut self) -> Result<RowGroup> {
@@ -293,11 +298,6 @@ impl<W: Write + Send> ParquetWriter<W> {
         let columns = columns.collect::<Result<_>>()?;
         self.begun += 1;
         Ok(RowGroup { rows: 0, columns })
-    }
-
-    fn append_closed(&mut self) -> Result<()> {
-        let Some(closed) = self.closed.take() else { return Ok(()) };
-        closed.append_to(&mut self.writer).map_err(|error| cannot_write(&self.name, error))
     }
 }
 
