@@ -10,8 +10,10 @@ their ratios; then it compares the values. Without --events it generates some. `
 rising number with a tenth as many labels, and writes docs/join-growth.md and docs/join-growth.svg. `backfill` makes
 daily snapshots by each shipped view of a user, and prints rates per core and the components' share of the time.
 
-plumb is measured as a process, start and loading of the component included; the peers without theirs, which is in their
-favour. What is made lies under target/peers/.
+plumb is measured as a process, start, loading of the component and end included; the peers count their seconds
+themselves and leave theirs out, which is in their favour. What plumb counts itself, from its first line to the set under
+its name, is printed beside. What is made lies under target/peers/. Each takes another binary by --plumb, as that of
+`make dist`.
 """
 
 import argparse
@@ -76,10 +78,12 @@ def python(text, *words):
     return measure([VENV, "-c", text, *words])[0].strip()
 
 
-def prepare():
+def prepare(options):
+    global PLUMB
     WORK.mkdir(parents=True, exist_ok=True)
+    PLUMB = pathlib.Path(options.plumb).resolve()
     if not PLUMB.exists():
-        sys.exit("no target/release/plumb: run  make build")
+        sys.exit(f"no {PLUMB}: run  make build  or  make dist")
     if not VENV.exists():
         subprocess.run([sys.executable, "-m", "venv", WORK / "venv"], check=True)
         subprocess.run([VENV, "-m", "pip", "-q", "install", *PACKAGES], check=True)
@@ -109,16 +113,18 @@ def join(events, labels, out, threads, *more):
 
 
 def compare(options):
-    prepare()
+    prepare(options)
     events = pathlib.Path(options.events).resolve() if options.events else generate(1_500_000)
     for count in options.labels:
         labels = label(events, count)
         outs = {name: WORK / f"out-{name}.parquet" for name in ("plumb", "polars", "duckdb")}
         figures = {name: [] for name in outs}
+        own_seconds = []
         for _ in range(options.runs):
             for name, out in outs.items():
                 if name == "plumb":
-                    _, seconds, processor, memory = measure(join(events, labels, out, options.threads))
+                    output, seconds, processor, memory = measure(join(events, labels, out, options.threads))
+                    own_seconds.append(json.loads(output)["seconds"])
                 else:
                     peer = [VENV, ROOT / "benches/peers/peers.py", name, events, labels, out, options.threads]
                     output, _, processor, memory = measure(peer)
@@ -132,13 +138,16 @@ def compare(options):
                 f"  {name:7} {seconds:7.2f} s  {processor:7.2f} processor s  {memory:6.0f} MiB"
                 f"   {seconds / ours[0]:5.1f} x   {processor / ours[1]:5.1f} x   {memory / ours[2]:5.1f} x of plumb's"
             )
+        own = statistics.median(own_seconds)
+        times = " and ".join(f"{medians[name][0] / own:.1f} x by {name}" for name in ("polars", "duckdb"))
+        print(f"  plumb's own count, as the peers count: {own:.2f} s, {times}")
         for name in ("polars", "duckdb"):
             worst = python(AGREE, outs["plumb"], outs[name])
             print(f"  the values of {name} agree, at most {worst} apart")
 
 
 def growth(options):
-    prepare()
+    prepare(options)
     rows = []
     for count in options.events:
         events = generate(count)
@@ -154,7 +163,7 @@ def growth(options):
 
 def backfill(options):
     """Daily snapshots by each shipped view over the users; what of the processor time the components took."""
-    prepare()
+    prepare(options)
     events = pathlib.Path(options.events).resolve() if options.events else generate(1_500_000)
     # Each run into a folder of its own, all removed at the end: for minutes after many files were deleted, ext4 passes over
     # their inodes one by one whenever it makes a new file, which costs more than writing it.
@@ -242,5 +251,7 @@ if __name__ == "__main__":
     command.add_argument("--threads", type=int, default=2)
     command.add_argument("--runs", type=int, default=3)
     command.set_defaults(run=backfill)
+    for command in commands.choices.values():
+        command.add_argument("--plumb", default=PLUMB, help="the binary [default: target/release/plumb]")
     parsed = parser.parse_args()
     parsed.run(parsed)

@@ -26,6 +26,7 @@ use plumb_core::codec::plain::{put_column, read_columns};
 use plumb_core::column::{Column, DataType, Values};
 use plumb_core::temporal::{Arranged, Cut, Histories, History, NO_KEY, Question, in_order};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 
 /// The least memory a join is given: less leaves no room for what is read at a time.
@@ -418,19 +419,17 @@ impl View<'_> {
             }
             // Read, loaded, and by key.
             let workers = (limits.slice_bytes / (3 * largest).max(1)).clamp(1, threads);
-            let block = (first..slice).map(|slice| self.questions.of_slice(slice)).collect::<Result<Vec<_>>>()?;
-            let ranked = self.ranks(first, &block)?;
+            let ranked = self.ranks(first..slice)?;
             let mut base = 0;
-            let tasks: Vec<(usize, usize, Vec<Question>)> = block
-                .into_iter()
-                .enumerate()
-                .map(|(index, questions)| {
-                    base += questions.len();
-                    (first + index, base - questions.len(), questions)
+            let tasks: Vec<(usize, usize)> = (first..slice)
+                .map(|slice| {
+                    base += self.questions.count(slice);
+                    (slice, base - self.questions.count(slice))
                 })
-                .filter(|(_, _, questions)| !questions.is_empty())
+                .filter(|&(slice, _)| self.questions.count(slice) > 0)
                 .collect();
-            let done = in_threads(workers, tasks, |(slice, base, questions)| -> Result<()> {
+            let done = in_threads(workers, tasks, |(slice, base)| -> Result<()> {
+                let questions = self.questions.of_slice(slice)?;
                 let labels = questions.len() as u64;
                 let found = self.answer_slice(slice, base, questions, &ranked, limits)?;
                 faults.lock().map_err(|_| Error::internal("a worker of the join panicked"))?.merge(found);
@@ -443,14 +442,13 @@ impl View<'_> {
         faults.into_inner().map_err(|_| Error::internal("a worker of the join panicked"))
     }
 
-    /// The ranks of a block of slices' questions, by their place in it.
-    fn ranks(&self, first: usize, block: &[Vec<Question>]) -> Result<Vec<Vec<f64>>> {
-        let of_block = |ranks: &BySlice<'_, LabelRank>| -> Result<Vec<f64>> {
-            let slices = (first..).zip(block);
-            let slices = slices.map(|(slice, questions)| ranks::of_slice(ranks, slice, questions.len()));
-            Ok(slices.collect::<Result<Vec<_>>>()?.concat())
+    /// The ranks of the questions of some slices, by their place among all of them.
+    fn ranks(&self, slices: Range<usize>) -> Result<Vec<Vec<f64>>> {
+        let of_slices = |ranks: &BySlice<'_, LabelRank>| -> Result<Vec<f64>> {
+            let of_slice = |slice| ranks::of_slice(ranks, slice, self.questions.count(slice));
+            Ok(slices.clone().map(of_slice).collect::<Result<Vec<_>>>()?.concat())
         };
-        self.ranks.iter().map(of_block).collect()
+        self.ranks.iter().map(of_slices).collect()
     }
 
     fn answer_slice(
