@@ -11,6 +11,7 @@ use plumb_pipeline::port::{EventReader, ScratchFolder};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How event files are read.
 #[derive(Debug, Clone)]
@@ -60,6 +61,7 @@ const BATCHES_AHEAD: usize = 8;
 pub struct AcceptedEvents {
     way: Way,
     told: Told,
+    stop: Arc<AtomicBool>,
     rows: Option<u64>,
     /// Read and not given out yet, the next one last.
     waiting: Vec<(u32, EventBatch)>,
@@ -82,13 +84,13 @@ impl AcceptedEvents {
     /// Opens files and begins to decode.
     pub fn of(files: Vec<EventFile>, schema: &Arc<SourceSchema>, options: &EventOptions) -> Result<Self> {
         let mut intake = Intake::new(files, schema, options)?;
-        let (told, rows) = (intake.told(), intake.rows());
+        let (told, stop, rows) = (intake.told(), intake.stop(), intake.rows());
         let way = if intake.waits() {
             Way::Intake(Box::new(intake))
         } else {
             Way::Ahead(Ahead::new(options.threads.max(1), BATCHES_AHEAD, move || intake.next()))
         };
-        Ok(Self { way, told, rows, waiting: Vec::new() })
+        Ok(Self { way, told, stop, rows, waiting: Vec::new() })
     }
 
     /// The number of rows there are, if it is known before they are read: of Parquet files.
@@ -111,6 +113,13 @@ impl AcceptedEvents {
             Way::Intake(intake) => intake.next(),
             Way::Ahead(ahead) => ahead.next().transpose(),
         }
+    }
+}
+
+impl Drop for AcceptedEvents {
+    fn drop(&mut self) {
+        // The thread that accepts ahead is waited for.
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

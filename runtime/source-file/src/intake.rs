@@ -5,10 +5,11 @@ use crate::files::{EventFile, Format};
 use crate::parallel::{Decoded, Decoders, Step};
 use crate::reader::{Reading, say_zoneless, shift};
 use plumb_core::event::{EventBatch, SourceSchema};
-use plumb_pipeline::Result;
 use plumb_pipeline::accept::{AcceptRules, Acceptor, Accounting};
 use plumb_pipeline::offline::{Copies, IdRows};
 use plumb_pipeline::port::Rejected;
+use plumb_pipeline::{Error, Result};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many refused rows are kept to be shown.
@@ -52,6 +53,8 @@ pub(crate) struct Intake {
     archived: u64,
     refusals: Vec<Refusal>,
     told: Told,
+    /// Nobody waits for the events any more.
+    stop: Arc<AtomicBool>,
     /// The file being read, the source's rows before the piece at hand, and before that file.
     at: usize,
     base: u64,
@@ -86,6 +89,7 @@ impl Intake {
             archived: 0,
             refusals: Vec::new(),
             told: Told::default(),
+            stop: Arc::default(),
             at: 0,
             base: 0,
             file_base: 0,
@@ -113,6 +117,11 @@ impl Intake {
     /// What is told of the rows read so far.
     pub(crate) fn told(&self) -> Told {
         self.told.clone()
+    }
+
+    /// What, once it is set, ends a look through all files for the copies of ids.
+    pub(crate) fn stop(&self) -> Arc<AtomicBool> {
+        self.stop.clone()
     }
 
     fn tell(&self) {
@@ -193,6 +202,9 @@ impl Intake {
         let mut ids = IdRows::new(within.scratch.as_ref(), within.bytes);
         let (mut base, mut piece_rows, mut failure) = (0, 0, None);
         loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::internal("nobody waits for the events any more"));
+            }
             match decoders.next()? {
                 Step::End => break,
                 Step::PieceEnd => {

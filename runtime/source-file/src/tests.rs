@@ -1,4 +1,5 @@
 use super::*;
+use crate::intake::Intake;
 use arrow_array::builder::{Int64Builder, StringDictionaryBuilder};
 use arrow_array::types::Int8Type;
 use arrow_array::{
@@ -15,6 +16,7 @@ use plumb_pipeline::decode::json::encode;
 use plumb_pipeline::port::{EventReader, Polled, Scratch, ScratchFolder, Source};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
@@ -477,6 +479,29 @@ fn threads_change_nothing() {
     assert_eq!((source.0.len(), source.1), (one.0.len(), one.1));
     source.0.truncate(1000);
     assert!(one.0.starts_with(&source.0));
+}
+
+#[test]
+fn a_look_through_all_files_for_copies_ends_once_nobody_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let content = parquet(
+        vec![
+            ("event_time", Arc::new(TimestampMillisecondArray::from(vec![1_600_000_000_000; 3])) as ArrayRef),
+            ("event_type", Arc::new(StringArray::from(vec!["view"; 3]))),
+            ("event_id", Arc::new(StringArray::from(vec!["a", "b", "a"]))),
+        ],
+        10,
+    );
+    let path = write(&folder, "a.parquet", content);
+    let within = IdsWithin { bytes: 0, scratch: Arc::new(FakeScratch::default()) };
+    let options = EventOptions { ids: Some(within), ..options(1) };
+    let intake = || Intake::new(find(&path).unwrap(), &schema(), &options).unwrap();
+    let mut read = intake();
+    assert_eq!(read.next().unwrap().unwrap().0.len(), 2);
+    let mut left = intake();
+    left.stop().store(true, Ordering::Relaxed);
+    let error = left.next().map(|batch| batch.is_some()).unwrap_err().to_string();
+    assert!(error.contains("nobody waits"), "{error}");
 }
 
 fn source(path: &Path, follow: bool, now_us: i64) -> FileSource {
