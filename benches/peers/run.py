@@ -122,6 +122,8 @@ def compare(options):
         own_seconds = []
         for _ in range(options.runs):
             for name, out in outs.items():
+                # To take the place of a file costs its removal, which is not of interest here.
+                out.unlink(missing_ok=True)
                 if name == "plumb":
                     output, seconds, processor, memory = measure(join(events, labels, out, options.threads))
                     own_seconds.append(json.loads(output)["seconds"])

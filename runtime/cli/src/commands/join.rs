@@ -9,7 +9,7 @@ use super::offline::{
 use crate::args::{AsOf as AsOfWord, ColdStart as ColdStartWord, Join, Knowledge as KnowledgeWord};
 use crate::context::{Output, duration, is_same_file, memory_bytes, settings};
 use crate::exit::{Done, usage};
-use crate::interrupt;
+use crate::{interrupt, memory};
 use anyhow::Result;
 use clap::ValueEnum;
 use plumb_offline_parquet::{LabelScan, LabelWindows, LocalScratch, Manifest, OptionsUsed, Target, TrainingWriter};
@@ -67,20 +67,23 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
     let keys = prepared.key_fields(&selection);
     let windows = LabelWindows::open(&plan.labels, &plan.options.label_time, &keys)?;
     refuse_inputs(&plan, &arguments.out, windows.files())?;
-    let mut writer = TrainingWriter::new(&target, windows.again()?, selection.clone(), prepared.threads)?;
-    let mut labels = LabelScan::new(windows, prepared.threads);
     let transforms: Vec<_> = selection.views.iter().map(|view| &view.transform).collect();
     if options.knowledge == Knowledge::Ingested {
         prepared.require_ingest_times(&transforms)?;
     }
+    // Events are decoded from here on, beside the reading of labels.
+    let readers = prepared.open(&transforms)?;
+    let mut writer = TrainingWriter::new(&target, windows.again()?, selection.clone(), prepared.threads)?;
+    let mut labels = LabelScan::new(windows, prepared.threads);
     // Digested while they are read.
     let inputs = made::Inputs::find(&plan, &selection, &labels)?;
     let digests = inputs.digest(prepared.threads);
-    let readers = prepared.open(&transforms)?;
     let answering = Answering::default();
     let budget = Budget { bytes, scratch: &scratch, progress: Some(&answering) };
     let summary = join_within(&mut readers.lend(), &selection, &mut labels, &options, budget, &mut writer)?;
     drop(answering);
+    // Beside the last of the writing, which leaves a core.
+    memory::give_back();
     if labels.time_without_zone() {
         say_zoneless(plan.labels.first(), &plan.options.label_time);
     }
