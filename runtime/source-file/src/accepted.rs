@@ -38,6 +38,8 @@ pub struct IdsWithin {
     pub bytes: u64,
     /// Where the ids are put then.
     pub scratch: Arc<dyn ScratchFolder>,
+    /// Asked now and then while they are; an error where the reading is to stop, which it then ends with.
+    pub go_on: fn() -> Result<()>,
 }
 
 /// A row that was refused.

@@ -200,11 +200,13 @@ impl Intake {
         let rules = self.reading.rules.unwrap_or_default();
         let mut acceptor = Acceptor::new(&self.schema, AcceptRules { dedupe_horizon_us: None, ..rules });
         let mut ids = IdRows::new(within.scratch.as_ref(), within.bytes);
+        let go_on = || match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::internal("nobody waits for the events any more")),
+            false => (within.go_on)(),
+        };
         let (mut base, mut piece_rows, mut failure) = (0, 0, None);
         loop {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(Error::internal("nobody waits for the events any more"));
-            }
+            go_on()?;
             match decoders.next()? {
                 Step::End => break,
                 Step::PieceEnd => {
@@ -229,7 +231,7 @@ impl Intake {
                 return Err(error);
             }
         }
-        ids.copies()
+        ids.copies(&go_on)
     }
 
     fn next_accepted(&mut self) -> Result<Option<Accepted>> {

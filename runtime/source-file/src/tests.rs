@@ -471,7 +471,7 @@ fn threads_change_nothing() {
     // Nor does it matter where the ids are: known to be too many, found out to be on the way, or all in memory.
     for ids in [1u64, 100_000, 150_000, 1_000_000] {
         let scratch: Arc<dyn ScratchFolder> = Arc::new(FakeScratch::default());
-        let within = IdsWithin { bytes: ids * 57, scratch };
+        let within = IdsWithin { bytes: ids * 57, scratch, go_on: || Ok(()) };
         assert!(read(folder.path(), &EventOptions { ids: Some(within), ..options(2) }).unwrap() == one, "{ids}");
     }
     // And the stream's source accepts the same.
@@ -493,15 +493,18 @@ fn a_look_through_all_files_for_copies_ends_once_nobody_waits() {
         10,
     );
     let path = write(&folder, "a.parquet", content);
-    let within = IdsWithin { bytes: 0, scratch: Arc::new(FakeScratch::default()) };
-    let options = EventOptions { ids: Some(within), ..options(1) };
-    let intake = || Intake::new(find(&path).unwrap(), &schema(), &options).unwrap();
-    let mut read = intake();
+    let intake = |go_on| {
+        let within = IdsWithin { bytes: 0, scratch: Arc::new(FakeScratch::default()), go_on };
+        let options = EventOptions { ids: Some(within), ..options(1) };
+        Intake::new(find(&path).unwrap(), &schema(), &options).unwrap()
+    };
+    let refusal = |mut intake: Intake| intake.next().map(|batch| batch.is_some()).unwrap_err().to_string();
+    let mut read = intake(|| Ok(()));
     assert_eq!(read.next().unwrap().unwrap().0.len(), 2);
-    let mut left = intake();
+    let left = intake(|| Ok(()));
     left.stop().store(true, Ordering::Relaxed);
-    let error = left.next().map(|batch| batch.is_some()).unwrap_err().to_string();
-    assert!(error.contains("nobody waits"), "{error}");
+    assert!(refusal(left).contains("nobody waits"));
+    assert!(refusal(intake(|| Err(plumb_pipeline::Error::internal("interrupted")))).contains("interrupted"));
 }
 
 fn source(path: &Path, follow: bool, now_us: i64) -> FileSource {

@@ -41,7 +41,8 @@ const IDS_SHARE: u64 = 8;
 impl Prepared {
     /// Keeps the ids of raw event files within their part of a job's memory.
     pub(crate) fn keep_ids_within(&mut self, bytes: u64, scratch: &LocalScratch) {
-        self.ids = Some(IdsWithin { bytes: bytes / IDS_SHARE, scratch: Arc::new(scratch.clone()) });
+        self.ids =
+            Some(IdsWithin { bytes: bytes / IDS_SHARE, scratch: Arc::new(scratch.clone()), go_on: interrupt::go_on });
     }
 
     /// Reads settings and components.

@@ -76,11 +76,12 @@ impl<'a> IdRows<'a> {
         self.rows.push((id >> 96) as u32, IdRow { id, row, payload: payload as u32 })
     }
 
-    /// The events that have the id of one at an earlier place.
-    pub fn copies(self) -> Result<Copies> {
+    /// The events that have the id of one at an earlier place. `go_on` is asked now and then; its error ends it.
+    pub fn copies(self, go_on: &dyn Fn() -> Result<()>) -> Result<Copies> {
         let runs = Runs::new(self.folder, self.limit_bytes / 4);
         let mut found: Vec<u64> = Vec::new();
         for part in 0..PARTS {
+            go_on()?;
             let mut rows = self.rows.of_slice(part)?;
             rows.sort_unstable_by_key(|row| (row.id, row.row));
             for same in rows.chunk_by(|a, b| a.id == b.id) {
@@ -188,7 +189,7 @@ mod tests {
                 // Hashes fill all their bits.
                 ids.add(row as u64 * 3, id.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835), payload).unwrap();
             }
-            let mut copies = ids.copies().unwrap();
+            let mut copies = ids.copies(&|| Ok(())).unwrap();
             let mut firsts = HashMap::new();
             for (row, &(id, payload)) in rows.iter().enumerate() {
                 let first = *firsts.entry(id).or_insert((row, payload));
