@@ -304,3 +304,38 @@ impl<W: Write + Send> ParquetWriter<W> {
 fn cannot_write(name: &str, error: parquet::errors::ParquetError) -> Error {
     Error::unavailable(format!("write `{name}`"), error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::Int64Array;
+    use arrow_schema::Schema;
+    use bytes::Bytes;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+
+    #[test]
+    fn columns_that_come_while_somebody_writes_and_in_any_order_are_in_the_file_at_the_end() {
+        let fields = ["a", "b", "c"].map(|name| Field::new(name, ArrowType::Int64, false));
+        let layout = Layout::new(Arc::new(Schema::new(fields.to_vec())), |_| ColumnHint::Repeating);
+        let mut writer = ParquetWriter::new("test", Vec::new(), &layout).unwrap();
+        let mut group = writer.begin_row_group().unwrap();
+        let arrays = [1, 2, 3].map(|value| Arc::new(Int64Array::from(vec![value, 10 * value])) as ArrayRef);
+        let appender = Appender::new(&mut writer.writer).unwrap();
+        let mut add = |index: usize| {
+            let column = &mut group.columns[index];
+            column.array = Some(arrays[index].clone());
+            column.write(&fields[index], 0..2).unwrap();
+            appender.add(index, column.close().unwrap()).unwrap();
+        };
+        add(2);
+        let writing = appender.file.lock().unwrap();
+        add(0);
+        add(1);
+        drop(writing);
+        appender.finish().unwrap();
+        let file = Bytes::from(writer.finish().unwrap());
+        let read: Vec<RecordBatch> = ParquetRecordBatchReader::try_new(file, 10).unwrap().map(Result::unwrap).collect();
+        assert_eq!(read.len(), 1);
+        assert_eq!(read[0].columns(), arrays);
+    }
+}
