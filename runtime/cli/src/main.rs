@@ -6,7 +6,6 @@ mod commands;
 mod context;
 mod exit;
 mod interrupt;
-mod memory;
 mod start;
 mod telemetry;
 mod values;
@@ -17,6 +16,9 @@ use context::Output;
 use exit::Done;
 use std::path::Path;
 use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -22,7 +22,7 @@ pub fn release_dir() -> PathBuf {
 /// when it is not there.
 pub fn plumb() -> PathBuf {
     let path = std::env::var_os("PLUMB_TEST_BINARY").map_or_else(|| release_dir().join("plumb"), PathBuf::from);
-    assert!(path.exists(), "{} is missing: run `make build` first", path.display());
+    assert!(path.exists(), "{} is missing: run `make build` first, or mend PLUMB_TEST_BINARY", path.display());
     path
 }
 

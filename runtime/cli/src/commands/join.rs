@@ -9,7 +9,7 @@ use super::offline::{
 use crate::args::{AsOf as AsOfWord, ColdStart as ColdStartWord, Join, Knowledge as KnowledgeWord};
 use crate::context::{Output, duration, is_same_file, memory_bytes, settings};
 use crate::exit::{Done, usage};
-use crate::{interrupt, memory};
+use crate::interrupt;
 use anyhow::Result;
 use clap::ValueEnum;
 use plumb_offline_parquet::{LabelScan, LabelWindows, LocalScratch, Manifest, OptionsUsed, Target, TrainingWriter};
@@ -82,8 +82,6 @@ pub(crate) fn run(arguments: &Join, output: Output) -> Result<Done> {
     let budget = Budget { bytes, scratch: &scratch, progress: Some(&answering) };
     let summary = join_within(&mut readers.lend(), &selection, &mut labels, &options, budget, &mut writer)?;
     drop(answering);
-    // Beside the last of the writing, which leaves a core.
-    memory::give_back();
     if labels.time_without_zone() {
         say_zoneless(plan.labels.first(), &plan.options.label_time);
     }
