@@ -5,7 +5,9 @@
 //! and [`ParquetWriter`] writes. No Arrow type leaves the edges that use this crate.
 
 mod bytes_of;
+mod float_order;
 mod from_arrow;
+mod number_column;
 mod parquet_file;
 mod parquet_writer;
 mod to_arrow;

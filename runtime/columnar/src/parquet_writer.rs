@@ -1,5 +1,7 @@
 //! Writing Parquet: one place for compression, encodings and statistics.
 
+use crate::float_order::{HoldingSink, in_type_order};
+use crate::number_column::{NumberChunk, NumberColumn};
 use arrow_array::{Array, ArrayRef, RecordBatch, new_empty_array};
 use arrow_schema::{DataType as ArrowType, Field, SchemaRef};
 use parquet::arrow::ArrowWriter;
@@ -7,6 +9,7 @@ use parquet::arrow::arrow_writer::{
     ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, ArrowWriterOptions, compute_leaves,
 };
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::ColumnPath;
@@ -97,7 +100,7 @@ impl Layout {
 pub struct ParquetWriter<W: Write + Send> {
     name: String,
     schema: SchemaRef,
-    writer: SerializedFileWriter<W>,
+    writer: SerializedFileWriter<HoldingSink<W>>,
     row_groups: ArrowRowGroupWriterFactory,
     /// The threads that wrote last.
     threads: usize,
@@ -116,23 +119,39 @@ struct RowGroup {
 /// A column of an open row group.
 #[derive(Debug)]
 struct OpenColumn {
-    /// One for each leaf: of a struct there are several.
-    leaves: Vec<ArrowColumnWriter>,
+    encoder: Encoder,
     /// What is being written.
     array: Option<ArrayRef>,
+}
+
+/// What encodes a column.
+#[derive(Debug)]
+enum Encoder {
+    /// One for each leaf: of a struct there are several.
+    Leaves(Vec<ArrowColumnWriter>),
+    Numbers(Box<NumberColumn>),
+    /// Nothing any more.
+    Closed,
+}
+
+/// An encoded column, not yet in the file.
+#[derive(Debug)]
+enum EncodedColumn {
+    Leaves(Vec<ArrowColumnChunk>),
+    Numbers(Box<NumberChunk>),
 }
 
 /// A row group on its way into the file: its encoded columns go there in their order, each as soon as those before it did,
 /// beside the encoding of others.
 struct Appender<'a, W: Write + Send> {
-    file: Mutex<SerializedRowGroupWriter<'a, W>>,
+    file: Mutex<SerializedRowGroupWriter<'a, HoldingSink<W>>>,
     encoded: Mutex<Encoded>,
 }
 
-/// The leaves of encoded columns that are not in the file yet.
+/// The encoded columns that are not in the file yet.
 #[derive(Default)]
 struct Encoded {
-    waiting: BTreeMap<usize, Vec<ArrowColumnChunk>>,
+    waiting: BTreeMap<usize, EncodedColumn>,
     /// The column to be the next in the file.
     next: usize,
 }
@@ -141,8 +160,14 @@ impl OpenColumn {
     fn write(&mut self, field: &Field, rows: Range<usize>) -> parquet::errors::Result<()> {
         let Some(array) = &self.array else { return Ok(()) };
         let part = array.slice(rows.start, rows.len());
-        for (writer, leaf) in self.leaves.iter_mut().zip(compute_leaves(field, &part)?) {
-            writer.write(&leaf)?;
+        match &mut self.encoder {
+            Encoder::Leaves(leaves) => {
+                for (writer, leaf) in leaves.iter_mut().zip(compute_leaves(field, &part)?) {
+                    writer.write(&leaf)?;
+                }
+            }
+            Encoder::Numbers(column) => column.write(&part)?,
+            Encoder::Closed => return Err(ParquetError::General(format!("`{}` was closed", field.name()))),
         }
         if rows.end == array.len() {
             self.array = None;
@@ -150,20 +175,49 @@ impl OpenColumn {
         Ok(())
     }
 
-    /// The encoded leaves.
-    fn close(&mut self) -> parquet::errors::Result<Vec<ArrowColumnChunk>> {
-        self.leaves.drain(..).map(ArrowColumnWriter::close).collect()
+    fn close(&mut self) -> parquet::errors::Result<EncodedColumn> {
+        match std::mem::replace(&mut self.encoder, Encoder::Closed) {
+            Encoder::Leaves(leaves) => {
+                let close = |leaf: ArrowColumnWriter| {
+                    let mut chunk = leaf.close()?;
+                    let metadata = &mut chunk.close_mut().metadata;
+                    *metadata = in_type_order(metadata.clone())?;
+                    Ok(chunk)
+                };
+                Ok(EncodedColumn::Leaves(leaves.into_iter().map(close).collect::<parquet::errors::Result<_>>()?))
+            }
+            Encoder::Numbers(column) => Ok(EncodedColumn::Numbers(Box::new(column.close()?))),
+            Encoder::Closed => Err(ParquetError::General("a column was closed twice".to_owned())),
+        }
+    }
+
+    /// About how many bytes it has so far.
+    fn estimated_bytes(&self) -> usize {
+        match &self.encoder {
+            Encoder::Leaves(leaves) => leaves.iter().map(ArrowColumnWriter::get_estimated_total_bytes).sum(),
+            Encoder::Numbers(column) => column.estimated_bytes(),
+            Encoder::Closed => 0,
+        }
+    }
+}
+
+impl EncodedColumn {
+    fn append_to<W: Write + Send>(self, file: &mut SerializedRowGroupWriter<'_, W>) -> parquet::errors::Result<()> {
+        match self {
+            Self::Leaves(leaves) => leaves.into_iter().try_for_each(|leaf| leaf.append_to_row_group(file)),
+            Self::Numbers(chunk) => chunk.append_to(file),
+        }
     }
 }
 
 impl<'a, W: Write + Send> Appender<'a, W> {
-    fn new(writer: &'a mut SerializedFileWriter<W>) -> parquet::errors::Result<Self> {
+    fn new(writer: &'a mut SerializedFileWriter<HoldingSink<W>>) -> parquet::errors::Result<Self> {
         Ok(Self { file: Mutex::new(writer.next_row_group()?), encoded: Mutex::default() })
     }
 
     /// Takes an encoded column; it goes into the file now, unless one before it is missing or somebody writes already.
-    fn add(&self, column: usize, leaves: Vec<ArrowColumnChunk>) -> parquet::errors::Result<()> {
-        self.encoded.lock().unwrap_or_else(PoisonError::into_inner).waiting.insert(column, leaves);
+    fn add(&self, index: usize, column: EncodedColumn) -> parquet::errors::Result<()> {
+        self.encoded.lock().unwrap_or_else(PoisonError::into_inner).waiting.insert(index, column);
         match self.file.try_lock() {
             Ok(mut file) => self.append(&mut file),
             Err(_) => Ok(()),
@@ -171,16 +225,16 @@ impl<'a, W: Write + Send> Appender<'a, W> {
     }
 
     /// Writes what is next as long as it is there.
-    fn append(&self, file: &mut SerializedRowGroupWriter<'_, W>) -> parquet::errors::Result<()> {
+    fn append(&self, file: &mut SerializedRowGroupWriter<'_, HoldingSink<W>>) -> parquet::errors::Result<()> {
         let next = || {
             let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
             let at = encoded.next;
-            let leaves = encoded.waiting.remove(&at);
-            encoded.next += usize::from(leaves.is_some());
-            leaves
+            let column = encoded.waiting.remove(&at);
+            encoded.next += usize::from(column.is_some());
+            column
         };
-        while let Some(leaves) = next() {
-            leaves.into_iter().try_for_each(|leaf| leaf.append_to_row_group(file))?;
+        while let Some(column) = next() {
+            column.append_to(file)?;
         }
         Ok(())
     }
@@ -200,9 +254,10 @@ impl<W: Write + Send> ParquetWriter<W> {
         let options = ArrowWriterOptions::new()
             .with_properties((*layout.properties).clone())
             .with_skip_arrow_metadata(!layout.keep_arrow_types);
-        let (writer, row_groups) = ArrowWriter::try_new_with_options(sink, layout.schema.clone(), options)
-            .and_then(ArrowWriter::into_serialized_writer)
-            .map_err(|error| cannot_write(&name, error))?;
+        let (writer, row_groups) =
+            ArrowWriter::try_new_with_options(HoldingSink::new(sink), layout.schema.clone(), options)
+                .and_then(ArrowWriter::into_serialized_writer)
+                .map_err(|error| cannot_write(&name, error))?;
         let schema = layout.schema.clone();
         Ok(Self { name, schema, writer, row_groups, threads: 1, open: None, begun: 0 })
     }
@@ -247,7 +302,7 @@ impl<W: Write + Send> ParquetWriter<W> {
                 }
                 column.write(schema.field(index), part.clone()).map_err(failed)?;
                 let Some(appender) = &appender else { return Ok(()) };
-                column.close().and_then(|leaves| appender.add(index, leaves)).map_err(failed)
+                column.close().and_then(|column| appender.add(index, column)).map_err(failed)
             };
             let columns = group.columns.iter_mut().enumerate();
             in_threads(threads, columns, encode)?.into_iter().collect::<Result<()>>()?;
@@ -271,8 +326,8 @@ impl<W: Write + Send> ParquetWriter<W> {
 
     /// About how many bytes the file would have if it were finished now.
     pub fn bytes_written(&self) -> usize {
-        let leaves = self.open.iter().flat_map(|group| &group.columns).flat_map(|column| &column.leaves);
-        self.writer.bytes_written() + leaves.map(ArrowColumnWriter::get_estimated_total_bytes).sum::<usize>()
+        let columns = self.open.iter().flat_map(|group| &group.columns);
+        self.writer.bytes_written() + columns.map(OpenColumn::estimated_bytes).sum::<usize>()
     }
 
     /// Writes the footer and gives the sink back (not flushed to disk; that is the caller's).
@@ -285,15 +340,23 @@ impl<W: Write + Send> ParquetWriter<W> {
             closed.into_iter().collect::<parquet::errors::Result<()>>().map_err(failed)?;
             appender.finish().map_err(failed)?;
         }
-        self.writer.into_inner().map_err(failed)
+        let columns = self.writer.schema_descr().num_columns();
+        self.writer.inner_mut().hold();
+        let sink = self.writer.into_inner().map_err(failed)?;
+        sink.release(columns).map_err(|error| failed(error.into()))
     }
 
     fn begin_row_group(&mut self) -> Result<RowGroup> {
         let failed = |error| cannot_write(&self.name, error);
         let mut leaves = self.row_groups.create_column_writers(self.begun).map_err(failed)?.into_iter();
+        let mut described = self.writer.schema_descr().columns().iter();
         let columns = self.schema.fields().iter().map(|field| {
             let count = compute_leaves(field, &new_empty_array(field.data_type())).map_err(failed)?.len();
-            Ok(OpenColumn { leaves: leaves.by_ref().take(count).collect(), array: None })
+            let leaves = leaves.by_ref().take(count).collect();
+            let numbers = described.by_ref().take(count).next().filter(|_| count == 1);
+            let numbers = numbers.and_then(|of| NumberColumn::of(of, field.data_type(), self.writer.properties()));
+            let encoder = numbers.map_or(Encoder::Leaves(leaves), |column| Encoder::Numbers(Box::new(column)));
+            Ok(OpenColumn { encoder, array: None })
         });
         let columns = columns.collect::<Result<_>>()?;
         self.begun += 1;
@@ -301,7 +364,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     }
 }
 
-fn cannot_write(name: &str, error: parquet::errors::ParquetError) -> Error {
+fn cannot_write(name: &str, error: ParquetError) -> Error {
     Error::unavailable(format!("write `{name}`"), error)
 }
 
