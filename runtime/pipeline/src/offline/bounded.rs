@@ -27,7 +27,9 @@ use plumb_core::column::{Column, DataType, Values};
 use plumb_core::temporal::{Arranged, Cut, Histories, History, NO_KEY, Question, in_order};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
 
 /// The least memory a join is given: less leaves no room for what is read at a time.
 pub const MEMORY_MIN_BYTES: u64 = 64 << 20;
@@ -38,6 +40,9 @@ const SLICES: usize = 256;
 /// A training set is put together so many labels at a time, whatever the budget: a column's values stay in the nearer
 /// caches until they are written.
 pub(super) const PART_ROWS: usize = 64 * 1024;
+
+/// So many batches of labels have numbers and wait to become questions.
+const NUMBERED_AHEAD: usize = 2;
 
 /// The most bytes that a worker sorts at once.
 const SORT_BYTES: usize = 16 << 20;
@@ -295,7 +300,18 @@ fn is_ranked(wanted: &[Wanted<'_>], entity: usize) -> bool {
     wanted.iter().any(|view| view.keys == entity && !view.transform.plan().globals.is_empty())
 }
 
-/// Reads all labels and makes them questions; keeps their instants where wanted, and returns the newest.
+/// Labels whose keys have numbers, for the questions of one entity of one source.
+struct Numbered {
+    source: usize,
+    entity: usize,
+    /// The place of the first among all labels.
+    first: u64,
+    keys: Vec<u32>,
+    as_of_us: Arc<Vec<i64>>,
+}
+
+/// Reads all labels and makes them questions; keeps their instants where wanted, and returns the newest. Keys are numbered
+/// while those of the labels before become questions, with more than one thread.
 fn ask(
     sources: &mut [OfSource<'_>],
     labels: &mut dyn LabelReader,
@@ -304,43 +320,67 @@ fn ask(
     go_on: &dyn Fn() -> Result<()>,
     summary: &mut JoinSummary,
 ) -> Result<i64> {
-    let mut before_us = i64::MIN;
-    while let Some(labels) = labels.next_labels()? {
-        go_on()?;
-        let first = summary.rows_in;
-        summary.rows_in += labels.len() as u64;
-        if summary.rows_in >= u64::from(u32::MAX) {
-            return Err(Error::invalid("more than 2^32 labels in one job"));
+    let (mut keys, mut lists) = (Vec::new(), Vec::new());
+    for OfSource { wanted, entities, keys: numbers, questions, in_time, .. } in sources {
+        keys.push((&*wanted, &*entities, numbers));
+        lists.push((questions, in_time));
+    }
+    let mut put = |Numbered { source, entity, first, keys, as_of_us }: Numbered| -> Result<()> {
+        let (questions, in_time) = &mut lists[source];
+        for (row, (key, &as_of_us)) in keys.into_iter().zip(as_of_us.iter()).enumerate() {
+            if key != NO_KEY {
+                let label = (first + row as u64) as u32;
+                questions[entity].push(key, Question { key, label, as_of_us })?;
+                in_time[entity].as_mut().map_or(Ok(()), |in_time| in_time.push(as_of_us, key, label))?;
+            }
         }
-        let as_of = |time_us: i64| match options.as_of {
-            AsOf::Before => time_us,
-            AsOf::At => time_us.saturating_add(1),
-        };
-        before_us = before_us.max(labels.times_us.iter().copied().max().map_or(i64::MIN, as_of));
-        if let Some(instants) = instants.filter(|_| !labels.is_empty()) {
-            let mut bytes = Vec::new();
-            let as_of_us = labels.times_us.iter().map(|&time_us| as_of(time_us)).collect();
-            put_column(&mut bytes, &Column::of(Values::Timestamp(as_of_us)));
-            let all = 0..bytes.len();
-            instants.put(bytes, vec![(0, all)])?;
-        }
-        for of_source in sources.iter_mut() {
-            let of_entities = of_source.entities.iter().zip(&mut of_source.keys).zip(&mut of_source.questions);
-            for (index, (((fields, keys), questions), in_time)) in of_entities.zip(&mut of_source.in_time).enumerate() {
-                let view = of_source.wanted.iter().find(|view| view.keys == index);
-                let view = view.map_or("", |view| view.transform.def().name.as_str());
-                let numbers = keys.number(&labels.key_columns(view, fields)?, labels.len())?;
-                for (row, (key, &time_us)) in numbers.into_iter().zip(&labels.times_us).enumerate() {
-                    if key != NO_KEY {
-                        let (label, as_of_us) = ((first + row as u64) as u32, as_of(time_us));
-                        questions.push(key, Question { key, label, as_of_us })?;
-                        in_time.as_mut().map_or(Ok(()), |in_time| in_time.push(as_of_us, key, label))?;
-                    }
+        Ok(())
+    };
+    let mut number = |put: &mut dyn FnMut(Numbered) -> Result<()>| -> Result<i64> {
+        let mut before_us = i64::MIN;
+        while let Some(labels) = labels.next_labels()? {
+            go_on()?;
+            let first = summary.rows_in;
+            summary.rows_in += labels.len() as u64;
+            if summary.rows_in >= u64::from(u32::MAX) {
+                return Err(Error::invalid("more than 2^32 labels in one job"));
+            }
+            let as_of = |&time_us: &i64| match options.as_of {
+                AsOf::Before => time_us,
+                AsOf::At => time_us.saturating_add(1),
+            };
+            let as_of_us: Arc<Vec<i64>> = Arc::new(labels.times_us.iter().map(as_of).collect());
+            before_us = before_us.max(as_of_us.iter().copied().max().unwrap_or(i64::MIN));
+            if let Some(instants) = instants.filter(|_| !labels.is_empty()) {
+                let mut bytes = Vec::new();
+                put_column(&mut bytes, &Column::of(Values::Timestamp(as_of_us.to_vec())));
+                let all = 0..bytes.len();
+                instants.put(bytes, vec![(0, all)])?;
+            }
+            for (source, (wanted, entities, keys)) in keys.iter_mut().enumerate() {
+                for (entity, (fields, keys)) in entities.iter().zip(keys.iter_mut()).enumerate() {
+                    let view = wanted.iter().find(|view| view.keys == entity);
+                    let view = view.map_or("", |view| view.transform.def().name.as_str());
+                    let keys = keys.number(&labels.key_columns(view, fields)?, labels.len())?;
+                    put(Numbered { source, entity, first, keys, as_of_us: as_of_us.clone() })?;
                 }
             }
         }
+        Ok(before_us)
+    };
+    if thread_count(options.threads) == 1 {
+        return number(&mut put);
     }
-    Ok(before_us)
+    thread::scope(|scope| {
+        let (to, from) = sync_channel(NUMBERED_AHEAD);
+        let putting = scope.spawn(move || from.into_iter().try_for_each(put));
+        let gone = || Error::internal("the thread that puts questions down ended early");
+        let newest = number(&mut |numbered| to.send(numbered).map_err(|_| gone()));
+        drop(to);
+        // It ends early by an error of its own, which is the one to tell.
+        putting.join().map_err(|_| Error::internal("a thread that put questions down panicked"))??;
+        newest
+    })
 }
 
 /// Where a view's slices are.

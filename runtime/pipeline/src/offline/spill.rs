@@ -270,9 +270,12 @@ impl Record for Question {
 
     #[inline]
     fn put(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.label.to_le_bytes());
-        out.extend_from_slice(&self.key.to_le_bytes());
-        out.extend_from_slice(&self.as_of_us.to_le_bytes());
+        // In one piece, so that there is room for it or not.
+        let mut bytes = [0; Self::BYTES];
+        bytes[..4].copy_from_slice(&self.label.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.key.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.as_of_us.to_le_bytes());
+        out.extend_from_slice(&bytes);
     }
 
     fn of(bytes: &[u8]) -> Option<Self> {

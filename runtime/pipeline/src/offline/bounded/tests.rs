@@ -127,6 +127,9 @@ proptest! {
         let room = (share * written as f64) as usize;
         let error = bounded(&events, &rows, 5, &options, limits, room).unwrap_err();
         prop_assert!(error.to_string().contains("no space left"), "{}", error);
+        // In threads it depends: not with no room at all.
+        let error = bounded(&events, &rows, 5, &JoinOptions { threads: 3, ..options }, limits, 0).unwrap_err();
+        prop_assert!(error.to_string().contains("no space left"), "{}", error);
     }
 }
 
