@@ -7,7 +7,7 @@
 //! among them. So every column keeps the order of its type here: the statistics are made to follow its rules, and the
 //! footer, held back while it is written, names it.
 
-use crate::number_column::put_varint;
+use crate::runs::put_varint;
 use parquet::basic::LogicalType;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::statistics::{Statistics, ValueStatistics};

@@ -10,6 +10,7 @@ mod from_arrow;
 mod number_column;
 mod parquet_file;
 mod parquet_writer;
+mod runs;
 mod to_arrow;
 
 pub use from_arrow::{ConvertError, Converted, Refused, convert, from_arrow, has_no_zone, times_from_integers};
