@@ -174,7 +174,7 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Starts a process on a new topic with these records.
+/// Starts a process on a new topic with these records and waits until its views answer.
 fn start(records: Vec<(String, Vec<u8>)>, lines: &str) -> (Stream, Member) {
     let mut job = Stream::new(Kafka::shared().clone(), Online::Embedded, 2);
     job.source_lines.push_str(lines);
@@ -182,7 +182,7 @@ fn start(records: Vec<(String, Vec<u8>)>, lines: &str) -> (Stream, Member) {
         let partition = Some(i32::from(user.as_bytes()[1] % 2));
         Sent { partition, key: Some(user.into_bytes()), value: Some(value), timestamp: None }
     }));
-    let member = job.launch("a");
+    let member = job.start("a");
     (job, member)
 }
 
@@ -217,7 +217,8 @@ fn kafka_records_of_avro_and_protobuf_give_the_answers_of_json() {
 
     let (_json_job, json_member) = start(of(Event::json), "");
     let expected = features(&json_member, events.len(), &as_of);
-    assert!(expected[1]["user_activity:purchase_count_1h"].as_i64().unwrap() > 10, "{}", expected[1]);
+    let count = expected[1]["user_activity:purchase_count_1h"].as_i64();
+    assert!(count.is_some_and(|count| count > 10), "{}", expected[1]);
     assert_eq!(json_member.service.terminate(), Some(0));
 
     for (format, encode) in [("avro", Event::avro as fn(&Event) -> Vec<u8>), ("protobuf", Event::protobuf)] {
