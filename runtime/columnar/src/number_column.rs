@@ -183,7 +183,6 @@ impl NumberColumn {
             self.plain.extend(values);
             self.bounds.add(&self.plain[start..], self.column.physical_type());
         } else {
-            self.codes.reserve(PAGE_ROWS - self.waiting);
             self.codes.extend(values.map(|value| self.distinct.code(value)));
         }
     }
@@ -237,7 +236,7 @@ impl NumberColumn {
         if self.waiting > 0 {
             self.end_page()?;
         }
-        let mut sink = TrackedWrite::new(Vec::with_capacity(self.bytes + (64 << 10)));
+        let mut sink = TrackedWrite::new(Vec::with_capacity(self.estimated_bytes()));
         let mut writer = SerializedPageWriter::new(&mut sink);
         let (mut compressed, mut uncompressed) = (0, 0);
         let mut put = |page: Page, size: usize| -> Result<u64> {
