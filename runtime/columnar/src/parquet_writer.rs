@@ -355,11 +355,13 @@ impl<W: Write + Send> ParquetWriter<W> {
     fn begin_row_group(&mut self) -> Result<RowGroup> {
         let failed = |error| cannot_write(&self.name, error);
         let mut leaves = self.row_groups.create_column_writers(self.begun).map_err(failed)?.into_iter();
-        let mut described = self.writer.schema_descr().columns().iter();
+        let mut described = self.writer.schema_descr().columns();
         let columns = self.schema.fields().iter().map(|field| {
             let count = compute_leaves(field, &new_empty_array(field.data_type())).map_err(failed)?.len();
             let leaves = leaves.by_ref().take(count).collect();
-            let numbers = described.by_ref().take(count).next().filter(|_| count == 1);
+            let (of_field, rest) = described.split_at(count);
+            described = rest;
+            let numbers = of_field.first().filter(|_| count == 1);
             let numbers = numbers.and_then(|of| NumberColumn::of(of, field.data_type(), self.writer.properties()));
             let encoder = numbers.map_or(Encoder::Leaves(leaves), |column| Encoder::Numbers(Box::new(column)));
             Ok(OpenColumn { encoder, array: None })
@@ -377,7 +379,7 @@ fn cannot_write(name: &str, error: ParquetError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::{Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+    use arrow_array::{Float64Array, Int64Array, StringArray, StructArray, TimestampMicrosecondArray};
     use arrow_schema::Schema;
     use bytes::Bytes;
     use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
@@ -407,6 +409,28 @@ mod tests {
             assert!(chunk.encodings().any(|of| of == *encoding), "{name}");
         }
         let read: Vec<RecordBatch> = file.with_batch_size(100_000).build().unwrap().map(Result::unwrap).collect();
+        assert!(read == [batch]);
+    }
+
+    #[test]
+    fn columns_with_several_leaves_and_numbers_stand_side_by_side() {
+        let numbers = |factor: i64| Arc::new((0..9).map(|n| n * factor).collect::<Int64Array>()) as ArrayRef;
+        let field = |name: &str| Arc::new(Field::new(name, ArrowType::Int64, true));
+        let pair = |factor| StructArray::from(vec![(field("a"), numbers(factor)), (field("b"), numbers(factor + 1))]);
+        let batch = RecordBatch::try_from_iter([
+            ("first", numbers(1)),
+            ("pair", Arc::new(pair(10)) as ArrayRef),
+            ("second", numbers(2)),
+            ("third", numbers(3)),
+            ("other_pair", Arc::new(pair(20))),
+            ("last", numbers(4)),
+        ])
+        .unwrap();
+        let layout = Layout::new(batch.schema(), |_| ColumnHint::Repeating);
+        let mut writer = ParquetWriter::new("test", Vec::new(), &layout).unwrap();
+        writer.write(&batch).unwrap();
+        let file = Bytes::from(writer.finish().unwrap());
+        let read: Vec<RecordBatch> = ParquetRecordBatchReader::try_new(file, 10).unwrap().map(Result::unwrap).collect();
         assert!(read == [batch]);
     }
 
