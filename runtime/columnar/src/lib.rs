@@ -5,6 +5,7 @@
 //! and [`ParquetWriter`] writes. No Arrow type leaves the edges that use this crate.
 
 mod bytes_of;
+mod compressors;
 mod float_order;
 mod from_arrow;
 mod number_column;

@@ -8,6 +8,7 @@
 //! values, then data pages with the codes of those that are not null, in as many bits as the dictionary so far takes, runs
 //! and packed groups mixed. Pages that begin when the dictionary is full have plain values.
 
+use crate::compressors::compress;
 use crate::float_order::in_type_order;
 use crate::runs::{put_run, put_runs};
 use arrow_array::cast::AsArray;
@@ -25,7 +26,6 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedPageWriter, SerializedRowGroupWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
-use std::fmt;
 use std::io::Write;
 
 /// The rows of a page, as the crate's writer has them.
@@ -67,31 +67,19 @@ struct EncodedPage {
     encoding: Encoding,
 }
 
-/// Compresses pages, with the same working memory for all of a column.
+/// Compresses pages, with the same memory for all of a column.
+#[derive(Debug)]
 struct Codec {
     compression: Compression,
-    zstd: Option<zstd::bulk::Compressor<'static>>,
     /// A page before, and after.
     page: Vec<u8>,
     compressed: Vec<u8>,
 }
 
-impl fmt::Debug for Codec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Codec").field("compression", &self.compression).finish_non_exhaustive()
-    }
-}
-
 impl Codec {
     fn compress(&mut self, bytes: &[u8]) -> Result<Vec<u8>> {
         let Compression::ZSTD(level) = self.compression else { return Ok(bytes.to_vec()) };
-        let zstd = match &mut self.zstd {
-            Some(zstd) => zstd,
-            None => self.zstd.insert(zstd::bulk::Compressor::new(level.compression_level())?),
-        };
-        self.compressed.clear();
-        self.compressed.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
-        zstd.compress_to_buffer(bytes, &mut self.compressed)?;
+        compress(level, bytes, &mut self.compressed)?;
         Ok(self.compressed.clone())
     }
 }
@@ -104,17 +92,23 @@ pub(crate) struct NumberChunk {
 }
 
 impl NumberColumn {
-    /// A column that can be written here; `None` where it is the crate's: of another type, in a struct or list, without a
+    /// Whether a column can be written here. Where not, it is the crate's: of another type, in a struct or list, without a
     /// dictionary, or compressed in a way unknown here.
-    pub(crate) fn of(column: &ColumnDescPtr, data_type: &ArrowType, properties: &WriterProperties) -> Option<Self> {
+    pub(crate) fn can_be(column: &ColumnDescPtr, data_type: &ArrowType, properties: &WriterProperties) -> bool {
         let (path, compression) = (column.path(), properties.compression(column.path()));
         let is_number =
             matches!(data_type, ArrowType::Int64 | ArrowType::Float64 | ArrowType::Timestamp(TimeUnit::Microsecond, _));
         let is_flat = path.parts().len() == 1 && column.max_rep_level() == 0;
         let is_known = matches!(compression, Compression::ZSTD(_) | Compression::UNCOMPRESSED);
-        (is_number && is_flat && is_known && properties.dictionary_enabled(path)).then(|| Self {
+        is_number && is_flat && is_known && properties.dictionary_enabled(path)
+    }
+
+    /// A column that [can be](Self::can_be) written here.
+    pub(crate) fn new(column: &ColumnDescPtr, properties: &WriterProperties) -> Self {
+        let compression = properties.compression(column.path());
+        Self {
             column: column.clone(),
-            codec: Codec { compression, zstd: None, page: Vec::new(), compressed: Vec::new() },
+            codec: Codec { compression, page: Vec::new(), compressed: Vec::new() },
             distinct: Distinct::default(),
             waiting: 0,
             valid: Vec::new(),
@@ -126,7 +120,7 @@ impl NumberColumn {
             rows: 0,
             nulls: 0,
             bounds: Bounds::default(),
-        })
+        }
     }
 
     /// Appends an array of the column's type.

@@ -3,16 +3,16 @@
 use crate::float_order::{HoldingSink, in_type_order};
 use crate::number_column::{NumberChunk, NumberColumn};
 use arrow_array::{Array, ArrayRef, RecordBatch, new_empty_array};
-use arrow_schema::{DataType as ArrowType, Field, SchemaRef};
-use parquet::arrow::ArrowWriter;
+use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
 use parquet::arrow::arrow_writer::{
     ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, ArrowWriterOptions, compute_leaves,
 };
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
-use parquet::schema::types::ColumnPath;
+use parquet::schema::types::{ColumnDescPtr, ColumnPath};
 use plumb_pipeline::parallel::in_threads;
 use plumb_pipeline::{Error, Result};
 use std::collections::BTreeMap;
@@ -107,12 +107,24 @@ pub struct ParquetWriter<W: Write + Send> {
     name: String,
     schema: SchemaRef,
     writer: SerializedFileWriter<HoldingSink<W>>,
-    row_groups: ArrowRowGroupWriterFactory,
+    /// Who encodes each column.
+    encoded_by: Vec<EncodedBy>,
+    /// Makes the crate's encoders, of its columns alone: it begins with a compressor and a decompressor for each.
+    of_crate: ArrowRowGroupWriterFactory,
     /// The threads that wrote last.
     threads: usize,
     open: Option<RowGroup>,
     /// The row groups begun.
     begun: usize,
+}
+
+/// Who encodes a column.
+#[derive(Debug)]
+enum EncodedBy {
+    /// The crate, with so many leaves.
+    Crate(usize),
+    /// [`NumberColumn`].
+    Us(ColumnDescPtr),
 }
 
 /// A row group that is not yet in the file.
@@ -260,12 +272,24 @@ impl<W: Write + Send> ParquetWriter<W> {
         let options = ArrowWriterOptions::new()
             .with_properties((*layout.properties).clone())
             .with_skip_arrow_metadata(!layout.keep_arrow_types);
-        let (writer, row_groups) =
-            ArrowWriter::try_new_with_options(HoldingSink::new(sink), layout.schema.clone(), options)
-                .and_then(ArrowWriter::into_serialized_writer)
-                .map_err(|error| cannot_write(&name, error))?;
+        let failed = |error| cannot_write(&name, error);
+        let (writer, _) = ArrowWriter::try_new_with_options(HoldingSink::new(sink), layout.schema.clone(), options)
+            .and_then(ArrowWriter::into_serialized_writer)
+            .map_err(failed)?;
+        let mut described = writer.schema_descr().columns();
+        let encoded_by = layout.schema.fields().iter().map(|field| {
+            let leaves = compute_leaves(field, &new_empty_array(field.data_type())).map_err(failed)?.len();
+            let (of_field, rest) = described.split_at(leaves);
+            described = rest;
+            Ok(match of_field {
+                [of] if NumberColumn::can_be(of, field.data_type(), &layout.properties) => EncodedBy::Us(of.clone()),
+                _ => EncodedBy::Crate(leaves),
+            })
+        });
+        let encoded_by: Vec<EncodedBy> = encoded_by.collect::<Result<_>>()?;
+        let of_crate = of_crate(layout, &encoded_by).map_err(failed)?;
         let schema = layout.schema.clone();
-        Ok(Self { name, schema, writer, row_groups, threads: 1, open: None, begun: 0 })
+        Ok(Self { name, schema, writer, encoded_by, of_crate, threads: 1, open: None, begun: 0 })
     }
 
     /// Appends rows.
@@ -354,22 +378,30 @@ impl<W: Write + Send> ParquetWriter<W> {
 
     fn begin_row_group(&mut self) -> Result<RowGroup> {
         let failed = |error| cannot_write(&self.name, error);
-        let mut leaves = self.row_groups.create_column_writers(self.begun).map_err(failed)?.into_iter();
-        let mut described = self.writer.schema_descr().columns();
-        let columns = self.schema.fields().iter().map(|field| {
-            let count = compute_leaves(field, &new_empty_array(field.data_type())).map_err(failed)?.len();
-            let leaves = leaves.by_ref().take(count).collect();
-            let (of_field, rest) = described.split_at(count);
-            described = rest;
-            let numbers = of_field.first().filter(|_| count == 1);
-            let numbers = numbers.and_then(|of| NumberColumn::of(of, field.data_type(), self.writer.properties()));
-            let encoder = numbers.map_or(Encoder::Leaves(leaves), |column| Encoder::Numbers(Box::new(column)));
-            Ok(OpenColumn { encoder, array: None })
+        let mut leaves = self.of_crate.create_column_writers(self.begun).map_err(failed)?.into_iter();
+        let columns = self.encoded_by.iter().map(|by| {
+            let encoder = match by {
+                EncodedBy::Crate(count) => Encoder::Leaves(leaves.by_ref().take(*count).collect()),
+                EncodedBy::Us(column) => {
+                    Encoder::Numbers(Box::new(NumberColumn::new(column, self.writer.properties())))
+                }
+            };
+            OpenColumn { encoder, array: None }
         });
-        let columns = columns.collect::<Result<_>>()?;
+        let columns = columns.collect();
         self.begun += 1;
         Ok(RowGroup { rows: 0, columns })
     }
+}
+
+/// What makes encoders of the crate's columns: it goes by a file, so one that has these alone and is never written.
+fn of_crate(layout: &Layout, encoded_by: &[EncodedBy]) -> parquet::errors::Result<ArrowRowGroupWriterFactory> {
+    let columns = layout.schema.fields().iter().zip(encoded_by);
+    let fields = columns.filter(|(_, by)| matches!(by, EncodedBy::Crate(_))).map(|(field, _)| field.clone());
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let root = ArrowSchemaConverter::new().convert(&schema)?.root_schema_ptr();
+    let file = SerializedFileWriter::new(std::io::sink(), root, layout.properties.clone())?;
+    Ok(ArrowRowGroupWriterFactory::new(&file, schema))
 }
 
 fn cannot_write(name: &str, error: ParquetError) -> Error {
@@ -380,7 +412,6 @@ fn cannot_write(name: &str, error: ParquetError) -> Error {
 mod tests {
     use super::*;
     use arrow_array::{Float64Array, Int64Array, StringArray, StructArray, TimestampMicrosecondArray};
-    use arrow_schema::Schema;
     use bytes::Bytes;
     use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
