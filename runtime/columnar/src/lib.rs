@@ -12,6 +12,7 @@ mod number_column;
 mod parquet_file;
 mod parquet_writer;
 mod runs;
+mod stored_types;
 mod to_arrow;
 
 pub use from_arrow::{ConvertError, Converted, Refused, convert, from_arrow, has_no_zone, times_from_integers};

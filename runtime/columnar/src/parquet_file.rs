@@ -3,6 +3,7 @@
 
 use crate::bytes_of::{BytesOf, replaced};
 use crate::from_arrow::from_arrow;
+use crate::stored_types::as_stored;
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 use parquet::arrow::ProjectionMask;
@@ -93,7 +94,7 @@ impl ParquetFile {
 
     fn of(path: PathBuf, file: BytesOf, len: u64) -> Result<Self> {
         let load = || -> Result<ArrowReaderMetadata, ParquetError> {
-            let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
+            let metadata = as_stored(ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?)?;
             if let BytesOf::Object(object) = &file {
                 object.set_layout(metadata.metadata());
             }
