@@ -98,8 +98,16 @@ fn scan_parquet(
 /// The type in which a column's statistics are taken: its natural one, but no unsigned integer is too large and a decimal
 /// is the nearest float.
 fn statistical_type(found: &ArrowType) -> Option<DataType> {
+    use ArrowType::*;
+    let is_unsigned = |of: &ArrowType| *of == UInt64;
     match found {
-        ArrowType::UInt64 | ArrowType::Decimal128(..) | ArrowType::Decimal256(..) => Some(DataType::F64),
+        UInt64 | Decimal128(..) | Decimal256(..) => Some(DataType::F64),
+        Dictionary(_, values) if is_unsigned(values) => Some(DataType::F64),
+        List(item) | LargeList(item) | FixedSizeList(item, _) | ListView(item) | LargeListView(item)
+            if is_unsigned(item.data_type()) =>
+        {
+            Some(DataType::List(Box::new(DataType::F64)))
+        }
         _ => natural_type(found),
     }
 }
@@ -107,8 +115,10 @@ fn statistical_type(found: &ArrowType) -> Option<DataType> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::types::Int32Type;
-    use arrow_array::{ArrayRef, Decimal128Array, DictionaryArray, RecordBatch, StructArray, UInt64Array};
+    use arrow_array::types::{Int32Type, UInt64Type};
+    use arrow_array::{
+        ArrayRef, Decimal128Array, DictionaryArray, Int32Array, ListArray, RecordBatch, StructArray, UInt64Array,
+    };
     use plumb_core::column::Values;
     use std::fs::File;
     use std::sync::Arc;
@@ -146,6 +156,8 @@ mod tests {
         let decimal = Decimal128Array::from(vec![Some(125), None]).with_precision_and_scale(9, 2).unwrap();
         let dictionary: DictionaryArray<Int32Type> = ["x", "x"].into_iter().collect();
         let inner: ArrayRef = Arc::new(UInt64Array::from(vec![1, 2]));
+        let codes = DictionaryArray::<Int32Type>::new(Int32Array::from(vec![1, 1]), inner.clone());
+        let hashes = [Some(vec![Some(1), Some(u64::MAX)]), None];
         let nested = StructArray::try_from(vec![("inner", inner)]).unwrap();
         write(
             &path,
@@ -153,6 +165,8 @@ mod tests {
                 ("decimal", Arc::new(decimal) as ArrayRef),
                 ("large", Arc::new(UInt64Array::from(vec![u64::MAX, 1]))),
                 ("word", Arc::new(dictionary)),
+                ("code", Arc::new(codes)),
+                ("hashes", Arc::new(ListArray::from_iter_primitive::<UInt64Type, _, _>(hashes))),
                 ("nested", Arc::new(nested)),
                 ("_position", Arc::new(UInt64Array::from(vec![1, 2]))),
             ],
@@ -160,10 +174,13 @@ mod tests {
         let (rows, columns, scanned) = read(&[path], &|name| !name.starts_with('_')).unwrap();
         assert_eq!(rows, 2);
         let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["decimal", "large", "word"]);
+        assert_eq!(names, ["decimal", "large", "word", "code", "hashes"]);
         assert_eq!((columns[0].1.as_f64().unwrap()[0], columns[0].1.is_valid(1)), (1.25, false));
         assert_eq!(columns[1].1.values, Values::F64(vec![u64::MAX as f64, 1.0]));
         assert_eq!(columns[2].1.str_bytes(1), Some(&b"x"[..]));
+        assert_eq!(columns[3].1.values, Values::F64(vec![2.0, 2.0]));
+        let Values::List { offsets, child } = &columns[4].1.values else { panic!("no list") };
+        assert_eq!((&offsets[..], &child.values), (&[0, 2, 2][..], &Values::F64(vec![1.0, u64::MAX as f64])));
         assert_eq!(scanned.left_out.keys().collect::<Vec<_>>(), ["nested"]);
     }
 
