@@ -22,6 +22,7 @@ mod snapshot;
 mod table;
 #[cfg(test)]
 mod tests;
+mod text;
 mod training;
 mod values;
 

@@ -1,11 +1,11 @@
 //! The hash of a table's rows: of the values and their order alone, whatever the files, row groups or Arrow layouts
 //! they are kept in. `docs/training-sets.md` says how it is made, so that others can make it too.
 
+use crate::text::texts_of;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type};
 use arrow_array::{Array, ArrayRef, OffsetSizeTrait};
 use arrow_cast::cast;
-use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{ArrowError, DataType as ArrowType, Schema, TimeUnit};
 use plumb_pipeline::{Error, Result};
 use sha2::{Digest, Sha256};
@@ -45,7 +45,7 @@ impl RowsHash {
         let mut column = self.columns[column].lock().map_err(|_| Error::internal("a hash of rows panicked"))?;
         let ColumnHash { name, hash, bytes, .. } = &mut *column;
         bytes.clear();
-        encode(array, bytes).map_err(|error| Error::internal(format!("column `{name}` cannot be hashed: {error}")))?;
+        encode(array, bytes).map_err(|error| Error::invalid(format!("column `{name}` cannot be hashed: {error}")))?;
         hash.update(&bytes);
         Ok(())
     }
@@ -135,14 +135,7 @@ fn encode(array: &ArrayRef, out: &mut Vec<u8>) -> Result<(), ArrowError> {
         A::Dictionary(_, values) => encode(&cast(array, values)?, out)?,
         A::List(_) => lists::<i32>(array, out)?,
         A::LargeList(_) => lists::<i64>(array, out)?,
-        _ => {
-            let options = FormatOptions::default();
-            let formatter = ArrayFormatter::try_new(array, &options)?;
-            for row in 0..array.len() {
-                let text = array.is_valid(row).then(|| formatter.value(row).try_to_string()).transpose()?;
-                texts(std::iter::once(text.as_deref().map(str::as_bytes)), out);
-            }
-        }
+        _ => texts(texts_of(array)?.iter().map(|text| text.as_deref().map(str::as_bytes)), out),
     }
     Ok(())
 }

@@ -8,10 +8,10 @@ use crate::labels::{LabelRows, LabelWindows, WINDOW_ROWS};
 use crate::manifest::{OutputFile, SchemaColumn};
 use crate::rows_hash::{RowsHash, type_name};
 use crate::table::{Content, Format};
+use crate::text::texts_of;
 use crate::values::to_text;
 use arrow_array::{Array, ArrayRef};
-use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
+use arrow_schema::{Field, Schema, SchemaRef};
 use plumb_columnar::{ColumnHint, Layout, ParquetWriter, arrow_type, convert, into_arrow};
 use plumb_core::column::{Column, DataType};
 use plumb_pipeline::offline::{Selection, TrainingPart, TrainingSink};
@@ -468,7 +468,7 @@ enum LabelCells<'a> {
 
 enum LabelColumn {
     Known(Column),
-    /// A type plumb does not have (decimals, structs), as Arrow writes it.
+    /// A type plumb does not have (decimals, structs).
     Other(Vec<Option<String>>),
 }
 
@@ -482,7 +482,7 @@ impl<'a> LabelCells<'a> {
             batch.columns().iter().zip(batch.schema_ref().fields()).map(|(array, field)| {
                 match known_column(field.name(), array) {
                     Some(column) => Ok(LabelColumn::Known(column)),
-                    None => other_cells(array).map(LabelColumn::Other).map_err(|error| {
+                    None => texts_of(array).map(LabelColumn::Other).map_err(|error| {
                         Error::invalid(format!("label column `{}` cannot be written as CSV: {error}", field.name()))
                     }),
                 }
@@ -519,12 +519,6 @@ fn known_column(name: &str, array: &dyn Array) -> Option<Column> {
     }
     let converted = convert(name, array, &natural).ok()?;
     converted.refused.is_empty().then_some(converted.column)
-}
-
-fn other_cells(array: &dyn Array) -> Result<Vec<Option<String>>, ArrowError> {
-    let options = FormatOptions::default();
-    let formatter = ArrayFormatter::try_new(array, &options)?;
-    (0..array.len()).map(|row| array.is_valid(row).then(|| formatter.value(row).try_to_string()).transpose()).collect()
 }
 
 /// A file or folder being written beside its final place; removed unless it was moved there.

@@ -47,7 +47,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+    if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) || !text.len().is_multiple_of(2) {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
@@ -60,8 +60,12 @@ pub(crate) fn push_text(column: &mut Column, text: Option<&str>) -> bool {
         return true;
     };
     match &column.values {
-        // Strings may be empty; for everything else an empty cell, quoted or not, is null.
+        // Strings and bytes may be empty; for everything else an empty cell, quoted or not, is null.
         Values::Utf8(_) => column.push_bytes(text.as_bytes()),
+        Values::Bytes(_) => match unhex(text) {
+            Some(bytes) => column.push_bytes(&bytes),
+            None => return false,
+        },
         _ if text.is_empty() => column.push_null(),
         Values::I64(_) => match text.parse() {
             Ok(value) => column.push_i64(value),
@@ -79,10 +83,6 @@ pub(crate) fn push_text(column: &mut Column, text: Option<&str>) -> bool {
             "true" | "True" | "TRUE" => column.push_bool(true),
             "false" | "False" | "FALSE" => column.push_bool(false),
             _ => return false,
-        },
-        Values::Bytes(_) => match unhex(text) {
-            Some(bytes) => column.push_bytes(&bytes),
-            None => return false,
         },
         Values::Timestamp(_) => match instant(text) {
             Some((us, _)) => column.push_i64(us),
