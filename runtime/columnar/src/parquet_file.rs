@@ -10,6 +10,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowPredicateFn, RowFilter};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::SchemaDescriptor;
@@ -163,10 +164,10 @@ impl ParquetFile {
     /// Reads rows in order.
     pub fn batches(&self, selection: &Selection) -> Result<Batches> {
         let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone());
-        if let Some(columns) = &selection.columns {
-            let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
-            builder = builder.with_projection(mask);
-        }
+        let mask = match &selection.columns {
+            Some(columns) => ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied()),
+            None => ProjectionMask::all(),
+        };
         let all: Vec<usize>;
         let groups = match &selection.row_groups {
             Some(groups) => groups,
@@ -175,6 +176,8 @@ impl ParquetFile {
                 &all
             }
         };
+        self.check_compression(groups, &mask)?;
+        builder = builder.with_projection(mask);
         if selection.skip_rows > 0 {
             let rows: u64 = groups.iter().map(|&group| self.row_group_rows(group)).sum();
             let skip = selection.skip_rows.min(rows);
@@ -190,6 +193,26 @@ impl ParquetFile {
         let reader = contained(|| builder.build())
             .map_err(|error| self.file.take_failure().unwrap_or_else(|| damaged(&self.path, &error)))?;
         Ok(Batches { path: self.path.clone(), file: self.file.clone(), reader: Some(reader) })
+    }
+
+    /// An error if a column that is wanted is compressed in a way that is not read here.
+    fn check_compression(&self, groups: &[usize], mask: &ProjectionMask) -> Result<()> {
+        let leaves = self.metadata.parquet_schema().num_columns();
+        let wanted = |&(leaf, _): &(usize, _)| leaf < leaves && mask.leaf_included(leaf);
+        let columns = |&group: &usize| self.metadata.metadata().row_group(group).columns().iter().enumerate();
+        for (_, column) in groups.iter().flat_map(columns).filter(wanted) {
+            let name = match column.compression() {
+                Compression::BROTLI(_) => "Brotli",
+                Compression::LZO => "LZO",
+                _ => continue,
+            };
+            let (path, column) = (self.path.display(), column.column_path().string());
+            return Err(Error::invalid(format!(
+                "`{path}`: column `{column}` is compressed with {name}, which plumb does not read; write the file with \
+                 zstd, snappy, gzip, lz4 or without compression"
+            )));
+        }
+        Ok(())
     }
 }
 

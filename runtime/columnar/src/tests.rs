@@ -4,6 +4,8 @@ use arrow_array::*;
 use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{DataType as ArrowType, Field, Schema, TimeUnit};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{BrotliLevel, Compression};
+use parquet::file::metadata::{ParquetMetaDataReader, ParquetMetaDataWriter};
 use plumb_core::column::{Column, DataType, Values};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -251,6 +253,49 @@ fn mismatches_name_column_found_and_wanted() {
     );
     assert!(message(&Int64Array::from(vec![1]), DataType::Timestamp).contains("a time is a timestamp"));
     assert!(message(&Int64Array::from(vec![1]), DataType::Bool).contains("expected bool"));
+}
+
+/// The file with a footer that says of one column that it is compressed so.
+fn said_to_be_compressed(bytes: &[u8], column: usize, with: Compression) -> Vec<u8> {
+    let found = ParquetMetaDataReader::new().parse_and_finish(&bytes::Bytes::copy_from_slice(bytes)).unwrap();
+    let mut groups = found.row_groups().to_vec();
+    for group in &mut groups {
+        let mut columns = group.columns().to_vec();
+        columns[column] = columns[column].clone().into_builder().set_compression(with).build().unwrap();
+        *group = group.clone().into_builder().set_column_metadata(columns).build().unwrap();
+    }
+    let said = found.into_builder().set_row_groups(groups).build();
+    let mut all = bytes.to_vec();
+    ParquetMetaDataWriter::new(&mut all, &said).finish().unwrap();
+    all
+}
+
+#[test]
+fn a_compression_that_is_not_read_is_named_where_its_column_is_wanted() {
+    let batch = RecordBatch::try_from_iter([
+        ("a", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
+        ("b", Arc::new(Int64Array::from(vec![3, 4])) as ArrayRef),
+    ])
+    .unwrap();
+    let layout = Layout::new(batch.schema(), |_| ColumnHint::Repeating);
+    let mut writer = ParquetWriter::new("test", Vec::new(), &layout).unwrap();
+    writer.write(&batch).unwrap();
+    let bytes = writer.finish().unwrap();
+    for (with, name) in [(Compression::BROTLI(BrotliLevel::default()), "Brotli"), (Compression::LZO, "LZO")] {
+        let bytes = bytes::Bytes::from(said_to_be_compressed(&bytes, 1, with));
+        let file = ParquetFile::from_bytes(std::path::Path::new("f.parquet"), bytes).unwrap();
+        let error = file.batches(&Selection::default()).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "`f.parquet`: column `b` is compressed with {name}, which plumb does not read; write the file with \
+                 zstd, snappy, gzip, lz4 or without compression"
+            )
+        );
+        let only_a = Selection { columns: Some(vec![0]), ..Selection::default() };
+        let read = file.batches(&only_a).unwrap().next().unwrap().unwrap();
+        assert_eq!(read.column(0), batch.column(0));
+    }
 }
 
 #[test]
