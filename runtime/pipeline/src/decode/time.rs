@@ -1,7 +1,7 @@
 //! Instants as text and as integers of a unit; inside they are µs since the Unix epoch.
 //!
 //! Everything finer than a microsecond is floored, before 1970 too. The calendar is the proleptic
-//! Gregorian one of RFC 3339, years 0000 to 9999 in text.
+//! Gregorian one of RFC 3339; years outside 0000 to 9999 have a sign and six digits, as ISO 8601 extends them.
 
 use plumb_core::time::{DAY_US, HOUR_US, MINUTE_US, SECOND_US};
 
@@ -65,16 +65,15 @@ pub struct Instant {
 ///
 /// The separator is `T`, `t` or a space; the zone `Z`, `z`, `±hh:mm`, `±hhmm`, `±hh` or nothing. Any
 /// number of fraction digits is read, those past the sixth are floored away. A leap second (`:60`) is
-/// the first second of the next minute. `None` for everything else: a date without a time of day is no
-/// instant.
+/// the first second of the next minute. A year may have a sign and six digits (`+012017-…`), as
+/// [`write_rfc3339`] writes those that four do not hold. `None` for everything else: a date without a time
+/// of day is no instant, nor is what 64 bits of µs do not hold.
 pub fn parse_rfc3339(text: &[u8]) -> Option<Instant> {
-    let (head, rest) = text.split_first_chunk::<19>()?;
-    let &[y0, y1, y2, y3, b'-', mo0, mo1, b'-', d0, d1, b'T' | b't' | b' ', h0, h1, b':', mi0, mi1, b':', s0, s1] =
-        head
-    else {
+    let (year, rest) = parse_year(text)?;
+    let (head, rest) = rest.split_first_chunk::<15>()?;
+    let &[b'-', mo0, mo1, b'-', d0, d1, b'T' | b't' | b' ', h0, h1, b':', mi0, mi1, b':', s0, s1] = head else {
         return None;
     };
-    let year = two(y0, y1)? * 100 + two(y2, y3)?;
     let (month, day) = (two(mo0, mo1)?, two(d0, d1)?);
     let (hour, minute, second) = (two(h0, h1)?, two(mi0, mi1)?, two(s0, s1)?);
     if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
@@ -86,8 +85,22 @@ pub fn parse_rfc3339(text: &[u8]) -> Option<Instant> {
     let (fraction_us, rest) = parse_fraction(rest)?;
     let (zone_us, zoned) = parse_zone(rest)?;
     let day_us = i64::from(hour) * HOUR_US + i64::from(minute) * MINUTE_US + i64::from(second) * SECOND_US;
-    let us = days_from_civil(i64::from(year), month, day) * DAY_US + day_us + fraction_us - zone_us;
+    // The midnight before the first instant of 64 bits is none itself.
+    let midnight_us = i128::from(days_from_civil(year, month, day)) * i128::from(DAY_US);
+    let us = i64::try_from(midnight_us + i128::from(day_us + fraction_us - zone_us)).ok()?;
     Some(Instant { us, zoned })
+}
+
+/// The year, and what follows.
+fn parse_year(text: &[u8]) -> Option<(i64, &[u8])> {
+    match text {
+        [sign @ (b'+' | b'-'), y0, y1, y2, y3, y4, y5, rest @ ..] => {
+            let year = i64::from((two(*y0, *y1)? * 100 + two(*y2, *y3)?) * 100 + two(*y4, *y5)?);
+            Some((if *sign == b'-' { -year } else { year }, rest))
+        }
+        [y0, y1, y2, y3, rest @ ..] => Some((i64::from(two(*y0, *y1)? * 100 + two(*y2, *y3)?), rest)),
+        _ => None,
+    }
 }
 
 /// Two ASCII digits as a number.
@@ -126,11 +139,11 @@ fn parse_zone(text: &[u8]) -> Option<(i64, bool)> {
     }
 }
 
-fn is_leap(year: u32) -> bool {
-    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+fn is_leap(year: i64) -> bool {
+    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
 }
 
-fn days_in_month(year: u32, month: u32) -> u32 {
+fn days_in_month(year: i64, month: u32) -> u32 {
     match month {
         2 => 28 + u32::from(is_leap(year)),
         4 | 6 | 9 | 11 => 30,
@@ -163,7 +176,7 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
 }
 
 /// Appends an instant as `2017-01-01T11:53:26.000000Z`. A year outside 0000 to 9999 gets a sign and six
-/// digits, as ISO 8601 extends them; [`parse_rfc3339`] does not read those.
+/// digits, as ISO 8601 extends them.
 pub fn write_rfc3339(us: i64, out: &mut Vec<u8>) {
     let (year, month, day) = civil_from_days(us.div_euclid(DAY_US));
     let of_day = us.rem_euclid(DAY_US);
@@ -272,6 +285,13 @@ mod tests {
             "2017-01-01T00:00:00 UTC",
             "2017-01-01X00:00:00Z",
             "+017-01-01T00:00:00Z",
+            "+12017-01-01T00:00:00Z",
+            "+0012017-01-01T00:00:00Z",
+            "012017-01-01T00:00:00Z",
+            "-000001-02-29T00:00:00Z",
+            "+294247-01-10T04:00:54.775808Z",
+            "-290308-12-21T19:59:05.224191Z",
+            "+999999-12-31T23:59:59Z",
             " 2017-01-01T00:00:00Z",
             "1483271606",
             "２017-01-01T00:00:00Z",
@@ -295,16 +315,24 @@ mod tests {
     }
 
     #[test]
-    fn writes_years_outside_four_digits_with_a_sign() {
-        assert_eq!(format_rfc3339(253_402_300_800_000_000), "+010000-01-01T00:00:00.000000Z");
-        assert_eq!(format_rfc3339(-62_167_219_200_000_001), "-000001-12-31T23:59:59.999999Z");
-        assert_eq!(format_rfc3339(i64::MIN), "-290308-12-21T19:59:05.224192Z");
-        assert_eq!(format_rfc3339(i64::MAX), "+294247-01-10T04:00:54.775807Z");
+    fn years_outside_four_digits_have_a_sign() {
+        for (instant, text) in [
+            (253_402_300_800_000_000, "+010000-01-01T00:00:00.000000Z"),
+            (-62_167_219_200_000_001, "-000001-12-31T23:59:59.999999Z"),
+            (i64::MIN, "-290308-12-21T19:59:05.224192Z"),
+            (i64::MAX, "+294247-01-10T04:00:54.775807Z"),
+        ] {
+            assert_eq!(format_rfc3339(instant), text);
+            assert_eq!(us(text), Some(instant));
+        }
+        assert_eq!(us("+002017-01-01T11:53:26+01:00"), us("2017-01-01T10:53:26Z"));
     }
 
     proptest! {
         #[test]
-        fn text_round_trips(us in -62_167_219_200_000_000i64..=253_402_300_799_999_999) {
+        fn text_round_trips(
+            us in prop_oneof![any::<i64>(), -62_167_219_200_000_000i64..=253_402_300_799_999_999],
+        ) {
             let text = format_rfc3339(us);
             prop_assert_eq!(parse_rfc3339(text.as_bytes()), Some(Instant { us, zoned: true }));
         }
