@@ -1,6 +1,7 @@
 //! Values of types that plumb has none for, as text: structs, maps, decimals, instants to the nanosecond.
 
-use arrow_array::{Array, ArrayRef, make_array};
+use arrow_array::{Array, ArrayRef};
+use arrow_cast::cast;
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{ArrowError, DataType as ArrowType, FieldRef};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 pub(crate) fn texts_of(array: &ArrayRef) -> Result<Vec<Option<String>>, ArrowError> {
     let array = match in_utc(array.data_type()) {
         utc if utc == *array.data_type() => array.clone(),
-        utc => with_type(array, utc)?,
+        utc => cast(array, &utc)?,
     };
     let options = FormatOptions::default();
     let formatter = ArrayFormatter::try_new(&array, &options)?;
@@ -29,29 +30,13 @@ fn in_utc(data_type: &ArrowType) -> ArrowType {
         A::Struct(fields) => A::Struct(fields.iter().map(inner).collect()),
         A::List(item) => A::List(inner(item)),
         A::LargeList(item) => A::LargeList(inner(item)),
+        A::ListView(item) => A::ListView(inner(item)),
+        A::LargeListView(item) => A::LargeListView(inner(item)),
         A::FixedSizeList(item, size) => A::FixedSizeList(inner(item), *size),
         A::Map(entries, is_sorted) => A::Map(inner(entries), *is_sorted),
         A::Dictionary(key, value) => A::Dictionary(key.clone(), Box::new(in_utc(value))),
         other => other.clone(),
     }
-}
-
-/// The same bytes as a type that has other zones alone, which are no part of them.
-fn with_type(array: &ArrayRef, data_type: ArrowType) -> Result<ArrayRef, ArrowError> {
-    let data = array.to_data();
-    let inner: Vec<ArrowType> = match &data_type {
-        ArrowType::Struct(fields) => fields.iter().map(|field| field.data_type().clone()).collect(),
-        ArrowType::List(item)
-        | ArrowType::LargeList(item)
-        | ArrowType::FixedSizeList(item, _)
-        | ArrowType::Map(item, _) => vec![item.data_type().clone()],
-        ArrowType::Dictionary(_, value) => vec![value.as_ref().clone()],
-        _ => Vec::new(),
-    };
-    let children = data.child_data().iter().zip(inner);
-    let children = children.map(|(child, inner)| Ok(with_type(&make_array(child.clone()), inner)?.to_data()));
-    let children = children.collect::<Result<_, ArrowError>>()?;
-    Ok(make_array(data.into_builder().data_type(data_type).child_data(children).build()?))
 }
 
 #[cfg(test)]
@@ -60,7 +45,8 @@ mod tests {
     use arrow_array::builder::{ListBuilder, MapBuilder, StringBuilder, TimestampMillisecondBuilder};
     use arrow_array::types::Int8Type;
     use arrow_array::{
-        DictionaryArray, FixedSizeListArray, Int8Array, Int64Array, StructArray, TimestampNanosecondArray,
+        DictionaryArray, FixedSizeListArray, Int8Array, Int64Array, ListViewArray, StructArray,
+        TimestampNanosecondArray,
     };
     use arrow_schema::{Field, TimeUnit};
 
@@ -96,6 +82,9 @@ mod tests {
         check(pair.slice(1, 1), &[Some("{n: 2, at: }")]);
         let of_pairs = FixedSizeListArray::new(field(&pair), 2, Arc::new(pair), None);
         check(of_pairs, &[Some(&format!("[{{n: 1, at: {told}}}, {{n: 2, at: }}]"))]);
+        let (offsets, sizes) = (vec![0, 1].into(), vec![2, 0].into());
+        let views = ListViewArray::new(field(&at), offsets, sizes, Arc::new(at.clone()), None);
+        check(views, &[Some(&format!("[{told}, ]")), Some("[]")]);
         let coded = DictionaryArray::<Int8Type>::new(Int8Array::from(vec![Some(1), Some(0), None]), Arc::new(at));
         check(coded, &[None, Some(told), None]);
 
