@@ -187,3 +187,67 @@ pub(crate) fn infer(cells: &[Option<String>]) -> DataType {
     inference.look(cells);
     inference.data_type()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(data_type: &DataType, cell: Option<&str>) -> Option<Column> {
+        let mut column = Column::new(data_type);
+        push_text(&mut column, cell).then_some(column)
+    }
+
+    #[test]
+    fn empty_cells_are_null_where_the_type_has_no_empty_value() {
+        let list = DataType::List(Box::new(DataType::Utf8));
+        for data_type in [DataType::I64, DataType::F64, DataType::Bool] {
+            assert!(!read(&data_type, Some("")).unwrap().is_valid(0), "{data_type:?}");
+        }
+        for (data_type, empty) in [(DataType::Utf8, ""), (DataType::Bytes, ""), (list, "[]")] {
+            let column = read(&data_type, Some(empty)).unwrap();
+            assert_eq!((column.is_valid(0), to_text(&column, 0).as_deref()), (true, Some(empty)), "{data_type:?}");
+            assert!(!read(&data_type, None).unwrap().is_valid(0), "{data_type:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_value_of_the_type_is_refused() {
+        let list = DataType::List(Box::new(DataType::I64));
+        for (data_type, cells) in [
+            (DataType::I64, &["1.5", "1e3", "9223372036854775808", "0x1"][..]),
+            (DataType::F64, &["1,5", "one"]),
+            (DataType::Bool, &["1", "yes"]),
+            (DataType::Bytes, &["f", "+f", "0g", "\u{e9}"]),
+            (list, &["1", "[1", "[\"a\"]", "[[1]]", "{}"]),
+        ] {
+            for cell in cells {
+                assert!(read(&data_type, Some(cell)).is_none(), "{cell} as {data_type:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn floats_keep_their_bits_alone_and_in_lists(bits in prop::collection::vec(any::<u64>(), 0..9)) {
+            let mut column = Column::new(&DataType::F64);
+            bits.iter().for_each(|&bits| column.push_f64(f64::from_bits(bits)));
+            // Of NaN, the one that is kept.
+            let expected = |bits: u64| if f64::from_bits(bits).is_nan() { f64::NAN.to_bits() } else { bits };
+            for (row, &bits) in bits.iter().enumerate() {
+                let read = read(&DataType::F64, to_text(&column, row).as_deref()).unwrap();
+                prop_assert_eq!(read.as_f64().unwrap()[0].to_bits(), expected(bits));
+            }
+            let of = DataType::List(Box::new(DataType::F64));
+            let mut list = Column::new(&of);
+            let Values::List { offsets, child } = &mut list.values else { panic!("no list") };
+            **child = column;
+            offsets.push(bits.len() as u32);
+            list.mark_valid();
+            let again = read(&of, to_text(&list, 0).as_deref()).unwrap();
+            let Values::List { child, .. } = &again.values else { panic!("no list") };
+            let found: Vec<u64> = child.as_f64().unwrap().iter().map(|value| value.to_bits()).collect();
+            prop_assert_eq!(found, bits.into_iter().map(expected).collect::<Vec<_>>());
+        }
+    }
+}
