@@ -412,6 +412,18 @@ fn every_command_answers_in_json() {
 }
 
 #[test]
+fn a_catalogue_without_views_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = plumb(folder.path(), "registry show user_activity");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output.stderr).ends_with(": unknown view `user_activity`; none is loaded\n"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
 fn a_start_may_not_leave_out_or_repeat_what_is_committed() {
     let folder = folder();
     let here = folder.path();

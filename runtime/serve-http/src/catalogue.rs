@@ -55,6 +55,7 @@ pub(crate) fn find<'a>(entries: &'a [RegistryEntry], view: &str) -> Result<&'a R
         let names = || entries.iter().map(|entry| entry.view.as_str());
         let near = near::near_names(view, names());
         let hint = match near.as_slice() {
+            [] if entries.is_empty() => "; none is loaded".to_owned(),
             [] => format!("; known are {}", near::quoted(names())),
             near => format!("; did you mean {}?", near::quoted(near.iter().map(String::as_str))),
         };
