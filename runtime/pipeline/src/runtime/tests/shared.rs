@@ -161,22 +161,30 @@ impl Shared {
         job.announce(&transform).unwrap();
     }
 
-    /// Waits until every deployment is done and nothing is left of what was before.
+    /// Waits until every deployment is done and nothing is left of what was before. A process may learn only from a
+    /// deployment's first write that it was fenced.
     fn follow_job(&mut self) {
         let job = self.shared_job();
-        wait("the deployments", || job.latest().unwrap().incoming.is_empty());
+        wait("the deployments", || {
+            self.mend();
+            job.latest().unwrap().incoming.is_empty()
+        });
         let active = job.latest().unwrap().active;
         self.components =
             active.iter().map(|view| read_component(job.parts.store.as_ref(), &view.view.digest).unwrap()).collect();
         let digests: Vec<String> = active.iter().map(|view| view.view.digest.clone()).collect();
         wait("all processes to follow", || {
+            self.mend();
             self.processes.iter().all(|process| {
                 let active = process.runtime.as_ref().unwrap().active_views();
                 active.iter().map(|view| view.transform.digest().to_string()).eq(digests.iter().cloned())
             })
         });
         let ids: Vec<_> = active.iter().map(|view| view.view.state_id().unwrap().0).collect();
-        wait("old state to go", || self.world.fields().keys().all(|(_, _, id, _, _)| ids.contains(id)));
+        wait("old state to go", || {
+            self.mend();
+            self.world.fields().keys().all(|(_, _, id, _, _)| ids.contains(id))
+        });
     }
 
     /// Every dead letter of the archive was sent, and no other.
@@ -205,12 +213,8 @@ impl Shared {
         online.fences.clear();
     }
 
-    /// Waits until all is published by whoever works on it, ends all processes and looks at what is there.
-    fn check(&mut self) {
-        for process in &self.processes {
-            process.store.set_away(false);
-            process.online.set_away(false);
-        }
+    /// Waits until all is published by whoever works on it.
+    fn check_published(&mut self) {
         let ends: Vec<u64> = self.log.lock().unwrap().iter().map(|log| log.len() as u64).collect();
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -227,6 +231,16 @@ impl Shared {
             assert!(Instant::now() < deadline, "shown {fences:?} of {ends:?}");
             std::thread::yield_now();
         }
+    }
+
+    /// Waits until all is published by whoever works on it, ends all processes and looks at what is there.
+    fn check(&mut self) {
+        for process in &self.processes {
+            process.store.set_away(false);
+            process.online.set_away(false);
+        }
+        self.check_published();
+        let ends: Vec<u64> = self.log.lock().unwrap().iter().map(|log| log.len() as u64).collect();
         self.follow_job();
         for process in &self.processes {
             let runtime = process.runtime.as_ref().unwrap();
@@ -458,6 +472,24 @@ fn a_deployment_whose_process_has_died_is_finished_by_the_others() {
     let mut job = Shared::new(2, 2);
     job.announce(&users("1.1.0", 5));
     job.crash(0, 1);
+    job.check();
+    assert_eq!(job.components, [items(), users("1.1.0", 5)]);
+}
+
+#[test]
+fn a_deployment_is_done_though_an_owner_learns_only_then_that_it_was_fenced() {
+    let mut job = Shared::new(2, 2);
+    job.check_published();
+    // A group that changes its mind: the partition is opened elsewhere, and nothing is written that would tell its owner.
+    job.processes[1].seat.assign(&[0]);
+    let opened = |process: &Process| {
+        let status = process.runtime.as_ref().unwrap().status();
+        status.partitions.iter().any(|one| one.partition == 0 && one.phase == Phase::Live)
+    };
+    wait("the other to open it", || opened(&job.processes[1]));
+    job.processes[1].seat.lose(&[0]);
+    wait("the other to lose it", || !opened(&job.processes[1]));
+    job.announce(&users("1.1.0", 5));
     job.check();
     assert_eq!(job.components, [items(), users("1.1.0", 5)]);
 }
